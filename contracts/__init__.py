@@ -1,0 +1,96 @@
+"""The words that plugins, bus and kernel agree on. This is the flat list that authors import.
+
+`plugbus` hands on the same list. What it leaves out is imported by module: `contracts.bus`,
+`contracts.web`, `contracts.plugin`, `contracts.security`, `contracts.messages`, `contracts.errors`.
+"""
+
+__plugbus__ = "contracts"  # the door checks that this package is ours
+
+from .base import BasePlugin, on, provides
+from .bus import RetryPolicy, SubscriptionOptions
+from .errors import (
+    BusClosed,
+    BusFull,
+    CallError,
+    CallRefused,
+    CallTimeout,
+    InvalidEvent,
+    InvalidOption,
+    InvalidPattern,
+    NoProvider,
+    PayloadTooLarge,
+    PermissionDeniedError,
+    PlugbusError,
+    PluginNotReady,
+    ProviderFailed,
+    ProviderLost,
+    PublishUnknown,
+)
+from .event import Envelope, Event, EventResult, PluginEvent, Receipt, upcast
+from .health import HealthCheck, PerformanceMetrics
+from .metadata import PluginDependency, PluginMetadata
+from .plugin import (
+    ConfigurationResult,
+    IConfigurablePlugin,
+    IEventPlugin,
+    IPlugin,
+    IPluginHealth,
+    IWebConfigurablePlugin,
+    IWebPlugin,
+    PluginContext,
+    PluginHandle,
+    PluginStatus,
+)
+from .query import Query
+from .security import Permission, ResourceLimits, SecurityLevel
+from .web import ASGIApp, StaticMount
+
+__all__ = [
+    "ASGIApp",
+    "BasePlugin",
+    "BusClosed",
+    "BusFull",
+    "CallError",
+    "CallRefused",
+    "CallTimeout",
+    "ConfigurationResult",
+    "Envelope",
+    "Event",
+    "EventResult",
+    "HealthCheck",
+    "IConfigurablePlugin",
+    "IEventPlugin",
+    "IPlugin",
+    "IPluginHealth",
+    "IWebConfigurablePlugin",
+    "IWebPlugin",
+    "InvalidEvent",
+    "InvalidOption",
+    "InvalidPattern",
+    "NoProvider",
+    "PayloadTooLarge",
+    "PerformanceMetrics",
+    "Permission",
+    "PermissionDeniedError",
+    "PlugbusError",
+    "PluginContext",
+    "PluginDependency",
+    "PluginEvent",
+    "PluginHandle",
+    "PluginMetadata",
+    "PluginNotReady",
+    "PluginStatus",
+    "ProviderFailed",
+    "ProviderLost",
+    "PublishUnknown",
+    "Query",
+    "Receipt",
+    "ResourceLimits",
+    "RetryPolicy",
+    "SecurityLevel",
+    "StaticMount",
+    "SubscriptionOptions",
+    "on",
+    "provides",
+    "upcast",
+]

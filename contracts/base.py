@@ -1,0 +1,235 @@
+"""`BasePlugin`, and the marks `@on` and `@provides`.
+
+All three only *say* something; the host reads it when the plugin is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from .bus import RetryPolicy, SubscriptionOptions
+from .errors import SettingsError
+from .event import Event, HandlerResult, PluginEvent
+from .metadata import PluginMetadata
+from .patterns import check_pattern
+from .plugin import PluginContext, PluginStatus
+from .query import Query
+
+S = TypeVar("S")
+E = TypeVar("E", bound=Event | PluginEvent)
+H = TypeVar("H", bound=HandlerResult)
+Q = TypeVar("Q", bound=Query[Any])
+R = TypeVar("R")
+M = TypeVar("M", bound=BaseModel)
+
+_Async = Coroutine[Any, Any, R]
+_Handler = Callable[[S, E], _Async[H]]
+_HandlerWithMeta = Callable[[S, E, PluginEvent], _Async[H]]
+
+ON = "__plugbus_on__"
+PROVIDES = "__plugbus_provides__"
+
+
+@dataclass(frozen=True, slots=True)
+class OnMark:
+    """What `@on` says of a method."""
+
+    patterns: tuple[str, ...]
+    """Empty: the type of the annotated event."""
+    name: str | None
+    options: SubscriptionOptions
+
+
+@overload
+def on(handler: _Handler[S, E, H], /) -> _Handler[S, E, H]: ...
+
+
+@overload
+def on(handler: _HandlerWithMeta[S, E, H], /) -> _HandlerWithMeta[S, E, H]: ...
+
+
+@overload
+def on(
+    *patterns: str,
+    name: str | None = None,
+    concurrency: int = 1,
+    timeout: float = 30.0,
+    retry: RetryPolicy | None = None,
+    order: Literal["key", "none"] = "key",
+    start: Literal["oldest", "new"] = "oldest",
+) -> _OnDecorator: ...
+
+
+def on(*args: Any, name: str | None = None, retry: RetryPolicy | None = None, **options: Any) -> Any:
+    """Mark an async method as a handler; its first parameter's annotation names the event.
+
+    `@on` alone handles the type of the annotated event class. With patterns the parameter is
+    `PluginEvent` or a common base class. A second parameter, where wanted, is the `PluginEvent`.
+    The group is `<plugin_id>.<name>`, by default the method's name. `concurrency`: lanes, how many keys
+    side by side on each replica. `timeout`: seconds of one attempt. `retry`: see `RetryPolicy`.
+    `order="none"`: give up the order of a key. `start`: where a new group begins.
+    """
+    if len(args) == 1 and callable(args[0]):
+        return on()(args[0])
+    patterns = tuple(check_pattern(pattern) for pattern in args)
+    if retry is not None:
+        options["retry"] = retry
+    mark = OnMark(patterns, name, SubscriptionOptions(**options))
+
+    def decorate(function: Any) -> Any:
+        setattr(function, ON, mark)
+        return function
+
+    return decorate
+
+
+def provides(provider: Callable[[S, Q], _Async[R]], /) -> Callable[[S, Q], _Async[R]]:
+    """Mark an async method as the provider of the query that its parameter is annotated with."""
+    setattr(provider, PROVIDES, True)
+    return provider
+
+
+class BasePlugin:
+    """A plugin with every step already there: override what you need, `super()` is never required.
+
+    The manifest may stand in the class line (`class Greeter(BasePlugin, plugin_id="greeter",
+    version="1.0.0")`: the keys of a manifest file), or beside the code in `plugin.toml`. Give no
+    `__init__`, or one that takes the metadata; it must have no side effects.
+    """
+
+    __manifest__: ClassVar[Mapping[str, Any]] = {}
+
+    metadata: PluginMetadata
+    context: PluginContext
+    """Set by the host before `initialize`."""
+
+    def __init_subclass__(
+        cls,
+        *,
+        plugin_id: str | None = None,
+        version: str | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        author: str | None = None,
+        dependencies: Sequence[str] | None = None,
+        optional_dependencies: Sequence[str] | None = None,
+        order_after: Sequence[str] | None = None,
+        capabilities: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        security_level: str | None = None,
+        required_permissions: Sequence[str] | None = None,
+        default_configuration: Mapping[str, Any] | None = None,
+        configuration_schema: Mapping[str, Any] | None = None,
+        publishes: Sequence[str] | None = None,
+        subscribes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        provides: Sequence[str] | None = None,
+        requests: Sequence[str] | None = None,
+        requires_plugbus: str | None = None,
+        requires_bus: Sequence[str] | None = None,
+        activation: Literal["eager", "lazy"] | None = None,
+        criticality: Literal["required", "optional"] | None = None,
+        resource_limits: Mapping[str, Any] | None = None,
+        instances: int | None = None,
+        reload: Literal["swap", "stop-start"] | None = None,
+        configuration_version: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = {key: value for key, value in locals().items() if key in _MANIFEST_KEYS and value is not None}
+        super().__init_subclass__(**kwargs)
+        if given:
+            cls.__manifest__ = given
+
+    def __init__(self, metadata: PluginMetadata | None = None) -> None:
+        if metadata is not None:
+            self.metadata = metadata
+        self.__status = PluginStatus.UNLOADED
+
+    @property
+    def plugin_id(self) -> str:
+        return self.metadata.plugin_id
+
+    @property
+    def plugin_name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def version(self) -> str:
+        return self.metadata.version
+
+    @property
+    def status(self) -> PluginStatus:
+        """A mirror; the registry's record is the truth."""
+        return getattr(self, "_BasePlugin__status", PluginStatus.UNLOADED)
+
+    def mirror_status(self, status: PluginStatus) -> None:
+        """For the host: keep `status` in step with the record."""
+        self.__status = status
+
+    async def initialize(self) -> bool | None:
+        return None
+
+    async def start(self) -> bool | None:
+        return None
+
+    async def stop(self) -> bool | None:
+        return None
+
+    async def shutdown(self) -> bool | None:
+        return None
+
+    def read_config(self, model: type[M]) -> M:
+        """The configuration as a `model`; a `SettingsError` names the first key that does not fit."""
+        try:
+            return model.model_validate(dict(self.context.config))
+        except ValidationError as error:
+            raise _bad_config(self.plugin_id, model, error) from None
+
+    # Hooks around the steps, for base classes that should not own the steps themselves. A hook that
+    # raises fails its step.
+
+    async def on_before_initialize(self) -> None: ...
+
+    async def on_after_initialize(self) -> None: ...
+
+    async def on_before_start(self) -> None: ...
+
+    async def on_after_start(self) -> None: ...
+
+    async def on_before_stop(self) -> None: ...
+
+    async def on_after_stop(self) -> None: ...
+
+    async def on_before_shutdown(self) -> None: ...
+
+    async def on_after_shutdown(self) -> None: ...
+
+
+def _bad_config(plugin_id: str, model: type[BaseModel], error: ValidationError) -> SettingsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        message, fix = f"{key!r} is no key of it", f"its keys are {', '.join(sorted(model.model_fields))}"
+    else:
+        message = f"{key}: {first['msg'].removeprefix('Value error, ')}" if key else first["msg"]
+        fix = f"set {key} to what is expected, or leave it out" if key else "set what is expected"
+    where = f"[plugins.{plugin_id}.config]"
+    return SettingsError(f"the configuration of {plugin_id} does not fit: {message}", where=where, fix=fix)
+
+
+_MANIFEST_KEYS = frozenset(PluginMetadata.model_fields) - {
+    "source", "file_path", "size_bytes", "checksum", "entry_point",
+}  # fmt: skip
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _OnDecorator(Protocol):
+        @overload
+        def __call__(self, handler: _Handler[S, E, H], /) -> _Handler[S, E, H]: ...
+        @overload
+        def __call__(self, handler: _HandlerWithMeta[S, E, H], /) -> _HandlerWithMeta[S, E, H]: ...

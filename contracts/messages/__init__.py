@@ -1,0 +1,73 @@
+"""What the kernel and the bus themselves say: facts (`lifecycle`, `audit`, `delivery`) and the queries
+that the kernel answers (`commands`, `capabilities`)."""
+
+from .audit import AuditRecorded, Severity
+from .capabilities import CapabilityInfo, ListCapabilities
+from .commands import (
+    CommandResult,
+    DiscardDeadLetters,
+    GetReadiness,
+    ListDeadLetters,
+    ListEventTypes,
+    ListGroups,
+    ListPlugins,
+    PluginDetails,
+    PluginInfo,
+    PluginReason,
+    Readiness,
+    RedriveDeadLetters,
+    ShowDeadLetter,
+    ShowPlugin,
+    StartPlugin,
+    StopPlugin,
+)
+from .delivery import DeadLettered, DeadLettersDropped, DeliveryDiscarded, Redriven
+from .lifecycle import (
+    KernelStarted,
+    KernelStopping,
+    PluginDiscovered,
+    PluginFailed,
+    PluginInitialized,
+    PluginLeaked,
+    PluginLoaded,
+    PluginStarted,
+    PluginStopped,
+    PluginUnloaded,
+)
+
+__all__ = [
+    "AuditRecorded",
+    "CapabilityInfo",
+    "CommandResult",
+    "DeadLettered",
+    "DeadLettersDropped",
+    "DeliveryDiscarded",
+    "DiscardDeadLetters",
+    "GetReadiness",
+    "KernelStarted",
+    "KernelStopping",
+    "ListCapabilities",
+    "ListDeadLetters",
+    "ListEventTypes",
+    "ListGroups",
+    "ListPlugins",
+    "PluginDetails",
+    "PluginDiscovered",
+    "PluginFailed",
+    "PluginInfo",
+    "PluginInitialized",
+    "PluginLeaked",
+    "PluginLoaded",
+    "PluginReason",
+    "PluginStarted",
+    "PluginStopped",
+    "PluginUnloaded",
+    "Readiness",
+    "RedriveDeadLetters",
+    "Redriven",
+    "Severity",
+    "ShowDeadLetter",
+    "ShowPlugin",
+    "StartPlugin",
+    "StopPlugin",
+]

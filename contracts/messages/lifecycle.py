@@ -1,0 +1,79 @@
+"""Facts about the kernel and its plugins. Published by the kernel alone, each after the change."""
+
+from __future__ import annotations
+
+from ..event import Event
+
+
+class KernelStarted(Event, type="kernel.started"):
+    """The kernel is up: every plugin that could be started is."""
+
+    replica: str
+    version: str
+    started: tuple[str, ...]
+    failed: tuple[str, ...]
+    seconds: float
+
+
+class KernelStopping(Event, type="kernel.stopping"):
+    """The kernel begins to stop: no new work from outside."""
+
+    replica: str
+    reason: str
+
+
+class _PluginFact(Event):
+    plugin_id: str
+    version: str
+    generation: int
+    replica: str
+    reason: str = ""
+    """Why: at boot, by whose command, or because of what."""
+
+
+class PluginDiscovered(_PluginFact, type="plugin.discovered"):
+    """A manifest was found and accepted."""
+
+    source: str
+
+
+class PluginLoaded(_PluginFact, type="plugin.loaded"):
+    """The plugin's code is imported."""
+
+
+class PluginInitialized(_PluginFact, type="plugin.initialized"):
+    """`initialize` has returned."""
+
+
+class PluginStarted(_PluginFact, type="plugin.started"):
+    """The plugin's handlers, providers and routes are active."""
+
+    level_requested: str
+    level_effective: str
+    seconds: float
+    """From the beginning of load."""
+
+
+class PluginStopped(_PluginFact, type="plugin.stopped"):
+    """The plugin handles nothing any more; its groups keep their place."""
+
+
+class PluginUnloaded(_PluginFact, type="plugin.unloaded"):
+    """The plugin's code is gone from the process."""
+
+
+class PluginFailed(_PluginFact, type="plugin.failed"):
+    """A plugin was refused, or a step of it failed. Others go on."""
+
+    step: str
+    """`discover`, `resolve`, `load`, `initialize`, `start`, `stop` or `shutdown`."""
+    code: str
+    error: str
+    place: str = ""
+    fix: str = ""
+
+
+class PluginLeaked(_PluginFact, type="plugin.leaked"):
+    """After a plugin's scopes were undone, something of it was still there."""
+
+    leaks: tuple[str, ...]

@@ -1,0 +1,130 @@
+"""Plugins on the web: what a router becomes, and what the edge may do that others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+if TYPE_CHECKING:
+    from .bus import Tail
+    from .event import Envelope, EventData, Receipt
+    from .plugin import PluginContext
+
+    class _Context(PluginContext, Protocol): ...
+else:
+
+    class _Context(Protocol): ...
+
+
+ASGIApp = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[MutableMapping[str, Any]]],
+        Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+"""Any ASGI 3 application; a FastAPI `APIRouter` is one for both type checkers."""
+
+
+class StaticMount(BaseModel):
+    """A folder of files. `directory` is relative to the plugin's own folder and must lie within it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """Below the plugin's address, e.g. `/static`."""
+    directory: Path
+    html: bool = False
+    """Whether `index.html` answers for a folder."""
+
+
+@dataclass(frozen=True)
+class WebMount:
+    """One generation's web face, ready to serve: what the swap puts into the table."""
+
+    plugin_id: str
+    generation: int
+    app: ASGIApp
+    """Serves everything below `/plugins/{plugin_id}`; sees paths without that prefix."""
+    openapi: Mapping[str, Any] | None = None
+    """OpenAPI document with paths relative to the mount; None for applications that have none."""
+    static: tuple[StaticMount, ...] = field(default=())
+
+
+class MountTable(Protocol):
+    """Plugin id → mount. Written by the kernel alone, read for each request."""
+
+    @property
+    def version(self) -> int:
+        """Grows with each change; what is derived from the table is remade when it moved."""
+
+    def get(self, plugin_id: str) -> WebMount | None: ...
+
+    def __iter__(self) -> Iterator[WebMount]: ...
+
+
+WebAdapter = Callable[[str, int, ASGIApp, "tuple[StaticMount, ...]"], WebMount]
+"""(plugin id, generation, router or application, checked static mounts) → mount. Found by name."""
+
+
+class RequestInfo(BaseModel):
+    """A request as data, for `IRequestPlugin`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    path: str
+    query: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    client: str = ""
+
+
+class ResponseInfo(BaseModel):
+    """An answer as data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+
+
+@runtime_checkable
+class IRequestPlugin(Protocol):
+    """A plugin that sees every request before it is routed; None lets it pass."""
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None: ...
+
+
+class EdgeContext(_Context, Protocol):
+    """The context of a plugin that stands at the edge; granted by the operator's policy, by name."""
+
+    @property
+    def mounts(self) -> MountTable: ...
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the command line looks for the address (`endpoint.json`)."""
+
+    def rights(self, token: str) -> frozenset[str]:
+        """What a bearer token may do (`read`, `publish`, `operate`, `admin`); empty: unknown token."""
+
+    async def relay(self, envelope: Envelope, event: EventData, *, timeout: float = ...) -> Receipt:
+        """Publish a whole envelope from outside.
+
+        Raises `PermissionDeniedError` for a reserved type or a source below `/plugins/`, and
+        `InvalidEvent` where the catalogue knows the type and the data do not fit it.
+        """
+
+    async def request_data(
+        self, capability: str, data: Mapping[str, JsonValue], *, timeout: float = ...
+    ) -> JsonValue:
+        """Ask any capability with plain data; errors as `PluginContext.request`."""
+
+    def tail(self, *patterns: str, position: str | None = None) -> Tail:
+        """Read along; see `contracts.bus`."""
