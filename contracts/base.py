@@ -136,10 +136,9 @@ class BasePlugin:
         instances: int | None = None,
         reload: Literal["swap", "stop-start"] | None = None,
         configuration_version: int | None = None,
-        **kwargs: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key in _MANIFEST_KEYS and value is not None}
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__()
         if given:
             cls.__manifest__ = given
 

@@ -11,7 +11,7 @@ import traceback as _traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 TRACEBACK_LIMIT = 8_192
 """Characters of a traceback that are kept; the end is kept, because the cause stands there."""
@@ -347,12 +347,14 @@ class ErrorInfo(BaseModel):
     fix: str = ""
     retry_after: float | None = None
     """Seconds, where the error asks to be tried again."""
+    attributes: dict[str, JsonValue] = Field(default_factory=dict)
+    """What an error of ours carries beside its sentence."""
 
     @classmethod
     def of(cls, error: BaseException) -> ErrorInfo:
         """Describe `error`; an error that came over the wire keeps its original description."""
-        carried = getattr(error, "info", None)
-        if isinstance(error, RemoteError) and isinstance(carried, ErrorInfo):
+        carried = getattr(error, "remote_info", None)
+        if isinstance(carried, ErrorInfo):
             return carried
         text = "".join(_traceback.format_exception(error))
         names = tuple(
@@ -366,7 +368,21 @@ class ErrorInfo(BaseModel):
             place=getattr(error, "where", "") or _innermost(error),
             fix=getattr(error, "fix", ""),
             retry_after=getattr(error, "retry_after", None),
+            attributes=_carried(error),
         )
+
+    def to_exception(self) -> PlugbusError:
+        """The error again on the other side: of the same class where it is one of ours, else `RemoteError`."""
+        cls = _OURS.get(self.type)
+        if cls is None:
+            return RemoteError(self)
+        error = cls.__new__(cls)
+        Exception.__init__(error, self.message)
+        vars(error).update(message=self.message, where="", fix="", details={}, remote_info=self)
+        vars(error).update(self.attributes)
+        if isinstance(inner := self.attributes.get("info"), dict):
+            vars(error)["info"] = ErrorInfo.model_validate(inner)
+        return error
 
     def matches(self, name: str) -> bool:
         """Whether the error is a `name`, given by its last part (`TimeoutError`) or in full."""
@@ -384,8 +400,26 @@ class RemoteError(PlugbusError):
 
     def __init__(self, info: ErrorInfo) -> None:
         super().__init__(str(info), where=info.place, fix=info.fix)
-        self.info = info
+        self.info = self.remote_info = info
         self.retry_after = info.retry_after
+
+
+def _carried(error: BaseException) -> dict[str, JsonValue]:
+    if not isinstance(error, PlugbusError):
+        return {}
+    carried: dict[str, JsonValue] = {}
+    for name, value in vars(error).items():
+        if isinstance(value, str | int | float | bool | None):
+            carried[name] = value
+        elif isinstance(value, tuple):
+            carried[name] = [str(item) for item in value]
+        elif isinstance(value, ErrorInfo):
+            carried[name] = value.model_dump(mode="json")
+    return carried
+
+
+def _subclasses(cls: type[PlugbusError]) -> list[type[PlugbusError]]:
+    return [cls, *(one for sub in cls.__subclasses__() for one in _subclasses(sub))]
 
 
 def qualified_name(cls: type) -> str:
@@ -396,3 +430,7 @@ def qualified_name(cls: type) -> str:
 def _innermost(error: BaseException) -> str:
     frames = _traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+_OURS = {qualified_name(cls): cls for cls in _subclasses(PlugbusError) if cls is not RemoteError}
+"""Errors that are made again on the other side of a wire."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
@@ -52,6 +52,7 @@ class Event(BaseModel):
     __event_version__: ClassVar[int] = 1
     __event_upcasts__: ClassVar[Mapping[int, Upcast]] = {}
     __event_immutable__: ClassVar[bool] = False
+    __event_schema__: ClassVar[dict[str, JsonValue] | None] = None
 
     def __init_subclass__(cls, *, type: str = "", version: int = 1, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -73,7 +74,7 @@ class Event(BaseModel):
         cls.__event_version__ = version
         cls.__event_upcasts__ = _upcasts(cls)
         if cls.__pydantic_complete__:
-            _require_json_schema(cls)
+            event_schema(cls)
         cls.__event_immutable__ = _is_immutable(cls)
 
 
@@ -420,7 +421,7 @@ HandlerResult = Event | EventResult | None
 """What a handler may return."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each publish, and freezing trebles what that costs
 class Receipt:
     """The backend has taken the event.
 
@@ -530,11 +531,9 @@ def _where(cls: type) -> str:
 def _upcasts(cls: type[Event]) -> Mapping[int, Upcast]:
     found: dict[int, Upcast] = {}
     for base in cls.__mro__:
-        for value in vars(base).values():
-            function = value.__func__ if isinstance(value, staticmethod) else value
-            version = getattr(function, _UPCAST, None)
-            if version is not None:
-                found.setdefault(version, cast(Upcast, function))
+        for value in list(vars(base).values()):
+            if isinstance(value, staticmethod) and (version := getattr(value.__func__, _UPCAST, None)):
+                found.setdefault(version, cast(Upcast, value.__func__))
     versions = sorted(found)
     if versions and versions != list(range(versions[0], cls.__event_version__)):
         raise EventDefinitionError(
@@ -546,19 +545,20 @@ def _upcasts(cls: type[Event]) -> Mapping[int, Upcast]:
     return found
 
 
-def _require_json_schema(cls: type[Event]) -> None:
-    try:
-        cls.model_json_schema()
-    except (PydanticInvalidForJsonSchema, PydanticUserError) as error:
-        _no_schema(cls, error)
-
-
-def _no_schema(cls: type[Event], error: Exception) -> NoReturn:
-    raise EventDefinitionError(
-        f"event {cls.__event_type__!r} has a field without a JSON schema: {str(error).splitlines()[0]}",
-        where=_where(cls),
-        fix="use JSON types, or a pydantic type that has a JSON schema",
-    ) from None
+def event_schema(cls: type[Event]) -> dict[str, JsonValue]:
+    """The JSON schema of an event class; made once. Raises `EventDefinitionError` if there is none."""
+    found = cls.__dict__.get("__event_schema__")
+    if found is None:
+        try:
+            found = cls.model_json_schema()
+        except (PydanticInvalidForJsonSchema, PydanticUserError) as error:
+            raise EventDefinitionError(
+                f"event {cls.__event_type__!r} has a field without a JSON schema: {str(error).splitlines()[0]}",
+                where=_where(cls),
+                fix="use JSON types, or a pydantic type that has a JSON schema",
+            ) from None
+        cls.__event_schema__ = found
+    return cast(dict[str, JsonValue], found)
 
 
 _SCALARS = (
