@@ -1,0 +1,298 @@
+"""Settings: flags over environment over `plugbus.toml` over defaults.
+
+`Settings()` holds defaults and what it is given, and reads nothing from outside: an embedding
+application says what it wants. `load_settings` reads all four sources, refuses what it does not know,
+and remembers where each value came from.
+
+One name, three spellings: `bus.url` as a flag's key, `[bus] url = …` in the file, `PLUGBUS_BUS__URL` in
+the environment (two underscores stand for the dot; an empty variable counts as not set). Below
+`plugins.ID.config` everything is the plugin's: names from the environment are lower-cased there, and
+values are read as JSON where they are JSON, else as text.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from contracts.metadata import Pattern, PluginId
+from contracts.security import Permission, SecurityLevel
+
+from .settings_problems import (
+    annotation,
+    is_plugin_config,
+    leaves,
+    masked,
+    misfit,
+    settings_error,
+    spelled,
+    unknown,
+    without_password,
+)
+from .settings_sources import (
+    ENV_PREFIX,
+    FILE_NAME,
+    Entry,
+    find_settings_file,
+    flatten,
+    from_environment,
+    from_file,
+    from_flags,
+    json_or_text,
+    nested,
+)
+
+__all__ = [
+    "FILE_NAME",
+    "BusSettings",
+    "Deadlines",
+    "PluginSettings",
+    "Settings",
+    "find_settings_file",
+    "load_settings",
+    "settings_table",
+]
+
+DEFAULT = "default"
+_ANCHORED = (("plugin_paths",), ("state_dir",))
+
+
+def _bus_url(value: str) -> str:
+    if not re.match(r"[a-z][a-z0-9+.-]*://", value):
+        raise ValueError("should be a URL with a scheme, for example 'memory://' or 'redis://127.0.0.1:6379'")
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", value):
+        raise ValueError("should be a-z, 0-9, '_' and '-', and start with a letter")
+    return value
+
+
+def _function(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError("should name a function as 'module:function'")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class BusSettings(_Frozen):
+    """Which bus carries the messages."""
+
+    url: Annotated[str, AfterValidator(_bus_url)] = Field("memory://", repr=False)
+    """Which bus, by the scheme: `memory://` for one process."""
+    namespace: Annotated[str, AfterValidator(_namespace)] = "plugbus"
+    """Keeps kernels apart that share a backend."""
+
+    @property
+    def display_url(self) -> str:
+        """`url` without a password, for people."""
+        return without_password(self.url)
+
+
+class Deadlines(_Frozen):
+    """Seconds that each step of one plugin may take."""
+
+    load: float = Field(30, gt=0)
+    """Seconds to import a plugin."""
+    initialize: float = Field(30, gt=0)
+    """Seconds for `initialize`."""
+    start: float = Field(30, gt=0)
+    """Seconds for `start`."""
+    stop: float = Field(10, gt=0)
+    """Seconds for `stop`."""
+    shutdown: float = Field(10, gt=0)
+    """Seconds for `shutdown`."""
+    drain: float = Field(10, gt=0)
+    """Seconds in which handlers that run may finish before a stop cancels them."""
+    health: float = Field(5, gt=0)
+    """Seconds for one health check."""
+
+
+class PluginSettings(_Frozen):
+    """What the operator says about one plugin."""
+
+    enabled: bool | None = None
+    """Whether it is started; unset: the plugin's own default."""
+    config: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
+    """Its configuration, laid over the manifest's `default_configuration`."""
+    add_permissions: tuple[Permission, ...] = ()
+    """Permissions beyond what its level allows; audited and shown."""
+    remove_permissions: tuple[Permission, ...] = ()
+    """Permissions that it does not get although it asks for them."""
+    deny: tuple[Pattern, ...] = ()
+    """Patterns that it may not publish, subscribe to, provide or request; deny wins."""
+    allow_level: SecurityLevel | None = None
+    """Let it run at this level where the one that it asks for is not to be had."""
+
+
+_layers: ContextVar[Sequence[dict[str, Any]]] = ContextVar("_layers", default=())
+
+
+class Settings(BaseSettings):
+    """All settings. Frozen; secrets are never part of its text."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    bus: BusSettings = BusSettings()
+    state_dir: Path | None = None
+    """Holds token, plugin data and lock; unset: `.plugbus/` beside `plugbus.toml`, else the user's folder."""
+    token: SecretStr | None = None
+    """Bearer token of the web edge; unset: one is made at first start and kept in the state folder."""
+    plugin_paths: tuple[Path, ...] = (Path("my_plugins"),)
+    """Folders of plugins, or single plugins; relative to `plugbus.toml`, else to the current folder."""
+    plugins: dict[PluginId, PluginSettings] = Field(default_factory=dict)
+    edge_plugins: tuple[PluginId, ...] = ("gateway",)
+    """Plugins that may hand in whole envelopes from outside and see the table of routes."""
+    web_adapter: Annotated[str, AfterValidator(_function)] = "plugins.gateway.adapter:build"
+    """Turns a plugin's router into what the web edge serves."""
+    deadlines: Deadlines = Deadlines()
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
+    ] = "info"
+    """The least severe log records that are written."""
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _file: Path | None = PrivateAttr(default=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the constructor is given, over the layers of `load_settings`; nothing by itself."""
+        return (init_settings, *(InitSettingsSource(settings_cls, layer) for layer in _layers.get()))
+
+    @property
+    def file(self) -> Path | None:
+        """The `plugbus.toml` that was read, if there was one."""
+        return self._file
+
+    def source_of(self, key: str) -> str:
+        """Where the value of a dotted key came from: `plugbus.toml:4`, a variable's name, `default` …"""
+        words = key.split(".")
+        prefixes = (".".join(words[:length]) for length in range(len(words), 0, -1))
+        return next((self._sources[prefix] for prefix in prefixes if prefix in self._sources), DEFAULT)
+
+    def describe(self) -> list[tuple[str, JsonValue, str]]:
+        """Every setting as (dotted key, value, source); secrets are masked."""
+        values = flatten(self.model_dump(mode="json"))
+        return [
+            (".".join(path), masked(path, value), self.source_of(".".join(path))) for path, value in values
+        ]
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read all sources. `overrides` (the flags) may be dotted or nested.
+
+    `file`: the `plugbus.toml` to read; None: that of the current folder or of the nearest parent, if any.
+    Raises `SettingsError` with every problem at once, each with its place and one fix.
+    """
+    here = Path.cwd()
+    found = file if file is not None else find_settings_file()
+    home = found.absolute().parent if found else here
+    variables = [_typed(entry) for entry in from_environment(os.environ if environ is None else environ)]
+    layers = [
+        _anchored(from_flags(overrides or {}), here),
+        _anchored(variables, here),
+        _anchored(from_file(found) if found else [], home),
+        _anchored([Entry(("plugin_paths",), ["my_plugins"], DEFAULT)], home),
+    ]
+    problems = [problem for layer in layers for entry in layer if (problem := unknown(Settings, entry))]
+    if problems:
+        raise settings_error(problems)
+    settings = _validated(layers)
+    settings._file = found
+    settings._sources = {".".join(e.path): e.source for layer in reversed(layers) for e in layer}
+    return settings
+
+
+def _validated(layers: Sequence[Sequence[Entry]]) -> Settings:
+    reset = _layers.set([nested(layer) for layer in layers])
+    try:
+        return Settings()
+    except ValidationError as error:
+        entries = {entry.path: entry for layer in reversed(layers) for entry in layer}
+        problems = [misfit(entries, details["loc"], details["msg"]) for details in error.errors()]
+        raise settings_error(problems) from None
+    finally:
+        _layers.reset(reset)
+
+
+def _typed(entry: Entry) -> Entry:
+    """A variable's text as what its setting wants: JSON for plugins, lists also as `a,b`."""
+    if is_plugin_config(entry.path):
+        return entry._replace(value=json_or_text(entry.value))
+    if get_origin(annotation(Settings, entry.path)) is not tuple:
+        return entry
+    found = json_or_text(entry.value)
+    words = [word.strip() for word in entry.value.split(",")]
+    return entry._replace(value=found if isinstance(found, list) else words)
+
+
+def _anchored(entries: Iterable[Entry], folder: Path) -> list[Entry]:
+    """Relative paths count from `folder`, the place where they were written."""
+    return [e._replace(value=_absolute(e.value, folder)) if e.path in _ANCHORED else e for e in entries]
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, list | tuple):
+        return [_absolute(item, folder) for item in value]
+    return folder / Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+# --- documentation -------------------------------------------------------------------------------------
+
+
+def settings_table() -> str:
+    """Every setting with its variable, default and meaning, as a Markdown table made from the model."""
+    rows = ["| setting | variable | default | meaning |", "|---|---|---|---|"]
+    for path, field in leaves(Settings):
+        default = json.dumps(field.get_default(call_default_factory=True), default=_jsonable)
+        variable = spelled(path, ENV_PREFIX)
+        rows.append(f"| `{'.'.join(path)}` | `{variable}` | `{default}` | {field.description} |")
+    return "\n".join(rows)
+
+
+def _jsonable(value: Any) -> JsonValue:
+    return str(value)

@@ -1,0 +1,287 @@
+"""Settings: four sources, one order, and what a wrong one is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.errors import SettingsError
+from contracts.security import Permission, SecurityLevel
+from kernel.settings import Settings, find_settings_file, load_settings, settings_table
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def _write(text: str, folder: Path | None = None) -> Path:
+    file = (folder or Path.cwd()) / "plugbus.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _refusal(**sources: Any) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**{"environ": {}, **sources})
+    return caught.value
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    """No file, no variable, no flag: the documented defaults."""
+    settings = load_settings(environ={})
+    assert (settings.bus.url, settings.bus.namespace) == ("memory://", "plugbus")
+    assert (settings.state_dir, settings.token, settings.plugins) == (None, None, {})
+    assert settings.edge_plugins == ("gateway",)
+    assert settings.deadlines.model_dump() == {
+        "load": 30, "initialize": 30, "start": 30, "stop": 10, "shutdown": 10, "drain": 10, "health": 5,
+    }  # fmt: skip
+    assert settings.plugin_paths == (Path.cwd() / "my_plugins",)
+
+
+def test_flags_win_over_environment_over_file_over_defaults() -> None:
+    """Of one key the nearest source counts, and `source_of` names it."""
+    _write('log_level = "error"\n[bus]\nurl = "redis://file"\nnamespace = "file"\n[deadlines]\nload = 1\n')
+    settings = load_settings(
+        overrides={"bus.url": "redis://flag"},
+        environ={"PLUGBUS_BUS__URL": "redis://variable", "PLUGBUS_BUS__NAMESPACE": "variable"},
+    )
+    assert settings.bus.url == "redis://flag"
+    assert settings.bus.namespace == "variable"
+    assert settings.deadlines.load == 1
+    assert settings.source_of("bus.url") == "command line"
+    assert settings.source_of("bus.namespace") == "PLUGBUS_BUS__NAMESPACE"
+    assert settings.source_of("deadlines.load") == "plugbus.toml:6"
+    assert settings.source_of("log_level") == "plugbus.toml:1"
+    assert settings.source_of("deadlines.stop") == "default"
+
+
+def test_flags_may_be_dotted_or_nested() -> None:
+    """Both spellings of an override end at the same place."""
+    settings = load_settings(
+        overrides={"plugins": {"gateway": {"config": {"port": 1}}}, "plugins.gateway.config.host": "::1"},
+        environ={},
+    )
+    assert settings.plugins["gateway"].config == {"port": 1, "host": "::1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9000", 9000),
+        ("true", True),
+        ("0.5", 0.5),
+        ("[1, 2]", [1, 2]),
+        ("null", None),
+        ("s3cret", "s3cret"),
+        ('"9000"', "9000"),
+        ("NaN", "NaN"),
+        ("007", "007"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_plugin_configuration_from_the_environment_is_json_where_it_is_json(text: str, value: object) -> None:
+    """Keys are lower-cased; values are JSON, or else text."""
+    settings = load_settings(environ={"PLUGBUS_PLUGINS__HOST_MONITOR__CONFIG__EVERY": text})
+    assert settings.plugins["host_monitor"].config == {"every": value}
+
+
+def test_file_and_environment_complete_each_other_within_one_plugin() -> None:
+    """Tables are merged key by key, not replaced."""
+    _write(
+        '[plugins.gateway.config]\nhost = "127.0.0.1"\nport = 1\n[plugins.gateway.config.tls]\nkey = "k"\n'
+    )
+    settings = load_settings(environ={"PLUGBUS_PLUGINS__GATEWAY__CONFIG__PORT": "2"})
+    assert settings.plugins["gateway"].config == {"host": "127.0.0.1", "port": 2, "tls": {"key": "k"}}
+    assert settings.source_of("plugins.gateway.config.tls.key") == "plugbus.toml:5"
+
+
+def test_lists_in_variables_are_json_or_separated_by_commas() -> None:
+    """Enums are taken by value or by name."""
+    settings = load_settings(
+        environ={
+            "PLUGBUS_PLUGINS__A__DENY": '["orders.**"]',
+            "PLUGBUS_PLUGINS__A__ADD_PERMISSIONS": "network_access, EXECUTE_CODE",
+            "PLUGBUS_PLUGINS__A__ALLOW_LEVEL": "TRUSTED",
+            "PLUGBUS_PLUGINS__A__ENABLED": "false",
+        }
+    )
+    plugin = settings.plugins["a"]
+    assert plugin.deny == ("orders.**",)
+    assert plugin.add_permissions == (Permission.NETWORK_ACCESS, Permission.EXECUTE_CODE)
+    assert plugin.allow_level is SecurityLevel.TRUSTED
+    assert plugin.enabled is False
+
+
+def test_the_file_of_the_nearest_parent_is_found_and_its_paths_count_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`plugin_paths` and `state_dir` of a file are relative to the file; flags to the current folder."""
+    file = _write('state_dir = "state"\nplugin_paths = ["mine", "/opt/theirs"]\n')
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert find_settings_file() == file
+    settings = load_settings(environ={})
+    assert settings.file == file
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.plugin_paths == (tmp_path / "mine", Path("/opt/theirs"))
+    flagged = load_settings(environ={}, overrides={"plugin_paths": [Path("here")]})
+    assert flagged.plugin_paths == (below / "here",)
+
+
+def test_the_default_plugin_folder_lies_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`my_plugins` is looked for where `plugbus.toml` is."""
+    _write("")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert load_settings(environ={}).plugin_paths == (tmp_path / "my_plugins",)
+
+
+def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
+    """`--config` of a missing file is refused with its name."""
+    error = _refusal(file=tmp_path / "other.toml")
+    assert error.where == "other.toml"
+    assert "does not exist" in error.message
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_line() -> None:
+    """The parser's line and column are kept."""
+    _write("[bus]\nurl = memory\n")
+    error = _refusal()
+    assert (error.where, "line 2" in error.message) == ("plugbus.toml", True)
+
+
+@pytest.mark.parametrize(
+    ("variable", "fix"),
+    [
+        ("PLUGBUS_BUS_URL", "did you mean 'PLUGBUS_BUS__URL'?"),
+        ("PLUGBUS_STATEDIR", "did you mean 'PLUGBUS_STATE_DIR'?"),
+        ("PLUGBUS_PORT", "did you mean 'PLUGBUS_PLUGINS__GATEWAY__CONFIG__PORT'?"),
+        ("PLUGBUS_PLUGINS__GATEWAY__PORT", "did you mean 'PLUGBUS_PLUGINS__GATEWAY__CONFIG__PORT'?"),
+        ("PLUGBUS_PLUGINS__GATEWAY__ENABLE", "did you mean 'PLUGBUS_PLUGINS__GATEWAY__ENABLED'?"),
+        ("PLUGBUS_BUS", "set what is in it: PLUGBUS_BUS__URL"),
+        ("PLUGBUS_PLUGINS__GATEWAY", "set what is in it: PLUGBUS_PLUGINS__GATEWAY__ENABLED"),
+        ("PLUGBUS_PLUGINS", "set what is in it: PLUGBUS_PLUGINS__NAME"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_what_was_meant(variable: str, fix: str) -> None:
+    """The suggestion is spelled as a variable."""
+    error = _refusal(environ={variable: "1"})
+    assert (error.where, error.fix) == (variable, fix)
+
+
+def test_an_unknown_key_of_the_file_is_refused_with_its_line() -> None:
+    """File and line, and the key that was meant."""
+    _write("[deadlines]\nload = 3\nstrat = 4\n")
+    error = _refusal()
+    assert error.message == "'deadlines.strat' is not a setting"
+    assert (error.where, error.fix) == ("plugbus.toml:3", "did you mean 'deadlines.start'?")
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    """What resembles nothing is told what there is."""
+    error = _refusal(overrides={"xyz": 1})
+    assert error.where == "command line"
+    assert "bus, state_dir, token" in error.fix
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        ("PLUGBUS_URL", "http://127.0.0.1:8000"),
+        ("PLUGBUS_TEST_REDIS", "redis://"),
+        ("PLUGBUS_SERVICE_HOST", "10.0.0.1"),
+        ("PLUGBUS_SERVICE_PORT_HTTP", "8000"),
+        ("PLUGBUS_PORT", "tcp://10.0.0.1:8000"),
+        ("PLUGBUS_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("PLUGBUS_REDIS_SERVICE_PORT", "6379"),
+        ("PLUGBUS_REDIS_PORT_6379_TCP", "tcp://10.0.0.2:6379"),
+        ("PLUGBUS_TOKEN", ""),
+        ("PLUGBUSX", "1"),
+    ],
+    ids=lambda variable: variable[0],
+)
+def test_variables_that_others_set_are_no_mistake(variable: tuple[str, str]) -> None:
+    """The client's and the tests' own, what Kubernetes puts beside a service, and what is empty."""
+    assert load_settings(environ=dict([variable])).describe() == load_settings(environ={}).describe()
+
+
+def test_a_value_that_does_not_fit_names_what_was_expected_and_where() -> None:
+    """The key, the value, the expectation, the place."""
+    _write('[deadlines]\nload = "soon"\n')
+    error = _refusal()
+    assert error.message.startswith("'deadlines.load' = 'soon': should be a valid number")
+    assert error.where == "plugbus.toml:2"
+
+
+def test_all_problems_are_told_at_once_on_one_screen() -> None:
+    """Many mistakes are one error of at most a screen."""
+    error = _refusal(environ={f"PLUGBUS_WRONG_{number}": "x" for number in range(20)})
+    assert len(error.explain().splitlines()) <= 24
+    assert error.message.startswith("20 settings are wrong")
+    assert error.message.endswith("and 14 more")
+
+
+def test_values_of_several_sources_are_judged_together() -> None:
+    """Each problem keeps its own place."""
+    _write('log_level = "loud"\n')
+    error = _refusal(environ={"PLUGBUS_BUS__URL": "memory", "PLUGBUS_PLUGINS__BAD-ID__ENABLED": "1"})
+    places = {problem.where for problem in error.details["problems"]}
+    assert places == {"plugbus.toml:1", "PLUGBUS_BUS__URL", "PLUGBUS_PLUGINS__BAD-ID__ENABLED"}
+
+
+def test_a_table_where_a_value_belongs_and_the_other_way_round_are_refused() -> None:
+    """Neither is a crash."""
+    assert "'bus' is a table" in _refusal(overrides={"bus": "memory://"}).message
+    assert "'token.x' is not a setting" in _refusal(overrides={"token.x": 1}).message
+
+
+def test_secrets_are_in_no_text() -> None:
+    """Neither the settings' text, nor their description, nor an error shows a token or password."""
+    environ = {
+        "PLUGBUS_TOKEN": "hidden-1",
+        "PLUGBUS_BUS__URL": "redis://user:hidden-2@host/0",
+        "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET": "hidden-3",
+        "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__AUTH__PASSWORD": "hidden-4",
+    }
+    settings = load_settings(environ=environ)
+    error = _refusal(environ=environ, overrides={"token": ["hidden-5"], "log_level": "loud"})
+    text = f"{settings!r} {settings} {settings.describe()} {settings.bus.display_url} {error.explain()}"
+    assert "hidden" not in text
+    assert settings.bus.display_url == "redis://user:••••@host/0"
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == "hidden-1"
+
+
+def test_constructing_settings_reads_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedding application says what it wants; the environment does not interfere."""
+    _write('log_level = "error"')
+    monkeypatch.setenv("PLUGBUS_LOG_LEVEL", "debug")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert Settings().log_level == "info"
+    assert Settings(log_level="warning").log_level == "warning"
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes them behind another's back."""
+    with pytest.raises(ValidationError):
+        Settings().log_level = "debug"  # type: ignore[misc]
+
+
+def test_every_setting_is_described_with_its_source() -> None:
+    """`describe` lists each key once, as (key, value, source)."""
+    settings = load_settings(environ={"PLUGBUS_LOG_LEVEL": "DEBUG"})
+    described = {key: (value, source) for key, value, source in settings.describe()}
+    assert described["log_level"] == ("debug", "PLUGBUS_LOG_LEVEL")
+    assert described["deadlines.drain"] == (10.0, "default")
+
+
+def test_the_table_names_every_setting_with_its_meaning() -> None:
+    """The documentation is made from the model, so it cannot lag behind."""
+    rows = settings_table().splitlines()[2:]
+    assert any("`plugins.ID.config.KEY`" in row and "PLUGBUS_PLUGINS__ID__CONFIG__KEY" in row for row in rows)
+    assert not [row for row in rows if "None" in row or row.rstrip("| ").endswith("|")]
