@@ -1,0 +1,209 @@
+"""One candidate for a plugin: a file, a folder or an entry point, read without running it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import ManifestError
+
+from .discovered import PACKAGE, Discovered
+from .fingerprint import TooLarge, fingerprint
+from .manifest import (
+    Manifest,
+    Problem,
+    build_metadata,
+    manifest_error,
+    manifest_in,
+    no_plugin_id,
+    read_manifest,
+)
+from .manifest_problems import suggestion
+from .modules import Location, locate, submodule
+from .plugin_source import PluginClass, find_plugin_class, plugin_classes
+
+CLASS_FILES = ("plugin.py", "__init__.py")
+"""Where the class of a folder is looked for when no manifest names it."""
+
+
+def look_at(path: Path, source: str) -> Discovered | None:
+    """The plugin that a file or folder is, or None where it is none. Raises `ManifestError`, `OSError`."""
+    if path.is_dir():
+        return _folder(path, source)
+    if path.is_symlink() and not path.exists():
+        problem = Problem(f"'{path.name}' is a link that leads nowhere", "mend or remove the link")
+        raise manifest_error(path, [problem])
+    if path.suffix == ".py":
+        return _single_file(path, source)
+    return None
+
+
+def from_manifest(file: Path, source: str) -> Discovered:
+    """The plugin of a manifest file; its code lies beside it. Raises `ManifestError`, `OSError`."""
+    return _with_manifest(read_manifest(file), file.parent, source)
+
+
+def _folder(folder: Path, source: str) -> Discovered | None:
+    names = os.listdir(folder)  # noqa: PTH208 - a thousand times a Path for each file is too slow
+    if manifest := manifest_in(folder, names):
+        return _with_manifest(read_manifest(manifest), folder, source, names)
+    for name in CLASS_FILES:
+        if name in names and (found := find_plugin_class(folder / name)):
+            return _with_class(found, folder / name, folder, name.removesuffix(".py"), source)
+    return None
+
+
+def _single_file(file: Path, source: str) -> Discovered | None:
+    found = find_plugin_class(file)
+    if found is None:
+        return None
+    return _with_class(found, file, file.parent, file.stem, source, single_file=True)
+
+
+def _with_manifest(
+    manifest: Manifest, folder: Path, source: str, names: Sequence[str] | None = None
+) -> Discovered:
+    """A folder with a manifest, whose `entry_point` is relative to it."""
+    problems: list[Problem] = []
+    written = manifest.data.get("entry_point")
+    if written is None:
+        entry_point = _class_of_folder(manifest, folder, names, problems)
+    else:
+        entry_point = _module_of_folder(manifest, folder, str(written), names, problems)
+    filled = _filled(folder, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
+    metadata = build_metadata(manifest, extra=problems, filled=filled)
+    module, _, class_name = metadata.entry_point.partition(":")
+    return Discovered(metadata, folder, module, class_name)
+
+
+def _class_of_folder(
+    manifest: Manifest, folder: Path, names: Sequence[str] | None, problems: list[Problem]
+) -> str:
+    """The one plugin class of a folder whose manifest does not name it."""
+    own = f"{manifest.data.get('plugin_id')}.py"
+    for name in dict.fromkeys((*CLASS_FILES, own)):
+        if name in (os.listdir(folder) if names is None else names):  # noqa: PTH208 - as above
+            classes = plugin_classes(folder / name)
+            if len(classes) == 1:
+                return f"{name.removesuffix('.py')}:{classes[0].name}"
+    problems.append(Problem("'entry_point' is missing", manifest.example("entry_point", "module:Class")))
+    return ""
+
+
+def _module_of_folder(
+    manifest: Manifest, folder: Path, written: str, names: Sequence[str] | None, problems: list[Problem]
+) -> str:
+    """`written`, where its module exists; a folder named like the module may hold the class itself."""
+    module, _, class_name = written.partition(":")
+    if not all(word.isidentifier() for word in module.split(".")) or not class_name:
+        return ""  # the model says what is wrong with it
+    if f"{module}.py" in (names or ()):
+        return ""
+    location = submodule([folder], module)
+    if location is not None and location.file is not None:
+        return ""
+    if module == PACKAGE or (module == folder.name and (folder / "__init__.py").is_file()):
+        return f"{PACKAGE}:{class_name}"
+    present = [Path(name).stem for name in names or os.listdir(folder)]  # noqa: PTH208 - as above
+    meant = suggestion(module, present)
+    text = f"'entry_point' names the module '{module}', but there is no '{module.replace('.', '/')}.py'"
+    fix = manifest.example("entry_point", f"{meant or 'module'}:{class_name}")
+    problems.append(Problem(text, fix, manifest.line_of(("entry_point",))))
+    return ""
+
+
+def _with_class(
+    found: PluginClass, file: Path, root: Path, module: str, source: str, *, single_file: bool = False
+) -> Discovered:
+    """A plugin whose manifest stands in its class line."""
+    manifest = found.manifest(file, f"{module}:{found.name}")
+    filled = _filled(file if single_file else root, file, source, {})
+    metadata = build_metadata(manifest, extra=found.problems, filled=filled)
+    return Discovered(metadata, root, module, found.name, single_file=single_file)
+
+
+def _filled(code: Path, file: Path, source: str, more: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size, checksum = fingerprint(code)
+    except TooLarge as error:
+        fix = "keep data, environments and build results out of a plugin's folder"
+        raise manifest_error(code, [Problem(f"the folder is too large for a plugin: {error}", fix)]) from None
+    return {"source": source, "file_path": str(file), "size_bytes": size, "checksum": checksum, **more}
+
+
+# --- entry points ---------------------------------------------------------------------------------
+
+
+def from_entry_point(point: EntryPoint, source: str) -> Discovered:
+    """The plugin that an entry point names, without importing its package. Raises `ManifestError`."""
+    module, class_name = _parts(point)
+    location = locate(module)
+    if location is None or location.file is None:
+        raise _entry_point_error(
+            point, f"its module '{module}' has no source that can be found", "reinstall it"
+        )
+    file = location.file
+    root = _top_package(module, location)
+    if root is None:
+        found = _class_named(plugin_classes(file), class_name, file)
+        discovered = _with_class(found, file, file.parent, file.stem, source, single_file=True)
+    else:
+        discovered = _in_package(file, root, class_name, source)
+    return _named(discovered, point)
+
+
+def _parts(point: EntryPoint) -> tuple[str, str]:
+    module, _, class_name = point.value.partition("[")[0].strip().partition(":")
+    module, class_name = module.strip(), class_name.strip()
+    if not all(word.isidentifier() for word in module.split(".")) or not (class_name or "x").isidentifier():
+        raise _entry_point_error(
+            point, f"'{point.value}' is not 'package.module:Class'", "mend and reinstall it"
+        )
+    return module, class_name
+
+
+def _top_package(module: str, location: Location) -> Path | None:
+    """The outermost real package of a module: within it, relative imports must work. None: it has none."""
+    words = module.split(".")
+    for count in range(1, len(words)):
+        parent = locate(".".join(words[:count]))
+        if parent is not None and parent.file is not None:
+            return parent.file.parent
+    return location.folders[0] if location.folders else None
+
+
+def _in_package(file: Path, root: Path, class_name: str, source: str) -> Discovered:
+    inner = file.relative_to(root).with_suffix("").parts
+    module = ".".join(inner[:-1] if len(inner) > 1 and inner[-1] == PACKAGE else inner)
+    manifest_file = manifest_in(file.parent)
+    if manifest_file is None:
+        found = _class_named(plugin_classes(file), class_name, file)
+        return _with_class(found, file, root, module, source)
+    manifest = read_manifest(manifest_file)
+    class_name = class_name or str(manifest.data.get("entry_point", "")).rpartition(":")[2]
+    filled = _filled(root, manifest_file, source, {"entry_point": f"{module}:{class_name}"})
+    return Discovered(build_metadata(manifest, filled=filled), root, module, class_name)
+
+
+def _class_named(classes: Sequence[PluginClass], name: str, file: Path) -> PluginClass:
+    found = next((one for one in classes if one.name == name or (not name and one.has_id)), None)
+    if found is None:
+        text = f"there is no plugin class '{name}' here, and no manifest file beside it"
+        raise manifest_error(file, [Problem(text, f'class {name or "Name"}(BasePlugin, plugin_id="…", …)')])
+    if not found.has_id:
+        raise manifest_error(file, [no_plugin_id(found.name, found.line)])
+    return found
+
+
+def _named(found: Discovered, point: EntryPoint) -> Discovered:
+    return Discovered(
+        found.metadata, found.root, found.module, found.class_name, point.name, found.single_file
+    )
+
+
+def _entry_point_error(point: EntryPoint, text: str, fix: str) -> ManifestError:
+    owner = f" of the distribution {point.dist.name}" if point.dist else ""
+    return ManifestError(text, where=f"entry point {point.name}{owner}", fix=fix)

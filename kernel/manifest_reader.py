@@ -1,0 +1,186 @@
+"""Reading manifest files: TOML, JSON and YAML, bounded, with the line of what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .manifest_problems import MAX_DEPTH, NOUNS, Manifest, Problem, manifest_error, too_deep
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_BYTES = 1024 * 1024
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Without the first, opening a pipe would wait for somebody to write into it."""
+
+_STYLES = {".toml": "toml", ".json": "json", ".yaml": "yaml", ".yml": "yaml"}
+
+
+class Unreadable(ValueError):
+    """The text is not in the format that the file's name says; `line` where the format tells it."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read one manifest file; its values are not checked yet.
+
+    Raises `ManifestError` for what cannot be read, with the line where the format tells it.
+    """
+    text = _text(path)
+    style = _STYLES.get(path.suffix)
+    if style is None:
+        raise manifest_error(path, [Problem("a manifest ends in .toml, .json, .yaml or .yml", "rename it")])
+    if not text.strip():
+        raise manifest_error(path, [Problem("the manifest is empty", "say at least plugin_id and version")])
+    try:
+        data = _PARSERS[style](text)
+    except RecursionError:
+        raise manifest_error(path, [too_deep()]) from None
+    except Unreadable as error:
+        problem = Problem(f"this is not {style.upper()}: {error}", "mend the syntax there", error.line)
+        raise manifest_error(path, [problem]) from None
+    if not isinstance(data, dict):
+        noun = NOUNS.get(type(data), type(data).__name__)
+        raise manifest_error(
+            path, [Problem(f"a manifest is a table of keys, this is {noun}", "name the keys")]
+        )
+    return Manifest(path, data, style, text)
+
+
+def read_bounded(path: Path) -> bytes:
+    """At most one byte more than `MAX_BYTES`. Raises `OSError`, also for what is no regular file."""
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(None, "it is not a regular file")
+        return os.read(descriptor, min(status.st_size, MAX_BYTES) + 1)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_be_read(path: Path, error: OSError) -> Problem:
+    """`error` in words."""
+    if isinstance(error, FileNotFoundError):
+        return Problem(f"'{path.name}' does not exist", "check the path")
+    return Problem(
+        f"'{path.name}' cannot be read: {error.strerror or error}", "make it readable, or remove it"
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        content = read_bounded(path)
+    except OSError as error:
+        raise manifest_error(path, [cannot_be_read(path, error)]) from None
+    if len(content) > MAX_BYTES:
+        text = f"the manifest is larger than {MAX_BYTES >> 20} MiB"
+        raise manifest_error(path, [Problem(text, "keep data in files of their own")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        text = f"byte 0x{content[error.start]:02x} is not valid UTF-8"
+        raise manifest_error(path, [Problem(text, "save the file as UTF-8", line)]) from None
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:
+        told = re.search(r"\(at line (\d+)", str(error))
+        line = int(told[1]) if told else text.count("\n") + 1
+        raise Unreadable(str(error).partition(" (at ")[0], line) from None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Unreadable(error.msg, error.lineno) from None
+    except Unreadable:
+        raise
+    except ValueError as error:  # a number of more digits than Python converts
+        raise Unreadable(str(error)) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Unreadable(f"the key '{twice}' is given twice")
+    return table
+
+
+def _no_constant(word: str) -> Any:
+    raise Unreadable(f"{word} is not a JSON value")
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # only who has a YAML manifest pays for it
+
+    try:
+        _check_events(text)
+        loader = yaml.CSafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check_unique(node)
+            return loader.construct_document(node) if node else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        text = error.problem or error.context or "it cannot be parsed"
+        raise Unreadable(text, _line(error.problem_mark)) from None
+    except yaml.reader.ReaderError as error:
+        raise Unreadable(error.reason) from None
+    except Unreadable:
+        raise
+    except (ValueError, OverflowError) as error:  # a date that is none, a number too long
+        raise Unreadable(str(error)) from None
+
+
+def _check_events(text: str) -> None:
+    """Refuse, before anything is built, what a small text could blow up with: depth and references."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            text = f"the reference *{event.anchor} is not allowed in a manifest"
+            raise Unreadable(text, _line(event.start_mark))
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecursionError
+
+
+def _check_unique(node: yaml.Node | None) -> None:
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_unique(item)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[Hashable] = set()
+        for key, value in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise Unreadable(f"the key '{key.value}' is given twice", _line(key.start_mark))
+            seen.add(key.value if isinstance(key.value, str) else None)
+            _check_unique(value)
+
+
+def _line(mark: Any) -> int | None:
+    return None if mark is None else mark.line + 1
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {"toml": _toml, "json": _json, "yaml": _yaml}
