@@ -1,0 +1,98 @@
+"""What a plugin at the edge may do beyond others: relay whole envelopes, read along, see the mounts.
+
+Granted by the operator's settings (`edge_plugins`), by name; no manifest key asks for it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from contracts.bus import DEFAULT_TIMEOUT, EventBus, Tail
+from contracts.errors import PermissionDeniedError
+from contracts.event import Envelope, EventData, Receipt
+from contracts.patterns import RESERVED_TOPICS, topic_of
+from contracts.security import Permission
+
+from .hosts import HostPort, RequestData, Setup
+from .hosts.context import HostContext
+from .hosts.declarations import Compiled
+from .mounts import WebMounts
+
+ALL_RIGHTS = frozenset({"read", "publish", "operate", "admin"})
+OUR_SOURCES = ("/plugins/", "/kernel", "/bus")
+"""Sources that nobody outside may claim."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The kernel's half, the same for every edge plugin."""
+
+    bus: EventBus
+    mounts: WebMounts
+    state_dir: Path
+    token: str
+
+    def make_context(self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger) -> HostContext:
+        return EdgeHostContext(self, setup, port, compiled, log)
+
+
+class EdgeHostContext(HostContext):
+    """See `contracts.web.EdgeContext`, which this implements."""
+
+    def __init__(
+        self, edge: Edge, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger
+    ) -> None:
+        super().__init__(setup, port, compiled, log)
+        if Permission.NETWORK_ACCESS not in setup.security.permissions:
+            raise PermissionDeniedError(
+                f"plugin {setup.metadata.plugin_id!r} stands at the edge without network access",
+                plugin_id=setup.metadata.plugin_id,
+                action="edge",
+                fix='required_permissions = ["network_access"] and security_level = "unrestricted"',
+            )
+        self._edge = edge
+
+    @property
+    def mounts(self) -> WebMounts:
+        return self._edge.mounts
+
+    @property
+    def state_dir(self) -> Path:
+        return self._edge.state_dir
+
+    def rights(self, token: str) -> frozenset[str]:
+        # Compared as bytes in constant time: a token may hold any character.
+        known = hmac.compare_digest(token.encode(), self._edge.token.encode())
+        return ALL_RIGHTS if known else frozenset()
+
+    async def relay(
+        self, envelope: Envelope, event: EventData, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> Receipt:
+        if topic_of(envelope.type) in RESERVED_TOPICS:
+            self._refuse("relay an event of type", envelope.type, "a type that is not of the kernel or the bus")
+        if envelope.source.startswith(OUR_SOURCES):
+            self._refuse("relay an event from", envelope.source, "a source of your own, e.g. https://example.com/shop")
+        return await self._edge.bus.relay(envelope, event, timeout=timeout)
+
+    def _refuse(self, action: str, subject: str, fix: str) -> None:
+        raise PermissionDeniedError(
+            f"nobody outside may {action} {subject!r}", plugin_id=self.metadata.plugin_id, action=action, fix=fix
+        )
+
+    async def request_data(
+        self, capability: str, data: Mapping[str, JsonValue], *, timeout: float = DEFAULT_TIMEOUT
+    ) -> JsonValue:
+        text = to_json(dict(data)).decode()
+        replies = await self._port.request(RequestData(capability=capability, data=text, timeout=timeout))
+        answer: JsonValue = from_json(replies[0].data)
+        return answer
+
+    def tail(self, *patterns: str, position: str | None = None) -> Tail:
+        return self._edge.bus.tail(*patterns, position=position)

@@ -1,0 +1,170 @@
+"""Where a plugin's code runs: the line between the kernel and a plugin, and what crosses it.
+
+Only a host holds a plugin's instance. What crosses the line (every argument and result of `Host` and of
+`HostPort`) is data that pydantic can serialise, so that a host may be another process: `InProcess` is
+the one that there is now. Errors cross as `RemoteError` with an `ErrorInfo`; who asks is bound to the
+port, never an argument; what is acquired is answered with an id, never with a live object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from contracts.bus import DEFAULT_TIMEOUT, Call, CallReply, CatalogEntry, SubscriptionOptions
+from contracts.event import AnyEvent, EventResult, PluginEvent, Receipt
+from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.metadata import PluginMetadata
+from contracts.plugin import ConfigurationResult, PluginStatus
+from contracts.security import SecurityContext
+from contracts.web import WebMount
+
+
+class HandlerDeclaration(BaseModel):
+    """A handler, as its plugin's code says it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    patterns: tuple[str, ...]
+    options: SubscriptionOptions = SubscriptionOptions()
+
+
+class ProviderDeclaration(BaseModel):
+    """A provider, as its plugin's code says it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    capability: str
+    description: str = ""
+    query_schema: dict[str, JsonValue] = Field(default_factory=dict)
+    answer_schema: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Declaration(BaseModel):
+    """What a plugin's code says of itself, read once when it is loaded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    handlers: tuple[HandlerDeclaration, ...] = ()
+    providers: tuple[ProviderDeclaration, ...] = ()
+    event_types: tuple[CatalogEntry, ...] = ()
+    publishes: tuple[str, ...] = ()
+    """Types of the event classes that its modules define or name."""
+    requests: tuple[str, ...] = ()
+    """Capabilities of the query classes that its modules define or name."""
+    is_web: bool = False
+    is_configurable: bool = False
+    has_health: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(p for handler in self.handlers for p in handler.patterns))
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return tuple(provider.capability for provider in self.providers)
+
+
+class Setup(BaseModel):
+    """What a loaded plugin is given before `initialize`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metadata: PluginMetadata
+    generation: int
+    config: dict[str, JsonValue]
+    security: SecurityContext
+    data_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """The keyword arguments of `PluginContext.publish`."""
+
+    key: str | None = None
+    id: str | None = None
+    subject: str | None = None
+    delay: float | None = None
+    at: datetime | None = None
+    expires: datetime | None = None
+    timeout: float = DEFAULT_TIMEOUT
+
+
+class RequestData(BaseModel):
+    """A request as data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    capability: str
+    data: str
+    """JSON text of the query."""
+    timeout: float = DEFAULT_TIMEOUT
+    target: str = "any"
+
+
+class HostPort(Protocol):
+    """What one plugin may ask of the kernel. Bound to the plugin: the kernel knows who asks."""
+
+    async def publish(self, event: AnyEvent, options: PublishOptions) -> Receipt: ...
+
+    async def publish_many(self, events: Sequence[AnyEvent], options: PublishOptions) -> list[Receipt]: ...
+
+    async def request(self, request: RequestData) -> list[CallReply]: ...
+
+    async def subscribe(self, handler: HandlerDeclaration) -> str:
+        """Deliver events of `handler.patterns` to `Host.handle`; the id of the subscription."""
+
+    async def provide(self, provider: ProviderDeclaration) -> str:
+        """Send calls of the capability to `Host.call`; the id of the provision."""
+
+    async def remove(self, id: str) -> None:
+        """End a subscription or a provision. Unknown ids are ignored."""
+
+
+class Host(Protocol):
+    """Runs the code of one generation of one plugin.
+
+    The steps are called in order, one at a time, each under a deadline that the caller keeps. A step
+    that raises has undone what it did. `handle` and `call` may run side by side, between `start` and
+    `stop` only.
+    """
+
+    async def load(self) -> Declaration:
+        """Import the code, make the instance, read what it declares. Nothing of the plugin runs yet."""
+
+    async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
+        """Hand over a configuration, where the plugin takes one."""
+
+    async def initialize(self, setup: Setup, port: HostPort) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        """`stopping` is set, the plugin's `stop` runs, and what `start` acquired is undone."""
+
+    async def shutdown(self) -> None:
+        """The plugin's `shutdown` runs, and what `initialize` acquired is undone."""
+
+    async def unload(self) -> tuple[str, ...]:
+        """Let the code go; what of it is still there (tasks, modules, loggers), for the proof."""
+
+    async def asgi(self) -> WebMount | None:
+        """The plugin's web face, built anew; None where it has none. After `initialize`."""
+
+    async def handle(self, event: PluginEvent) -> EventResult | None: ...
+
+    async def call(self, call: Call) -> CallReply: ...
+
+    async def health(self) -> HealthCheck: ...
+
+    async def metrics(self) -> PerformanceMetrics: ...
+
+    def mirror_status(self, status: PluginStatus) -> None:
+        """Tell the plugin's instance where it stands; the registry's record is the truth."""

@@ -1,0 +1,193 @@
+"""The plugin's side of the line: `PluginContext`, made of what stays here and what goes over the port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import JsonValue, ValidationError
+
+from contracts.bus import DEFAULT_TIMEOUT, CallReply, Subscription, SubscriptionOptions
+from contracts.errors import CallRefused, PermissionDeniedError
+from contracts.event import Event, HandlerResult, PluginEvent, Receipt, dump_event, invalid
+from contracts.metadata import PluginMetadata
+from contracts.query import Query, answer_adapter
+from contracts.security import Permission, SecurityContext
+
+from ..scope import Scope, Undo
+from . import HostPort, PublishOptions, RequestData, Setup
+from .declarations import Compiled, compile_provider, compile_subscription, place
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class HostContext:
+    """See `contracts.plugin.PluginContext`, which this implements."""
+
+    def __init__(self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger) -> None:
+        self._setup = setup
+        self._port = port
+        self._compiled = compiled
+        self._log = log
+        self._config: Mapping[str, JsonValue] = types.MappingProxyType(setup.config)
+        self.stopping = asyncio.Event()
+        self.outer = Scope(f"{setup.metadata.plugin_id} (initialize)", log)
+        self.inner: Scope | None = None
+
+    # --- what the plugin is -----------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> PluginMetadata:
+        return self._setup.metadata
+
+    @property
+    def generation(self) -> int:
+        return self._setup.generation
+
+    @property
+    def config(self) -> Mapping[str, JsonValue]:
+        return self._config
+
+    @property
+    def security(self) -> SecurityContext:
+        return self._setup.security
+
+    @property
+    def data_dir(self) -> Path:
+        security = self._setup.security
+        if not security.permissions & {Permission.READ_DATA, Permission.WRITE_DATA}:
+            raise PermissionDeniedError(
+                f"plugin {security.plugin_id!r} may not use its data folder",
+                plugin_id=security.plugin_id,
+                action="data_dir",
+                fix='required_permissions = ["write_data"] in its manifest',
+            )
+        self._setup.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._setup.data_dir
+
+    # --- over the port ------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        key: str | None = None,
+        id: str | None = None,
+        subject: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        expires: datetime | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Receipt:
+        options = PublishOptions(key, id, subject, delay, at, expires, timeout)
+        return await self._port.publish(event, options)
+
+    async def publish_many(
+        self, events: Sequence[Event], *, key: str | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> list[Receipt]:
+        return await self._port.publish_many(events, PublishOptions(key=key, timeout=timeout))
+
+    async def request(
+        self, query: Query[R], *, timeout: float = DEFAULT_TIMEOUT, target: str = "any"
+    ) -> R:
+        replies = await self._ask(query, timeout, target)
+        return self._answer(query, replies[0])
+
+    async def request_all(self, query: Query[R], *, timeout: float = DEFAULT_TIMEOUT) -> list[R]:
+        return [self._answer(query, reply) for reply in await self._ask(query, timeout, "all")]
+
+    async def _ask(self, query: Query[Any], timeout: float, target: str) -> list[CallReply]:
+        data = dump_event(query).decode()
+        request = RequestData(capability=query.__capability__, data=data, timeout=timeout, target=target)
+        return await self._port.request(request)
+
+    def _answer(self, query: Query[R], reply: CallReply) -> R:
+        try:
+            answer: R = answer_adapter(type(query)).validate_json(reply.data)
+        except ValidationError as error:
+            name = query.__capability__
+            raise CallRefused(invalid(f"the answer of {name}", error).message, capability=name) from None
+        return answer
+
+    async def subscribe(
+        self,
+        handler: Callable[[PluginEvent], Awaitable[HandlerResult]],
+        *patterns: str,
+        name: str | None = None,
+        options: SubscriptionOptions | None = None,
+    ) -> Subscription:
+        declared, function = compile_subscription(handler, patterns, name, options or SubscriptionOptions())
+        return await self._hold(self._compiled.handlers, declared.name, function, self._port.subscribe(declared))
+
+    async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
+        declared, function = compile_provider(provider)
+        return await self._hold(self._compiled.providers, declared.name, function, self._port.provide(declared))
+
+    async def _hold(
+        self, table: dict[str, Any], name: str, function: Any, acquiring: Coroutine[Any, Any, str]
+    ) -> Subscription:
+        """Register the local function, acquire the remote half, and have both undone together."""
+        if name in table:
+            acquiring.close()
+            raise CallRefused(f"{self.metadata.plugin_id} has a handler {name!r} already", where=place(function))
+        table[name] = function
+        try:
+            id = await acquiring
+        except BaseException:
+            del table[name]
+            raise
+
+        async def undo() -> None:
+            await self._port.remove(id)
+            table.pop(name, None)
+
+        return Held(id, self.scope.push(f"subscription {name}", undo).undo)
+
+    # --- what stays here ----------------------------------------------------------------------------
+
+    @property
+    def scope(self) -> Scope:
+        """Where things are acquired now: the inner scope between `start` and `stop`."""
+        return self.inner or self.outer
+
+    def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        return self.scope.spawn(coro, name=f"{self.metadata.plugin_id}: {name}")
+
+    def every(self, seconds: float, function: Callable[[], Awaitable[None]], *, name: str | None = None) -> None:
+        label = name or str(getattr(function, "__name__", "every"))
+        self.spawn(self._repeat(seconds, function, label), name=label)
+
+    async def _repeat(self, seconds: float, function: Callable[[], Awaitable[None]], label: str) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                await function()
+            except Exception:
+                self._log.exception("%s: %s failed; next turn in %g s", self.metadata.plugin_id, label, seconds)
+            due = max(due + seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def on_close(self, undo: Undo) -> None:
+        self.scope.push(f"on_close {getattr(undo, '__name__', 'undo')}", undo)
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        return await self.scope.enter(manager)
+
+
+class Held:
+    """A subscription as its plugin holds it: an id, and how to end it."""
+
+    def __init__(self, id: str, undo: Callable[[], Awaitable[None]]) -> None:
+        self.id = id
+        self._undo = undo
+
+    async def remove(self) -> None:
+        await self._undo()

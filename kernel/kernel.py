@@ -1,0 +1,340 @@
+"""The order of the whole: what is found, who starts after whom, and the shutdown script."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+
+from contracts.errors import (
+    DependencyError,
+    ErrorInfo,
+    PlugbusError,
+    PluginBusy,
+    PluginNotReady,
+    PluginStateError,
+    PluginStepFailed,
+)
+from contracts.messages import KernelStarted, KernelStopping, PluginDiscovered, Readiness
+from contracts.metadata import PluginMetadata
+from contracts.plugin import PluginStatus
+from contracts.patterns import RESERVED_TOPICS, topic_of
+
+from .announcer import Announcer
+from .lifecycle import PluginLifecycleManager, Services
+from .registry import Activity, PluginRecord, PluginRegistry, make_reason
+from .resolver import DependencyResolver, Resolution
+from .scope import Scope
+
+S = PluginStatus
+
+RETRY_FIRST = 1.0
+RETRY_LONGEST = 60.0
+"""Seconds between tries of a plugin that is not ready; doubled each time."""
+
+
+class Kernel:
+    """Boots and stops all plugins, and starts and stops one on command."""
+
+    def __init__(
+        self,
+        services: Services,
+        registry: PluginRegistry,
+        announcer: Announcer,
+        log: logging.Logger,
+        *,
+        version: str,
+    ) -> None:
+        self.services = services
+        self.registry = registry
+        self.lifecycle = PluginLifecycleManager(services, log)
+        self.scope = Scope("kernel", log)
+        self._announcer = announcer
+        self._log = log
+        self._version = version
+        self._busy: set[str] = set()
+        self._waves: tuple[tuple[str, ...], ...] = ()
+        self._booted = False
+        self._stopping = False
+
+    # --- boot -----------------------------------------------------------------------------------------
+
+    async def boot(self) -> None:
+        """Resolve everything at once, then start wave after wave; a broken plugin never blocks the others."""
+        began = time.monotonic()
+        for record in self.registry:
+            if record.status is S.UNLOADED and record.enabled:
+                self._announce_found(record)
+        resolution = self.resolve()
+        for plugin_id, problems in resolution.problems.items():
+            self._refuse_unresolved(self.registry.record(plugin_id), problems)
+        self._waves = self._arrange(resolution)
+        self.registry.reorder(tuple(id for wave in self._waves for id in wave))
+        for wave in self._waves:
+            await asyncio.gather(*(self._start_at_boot(self.registry.record(id)) for id in wave))
+        self._booted = True
+        self._announcer.announce(
+            KernelStarted(
+                replica=self.services.bus.replica,
+                version=self._version,
+                started=self._ids(S.STARTED),
+                failed=self._ids(S.ERROR),
+                seconds=round(time.monotonic() - began, 3),
+            )
+        )
+
+    def resolve(self) -> Resolution:
+        """Who can start, in which order, and what is wrong with the others."""
+        candidates = [record for record in self.registry if record.enabled and record.status is not S.ERROR]
+        disabled = [record.plugin_id for record in self.registry if not record.enabled]
+        return DependencyResolver().resolve(
+            [record.metadata for record in candidates],
+            plugbus_version=self._version,
+            bus_features=self.services.bus.features,
+            disabled=disabled,
+        )
+
+    def _arrange(self, resolution: Resolution) -> tuple[tuple[str, ...], ...]:
+        """Observers first, the edge last; stopping is the reverse.
+
+        So the audit log sees every start and stop, and nothing comes in from outside before it can be
+        handled. Both move only as far as their dependencies allow: neither has any among the built-ins.
+        """
+        free = {id for wave in resolution.waves[:1] for id in wave}
+        observers = tuple(id for id in resolution.order if id in free and _observes(self._metadata(id)))
+        edge_ids = self.services.settings.edge_plugins
+        edge = tuple(id for id in resolution.order if id in edge_ids and not self.needed_by(id))
+        middle = tuple(
+            tuple(id for id in wave if id not in observers and id not in edge) for wave in resolution.waves
+        )
+        return tuple(wave for wave in (observers, *middle, edge) if wave)
+
+    def _metadata(self, plugin_id: str) -> PluginMetadata:
+        return self.registry.record(plugin_id).metadata
+
+    def _refuse_unresolved(self, record: PluginRecord, problems: Sequence[DependencyError]) -> None:
+        first = problems[0]
+        text = "; ".join(problem.message for problem in problems)
+        info = ErrorInfo.of(first).model_copy(
+            update={"message": text, "place": first.where or record.metadata.file_path, "fix": first.fix}
+        )
+        self._log.error("plugin %s is refused: %s (%s)", record.plugin_id, text, info.place)
+        self.lifecycle.refuse(record, "resolve", info)
+
+    async def _start_at_boot(self, record: PluginRecord) -> None:
+        if (waiting := self._failed_dependency(record)) is not None:
+            self.lifecycle.refuse(record, "resolve", waiting)
+            return
+        try:
+            async with self._exclusively(record):
+                await self.lifecycle.bring_up(record, "boot")
+        except PluginStepFailed as error:
+            self._retry_if_not_ready(record, error)
+
+    def _failed_dependency(self, record: PluginRecord) -> ErrorInfo | None:
+        for dependency in record.metadata.dependencies:
+            needed = self.registry.record(dependency.plugin_id)
+            if needed.status is not S.STARTED:
+                why = needed.reason.text if needed.reason else needed.status.value
+                return ErrorInfo(
+                    type="DependencyError",
+                    message=f"it needs {needed.plugin_id!r}, which is not started: {why}",
+                    place=needed.reason.place if needed.reason else "",
+                    fix=f"mend {needed.plugin_id!r} first: plugbus plugin show {needed.plugin_id}",
+                )
+        return None
+
+    def _announce_found(self, record: PluginRecord) -> None:
+        metadata = record.metadata
+        self._announcer.announce(
+            PluginDiscovered(
+                plugin_id=metadata.plugin_id,
+                version=metadata.version,
+                generation=0,
+                replica=self.services.bus.replica,
+                source=metadata.source,
+            )
+        )
+
+    # --- a plugin that is not ready ---------------------------------------------------------------------
+
+    def _retry_if_not_ready(self, record: PluginRecord, error: PluginStepFailed) -> None:
+        info = error.info
+        if info is None or not info.matches(PluginNotReady.__name__) or self._stopping:
+            return
+        record.activity = Activity.WAITING
+        self.scope.spawn(self._retry(record, info), name=f"retry {record.plugin_id}")
+
+    async def _retry(self, record: PluginRecord, info: ErrorInfo) -> None:
+        delay = RETRY_FIRST
+        while True:
+            await asyncio.sleep(info.retry_after if info.retry_after is not None else delay)
+            if record.status is not S.ERROR or record.plugin_id in self._busy:
+                return  # somebody else took it up meanwhile
+            delay = min(delay * 2, RETRY_LONGEST)
+            try:
+                async with self._exclusively(record):
+                    await self.lifecycle.bring_up(record, "retry")
+            except PluginStepFailed as error:
+                if error.info is None or not error.info.matches(PluginNotReady.__name__):
+                    return
+                info = error.info
+                record.activity = Activity.WAITING
+            else:
+                return
+
+    # --- one plugin, on command ---------------------------------------------------------------------------
+
+    async def start_plugin(self, plugin_id: str, reason: str) -> bool:
+        """Start one plugin; False if it was started already.
+
+        Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (a dependency is not started, or the
+        manifest was refused) and `PluginStepFailed`.
+        """
+        record = self.registry.record(plugin_id)
+        async with self._exclusively(record):
+            if record.status is S.STARTED:
+                return False
+            self._require_startable(record)
+            try:
+                await self.lifecycle.bring_up(record, reason)
+            except PluginStepFailed as error:
+                self._retry_if_not_ready(record, error)
+                raise
+        return True
+
+    async def stop_plugin(self, plugin_id: str, reason: str) -> bool:
+        """Stop and unload one plugin; False if it was not started. Raises as `start_plugin`."""
+        record = self.registry.record(plugin_id)
+        async with self._exclusively(record):
+            if record.current is None:
+                return False
+            if users := self._started_users(plugin_id):
+                raise PluginStateError(
+                    f"plugin {plugin_id!r} is needed by {', '.join(users)}",
+                    plugin_id=plugin_id,
+                    fix=f"stop first: plugbus plugin stop {' '.join(users)}",
+                )
+            await self.lifecycle.bring_down(record, reason)
+        return True
+
+    def _require_startable(self, record: PluginRecord) -> None:
+        if self._stopping:
+            raise PluginStateError("the kernel is stopping", plugin_id=record.plugin_id)
+        problems = self.resolve_one(record)
+        if record.found is None or problems:
+            why = problems[0].message if problems else (record.reason.text if record.reason else "")
+            fix = problems[0].fix if problems else "mend its manifest, and start the kernel again"
+            raise PluginStateError(
+                f"plugin {record.plugin_id!r} cannot be started: {why}",
+                plugin_id=record.plugin_id,
+                where=record.metadata.file_path,
+                fix=fix,
+            )
+        if (waiting := self._failed_dependency(record)) is not None:
+            raise PluginStateError(
+                f"plugin {record.plugin_id!r} cannot be started: {waiting.message}",
+                plugin_id=record.plugin_id,
+                fix=waiting.fix,
+            )
+
+    def resolve_one(self, record: PluginRecord) -> tuple[DependencyError, ...]:
+        """What is wrong with one plugin among those that are there, whatever state they are in."""
+        present = [other for other in self.registry if other.enabled and other.found is not None]
+        if record not in present:
+            present.append(record)
+        resolution = DependencyResolver().resolve(
+            [other.metadata for other in present],
+            plugbus_version=self._version,
+            bus_features=self.services.bus.features,
+        )
+        return resolution.problems.get(record.plugin_id, ())
+
+    def needed_by(self, plugin_id: str) -> tuple[str, ...]:
+        """Ids of the plugins that depend on this one."""
+        return tuple(
+            record.plugin_id
+            for record in self.registry
+            if any(dependency.plugin_id == plugin_id for dependency in record.metadata.dependencies)
+        )
+
+    def _started_users(self, plugin_id: str) -> list[str]:
+        return [id for id in self.needed_by(plugin_id) if self.registry.record(id).status is S.STARTED]
+
+    @asynccontextmanager
+    async def _exclusively(self, record: PluginRecord) -> AsyncIterator[None]:
+        """One lifecycle operation of a plugin at a time; a second one is refused, not queued."""
+        if record.plugin_id in self._busy:
+            raise PluginBusy(
+                f"plugin {record.plugin_id!r} is busy: {record.activity.value}",
+                plugin_id=record.plugin_id,
+                fix="wait until it has finished, then try again",
+            )
+        self._busy.add(record.plugin_id)
+        try:
+            yield
+        finally:
+            self._busy.discard(record.plugin_id)
+
+    async def settle(self) -> None:
+        """Return when every announcement made so far is published."""
+        await self._announcer.settle()
+
+    # --- how it stands --------------------------------------------------------------------------------------
+
+    def readiness(self) -> Readiness:
+        """Not ready: booting, stopping, or a required plugin is missing. Degraded: an optional one."""
+        if not self._booted or self._stopping:
+            return Readiness(status="not_ready", reasons=("stopping" if self._stopping else "starting",))
+        failed = [record for record in self.registry if record.status is S.ERROR and record.enabled]
+        reasons = tuple(f"{r.plugin_id}: {r.reason.text if r.reason else 'failed'}" for r in failed)
+        if any(record.metadata.criticality == "required" for record in failed):
+            return Readiness(status="not_ready", reasons=reasons)
+        return Readiness(status="degraded" if failed else "ready", reasons=reasons)
+
+    def _ids(self, status: PluginStatus) -> tuple[str, ...]:
+        return tuple(record.plugin_id for record in self.registry if record.status is status)
+
+    # --- down -------------------------------------------------------------------------------------------------
+
+    async def shutdown(self, reason: str) -> None:
+        """The shutdown script, in order. What fails is logged and gone past."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._announcer.announce(KernelStopping(replica=self.services.bus.replica, reason=reason))
+        for error in await self.scope.close():  # no more retries, no more commands
+            self._log.error("%s", error)
+        for wave in reversed(self._waves):
+            await asyncio.gather(*(self._stop_at_shutdown(id, reason) for id in wave))
+            await self._announcer.settle()
+        for record in reversed(list(self.registry)):  # those that came after boot
+            await self._stop_at_shutdown(record.plugin_id, reason)
+
+    async def _stop_at_shutdown(self, plugin_id: str, reason: str) -> None:
+        if plugin_id not in self.registry:
+            return
+        record = self.registry.record(plugin_id)
+        try:
+            await self.lifecycle.bring_down(record, reason)
+        except ExceptionGroup as group:
+            for error in group.exceptions:
+                self._log.error("%s", error)
+
+
+def _observes(metadata: PluginMetadata) -> bool:
+    """Whether a plugin handles nothing but what the kernel and the bus say."""
+    patterns = metadata.subscribed_patterns
+    return bool(patterns) and all(topic_of(pattern) in RESERVED_TOPICS for pattern in patterns or ())
+
+
+def refused_record(metadata: PluginMetadata, error: PlugbusError) -> PluginRecord:
+    """A record for a plugin whose manifest was refused, so that it is seen with its reason."""
+    return PluginRecord(
+        metadata=metadata,
+        status=S.ERROR,
+        reason=make_reason(error.code, error.message, place=error.where, next_step=error.fix),
+    )

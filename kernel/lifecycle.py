@@ -1,0 +1,360 @@
+"""The steps of one plugin: load, initialize, start, stop, shutdown, unload.
+
+Each step has a deadline, is undone where it fails half-way, changes the record first and announces the
+change afterwards. Nothing is awaited between the success of a step and the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from contracts.bus import CatalogEntry, EventBus
+from contracts.errors import ErrorInfo, HandlerDefinitionError, PlugbusError, PluginStepFailed
+from contracts.event import Event
+from contracts.messages import (
+    PluginFailed,
+    PluginInitialized,
+    PluginLeaked,
+    PluginLoaded,
+    PluginStarted,
+    PluginStopped,
+    PluginUnloaded,
+)
+from contracts.plugin import PluginStatus
+from contracts.security import SecurityContext
+
+from .hosts import Declaration, Host, Setup
+from .mounts import WebMounts
+from .port import PluginPort
+from .registry import Activity, Generation, PluginRecord, make_reason
+from .scope import Scope
+from .security import Audit, PermissionManager, SecurityManager
+from .settings import Deadlines, PluginSettings, Settings
+
+S = PluginStatus
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the lifecycle works with; joined by the composition root."""
+
+    bus: EventBus
+    settings: Settings
+    mounts: WebMounts
+    security: SecurityManager
+    audit: Audit
+    announce: Callable[[Event], None]
+    make_host: Callable[[PluginRecord, int], Host]
+    data_dir: Callable[[str], Path]
+    backoff: float = 1.0
+    """Scales every pause between retries."""
+
+
+class PluginLifecycleManager:
+    """Takes one plugin through its steps. The caller keeps them from overlapping for one plugin."""
+
+    def __init__(self, services: Services, log: logging.Logger) -> None:
+        self._services = services
+        self._log = log
+
+    @property
+    def _deadlines(self) -> Deadlines:
+        return self._services.settings.deadlines
+
+    def _policy(self, record: PluginRecord) -> PluginSettings:
+        return self._services.settings.plugins.get(record.plugin_id) or PluginSettings()
+
+    # --- up -------------------------------------------------------------------------------------------
+
+    async def bring_up(self, record: PluginRecord, reason: str) -> None:
+        """From where it stands to started. Raises `PluginStepFailed`; the record then says why."""
+        began = time.monotonic()
+        if record.status is S.ERROR:
+            record.transition(S.UNLOADED)
+        if record.status is S.UNLOADED:
+            await self.load(record, reason)
+        if record.status is S.LOADED:
+            await self.initialize(record, reason)
+        await self.start(record, reason, began)
+
+    async def load(self, record: PluginRecord, reason: str) -> None:
+        """Import the code, decide the level and the grants, hand over the configuration."""
+        services, metadata = self._services, record.metadata
+        async with self._step(record, "load", Activity.LOADING, self._deadlines.load):
+            services.security.effective_level(metadata, self._policy(record), record.consent)
+            number = record.loads = record.loads + 1
+            host = services.make_host(record, number)
+            try:
+                declaration = await host.load()
+                _check_against_manifest(record, declaration)
+                security = services.security.create_security_context(
+                    metadata, declaration, self._policy(record), consent=record.consent
+                )
+                await self._configure(record, host)
+            except BaseException:
+                await host.unload()
+                raise
+            permissions = PermissionManager(security, services.audit)
+            port = PluginPort(
+                metadata.plugin_id, number, services.bus, host, permissions, backoff=services.backoff
+            )
+            scope = Scope(f"{metadata.plugin_id} (kernel)", self._log)
+            record.current = Generation(number, host, declaration, security, port, scope)
+            record.transition(S.LOADED)
+        self._announce(record, PluginLoaded, reason)
+
+    async def initialize(self, record: PluginRecord, reason: str) -> None:
+        generation = _current(record)
+        setup = self._setup(record, generation.security)
+        async with self._step(record, "initialize", Activity.INITIALIZING, self._deadlines.initialize):
+            await generation.host.initialize(setup, generation.port)
+            try:
+                generation.mount = await generation.host.asgi()
+            except BaseException:
+                await generation.host.shutdown()
+                raise
+            record.transition(S.INITIALIZED)
+        self._announce(record, PluginInitialized, reason)
+
+    async def start(self, record: PluginRecord, reason: str, began: float | None = None) -> None:
+        """Run `start`, then make handlers, providers and routes active."""
+        generation = _current(record)
+        began = time.monotonic() if began is None else began
+        async with self._step(record, "start", Activity.STARTING, self._deadlines.start):
+            generation.scope = Scope(f"{record.plugin_id} (kernel)", self._log)
+            generation.port.open(generation.scope)
+            started = False
+            try:
+                await generation.host.start()
+                started = True
+                await self._activate(generation)
+            except BaseException:
+                await self._deactivate(generation)
+                if started:
+                    await generation.host.stop()
+                raise
+            record.transition(S.STARTED)
+        security = generation.security
+        self._announce(
+            record,
+            PluginStarted,
+            reason,
+            level_requested=security.requested.value,
+            level_effective=security.effective.value,
+            seconds=round(time.monotonic() - began, 6),
+        )
+
+    async def _activate(self, generation: Generation) -> None:
+        """Everything that the code declares, acquired through the same port as what it asks for later."""
+        scope, port = generation.scope, generation.port
+        scope.push("event types", self._services.bus.add_types(_owned(generation, port.plugin_id)))
+        for provider in generation.declaration.providers:
+            await port.provide(provider)
+        for handler in generation.declaration.handlers:
+            await port.subscribe(handler)
+        if generation.mount is not None:
+            scope.push("routes", self._services.mounts.put(generation.mount))
+
+    def _setup(self, record: PluginRecord, security: SecurityContext) -> Setup:
+        return Setup(
+            metadata=record.metadata,
+            generation=_current(record).number,
+            config=self._configuration(record),
+            security=security,
+            data_dir=self._services.data_dir(record.plugin_id),
+        )
+
+    def _configuration(self, record: PluginRecord) -> dict[str, JsonValue]:
+        return {**record.metadata.default_configuration, **self._policy(record).config, **record.config}
+
+    async def _configure(self, record: PluginRecord, host: Host) -> None:
+        result = await host.configure(self._configuration(record))
+        if not result.ok:
+            raise PlugbusError(
+                f"the configuration of {record.plugin_id!r} was refused: {'; '.join(result.errors)}",
+                where=f"[plugins.{record.plugin_id}.config]",
+                fix="give the values that the plugin expects",
+            )
+
+    # --- down -----------------------------------------------------------------------------------------
+
+    async def bring_down(self, record: PluginRecord, reason: str) -> None:
+        """From where it stands to unloaded, as far as it goes; what fails is recorded and gone past."""
+        errors: list[Exception] = []
+        entered = record.status in (S.STARTED, S.STOPPED, S.INITIALIZED)
+        if record.status is S.STARTED:
+            await self._attempt(self.stop(record, reason), errors)
+        if entered and record.current is not None:
+            await self._attempt(self.shutdown(record, reason), errors)
+        if record.current is not None:
+            await self.unload(record, reason)
+        if errors:
+            raise ExceptionGroup(f"plugin {record.plugin_id!r} did not stop cleanly", errors)
+
+    async def _attempt(self, step: Awaitable[None], errors: list[Exception]) -> None:
+        try:
+            await step
+        except PluginStepFailed as error:
+            errors.append(error)
+
+    async def stop(self, record: PluginRecord, reason: str) -> None:
+        """No new deliveries, drain, `stop`, undo. Its groups keep their place."""
+        generation = _current(record)
+        record.activity = Activity.DRAINING
+        if not await generation.port.drain(self._deadlines.drain):
+            self._log.warning("%s: handlers were cancelled after %g s", record.plugin_id, self._deadlines.drain)
+        async with self._step(record, "stop", Activity.STOPPING, self._deadlines.stop):
+            try:
+                await self._deactivate(generation)
+            finally:
+                await generation.host.stop()
+            record.transition(S.STOPPED)
+        self._announce(record, PluginStopped, reason)
+
+    async def _deactivate(self, generation: Generation) -> None:
+        errors = await generation.scope.close()
+        generation.port.scope = None
+        if errors:
+            raise BaseExceptionGroup("what the plugin had acquired could not be given back", errors)
+
+    async def shutdown(self, record: PluginRecord, reason: str) -> None:
+        """Run `shutdown` and undo what `initialize` acquired."""
+        async with self._step(record, "shutdown", Activity.STOPPING, self._deadlines.shutdown):
+            await _current(record).host.shutdown()
+
+    async def unload(self, record: PluginRecord, reason: str) -> None:
+        """Let the code go, and prove that nothing of the plugin is left."""
+        generation = _current(record)
+        leaks = await self._let_go(record, generation)
+        if record.status is not S.ERROR:
+            record.transition(S.UNLOADED)
+        record.current = None
+        self._announce(record, PluginUnloaded, reason, generation=generation.number)
+        if leaks:
+            self._log.error("%s left behind: %s", record.plugin_id, "; ".join(leaks))
+            self._announce(record, PluginLeaked, reason, generation=generation.number, leaks=leaks)
+
+    async def _let_go(self, record: PluginRecord, generation: Generation) -> tuple[str, ...]:
+        held = [*generation.port.held, *generation.scope.names]
+        bus = self._services.bus
+        held += [
+            f"provider {info.capability}"
+            for info in bus.providers()
+            if info.plugin_id == record.plugin_id and info.replica == bus.replica
+        ]
+        held += [f"event type {entry.type}" for entry in bus.types() if entry.plugin_id == record.plugin_id]
+        if self._services.mounts.get(record.plugin_id) is not None:
+            held.append("routes")
+        return (*held, *await generation.host.unload())
+
+    # --- one step ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _step(
+        self, record: PluginRecord, step: str, activity: Activity, deadline: float
+    ) -> AsyncIterator[None]:
+        """Run the body under the deadline; a failure is recorded, announced and raised."""
+        record.activity = activity
+        try:
+            async with asyncio.timeout(deadline):
+                yield
+        except TimeoutError as error:
+            info = ErrorInfo.of(error).model_copy(
+                update={"message": f"{step} took longer than {deadline:g} s", "fix": _deadline_fix(step)}
+            )
+            await self._fail(record, step, info)
+            raise self._failed(record, step, info) from error
+        except Exception as error:
+            info = ErrorInfo.of(error)
+            await self._fail(record, step, info)
+            raise self._failed(record, step, info) from error
+        finally:
+            record.activity = Activity.NONE
+
+    async def _fail(self, record: PluginRecord, step: str, info: ErrorInfo) -> None:
+        self._log.error("plugin %s failed to %s: %s%s", record.plugin_id, step, info, f" ({info.place})" if info.place else "")
+        self._log.debug("%s", info.traceback)
+        self.refuse(record, step, info)
+        if record.current is not None and step in ("initialize", "start"):
+            await self._clear_up(record, step)
+
+    async def _clear_up(self, record: PluginRecord, failed_step: str) -> None:
+        """After a failed step the steps before it are undone as well; the code is let go."""
+        generation = _current(record)
+        if failed_step == "start":
+            try:
+                async with asyncio.timeout(self._deadlines.shutdown):
+                    await generation.host.shutdown()
+            except Exception:
+                self._log.exception("%s: shutdown after a failed start failed too", record.plugin_id)
+        await self.unload(record, f"{failed_step} failed")
+
+    def refuse(self, record: PluginRecord, step: str, info: ErrorInfo) -> None:
+        """Put a plugin into `error` with the reason, and announce it."""
+        short = info.type.rpartition(".")[2]
+        next_step = info.fix or f"plugbus plugin start {record.plugin_id}"
+        if record.status is S.ERROR:
+            record.transition(S.UNLOADED)
+        record.transition(S.ERROR, make_reason(short, info.message, place=info.place, next_step=next_step))
+        self._announce(
+            record, PluginFailed, f"{step} failed",
+            step=step, code=short, error=info.message, place=info.place, fix=info.fix,
+        )  # fmt: skip
+
+    def _failed(self, record: PluginRecord, step: str, info: ErrorInfo) -> PluginStepFailed:
+        return PluginStepFailed(
+            f"plugin {record.plugin_id!r} failed to {step}: {info}",
+            plugin_id=record.plugin_id,
+            step=step,
+            info=info,
+            where=info.place,
+            fix=info.fix,
+        )
+
+    def _announce(self, record: PluginRecord, kind: type[Event], reason: str, **more: object) -> None:
+        fact = {
+            "plugin_id": record.plugin_id,
+            "version": record.metadata.version,
+            "generation": record.current.number if record.current else record.loads,
+            "replica": self._services.bus.replica,
+            "reason": reason,
+        }
+        self._services.announce(kind.model_validate({**fact, **more}))
+
+
+def _current(record: PluginRecord) -> Generation:
+    if record.current is None:
+        raise RuntimeError(f"{record.plugin_id} has no generation")
+    return record.current
+
+
+def _owned(generation: Generation, plugin_id: str) -> list[CatalogEntry]:
+    return [entry.model_copy(update={"plugin_id": plugin_id}) for entry in generation.declaration.event_types]
+
+
+def _deadline_fix(step: str) -> str:
+    return f"make it faster, or raise [deadlines] {step} in plugbus.toml"
+
+
+def _check_against_manifest(record: PluginRecord, declaration: Declaration) -> None:
+    """The manifest's table of handlers, where there is one, names the groups before anything is loaded."""
+    table = record.metadata.subscribes
+    if not isinstance(table, dict):
+        return
+    declared = {handler.name: set(handler.patterns) for handler in declaration.handlers}
+    for name, patterns in table.items():
+        if declared.get(name) != set(patterns):
+            found = sorted(declared[name]) if name in declared else "no such handler"
+            raise HandlerDefinitionError(
+                f"the manifest says that handler {name!r} takes {sorted(patterns)}; the code says {found}",
+                where=record.metadata.file_path,
+                fix="make [subscribes] and @on say the same",
+            )

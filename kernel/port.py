@@ -1,0 +1,218 @@
+"""The kernel's side of the line: what one generation of one plugin may ask, checked and stamped.
+
+Everything that is acquired here is written into a scope, so that it is given back even where the
+plugin's own process cannot do it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from contracts.bus import BusSubscription, Call, CallReply, EventBus, ProviderSpec, Subscription, SubscriptionSpec
+from contracts.errors import PluginStateError, ProviderLost
+from contracts.event import AnyEvent, Event, EventResult, PluginEvent, Receipt
+
+from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData
+from .scope import Entry, Scope
+from .security import PermissionManager, ResourceManager
+
+
+def source_of(plugin_id: str) -> str:
+    """The stamp: the same on every replica, because dedupe uses it."""
+    return f"/plugins/{plugin_id}"
+
+
+class PluginPort:
+    """See `HostPort`. Bound to one generation: identity is never an argument."""
+
+    def __init__(
+        self,
+        plugin_id: str,
+        generation: int,
+        bus: EventBus,
+        host: Host,
+        permissions: PermissionManager,
+        *,
+        backoff: float = 1.0,
+    ) -> None:
+        self.plugin_id = plugin_id
+        self.source = source_of(plugin_id)
+        self.permissions = permissions
+        self._resources = ResourceManager(permissions.context.limits)
+        self._generation = generation
+        self._bus = bus
+        self._host = host
+        self._backoff = backoff
+        self._publishable: set[str] = set()
+        self._numbers = itertools.count(1)
+        self._held: dict[str, Entry] = {}
+        self._subscriptions: dict[str, tuple[SubscriptionSpec, BusSubscription]] = {}
+        self._providers: dict[str, ProviderSpec] = {}
+        self._draining = False
+        self._calls = 0
+        self._no_calls = asyncio.Event()
+        self.scope: Scope | None = None
+        """Open while the plugin is starting, started or stopping; None: it may acquire nothing."""
+
+    # --- publishing and asking --------------------------------------------------------------------------
+
+    async def publish(self, event: AnyEvent, options: PublishOptions) -> Receipt:
+        self._check_publish(event)
+        return await self._bus.publish(
+            event,
+            source=self.source,
+            key=options.key,
+            id=options.id,
+            subject=options.subject,
+            delay=options.delay,
+            at=options.at,
+            expires=options.expires,
+            timeout=options.timeout,
+        )
+
+    async def publish_many(self, events: Sequence[AnyEvent], options: PublishOptions) -> list[Receipt]:
+        for event in events:
+            self._check_publish(event)
+        return await self._bus.publish_many(
+            events, source=self.source, key=options.key, timeout=options.timeout
+        )
+
+    async def request(self, request: RequestData) -> list[CallReply]:
+        self.permissions.check_request(request.capability)
+        return await self._bus.request(
+            request.capability,
+            request.data,
+            source=self.source,
+            timeout=request.timeout,
+            target=request.target,
+        )
+
+    def _check_publish(self, event: AnyEvent) -> None:
+        type_name = event.__event_type__ if isinstance(event, Event) else event.type
+        if type_name not in self._publishable:  # decided once for each type
+            self.permissions.check_publish(type_name)
+            self._publishable.add(type_name)
+
+    # --- acquiring ----------------------------------------------------------------------------------------
+
+    async def subscribe(self, handler: HandlerDeclaration) -> str:
+        for pattern in handler.patterns:
+            self.permissions.check_subscribe(pattern)
+        spec = self.subscription_spec(handler)
+        scope = self._open_scope(f"subscribe {handler.name!r}")
+        subscription = await self._bus.subscribe(spec, self._handle_checked)
+        id = self._hold(scope, f"subscription {spec.group}", subscription)
+        self._subscriptions[id] = (spec, subscription)
+        return id
+
+    def subscription_spec(self, handler: HandlerDeclaration) -> SubscriptionSpec:
+        """What the bus is told of a handler."""
+        options, retry = handler.options, handler.options.retry
+        update: dict[str, object] = {"timeout": self._resources.handler_timeout(options.timeout)}
+        if self._backoff != 1.0:
+            pauses = {name: getattr(retry, name) * self._backoff for name in ("first_delay", "max_delay")}
+            update["retry"] = retry.model_copy(update=pauses)
+        return SubscriptionSpec(
+            group=f"{self.plugin_id}.{handler.name}",
+            plugin_id=self.plugin_id,
+            handler=handler.name,
+            patterns=handler.patterns,
+            options=options.model_copy(update=update),
+            source=self.source,
+            generation=self._generation,
+        )
+
+    async def provide(self, provider: ProviderDeclaration) -> str:
+        self.permissions.check_provide(provider.capability)
+        scope = self._open_scope(f"provide {provider.capability!r}")
+        spec = ProviderSpec(
+            capability=provider.capability,
+            plugin_id=self.plugin_id,
+            provider=provider.name,
+            timeout=self._resources.limits.max_execution_time_seconds,
+            generation=self._generation,
+        )
+        subscription = await self._bus.provide(spec, self._call_counted)
+        id = self._hold(scope, f"provider {spec.capability}", subscription)
+        self._providers[id] = spec
+        return id
+
+    async def remove(self, id: str) -> None:
+        entry = self._held.pop(id, None)
+        if entry is not None:
+            await entry.undo()
+
+    async def _handle_checked(self, event: PluginEvent) -> EventResult | None:
+        result = await self._host.handle(event)
+        if result is not None:
+            for returned in result.events:
+                self._check_publish(returned)
+        return result
+
+    async def _call_counted(self, call: Call) -> CallReply:
+        if self._draining:
+            raise ProviderLost(f"plugin {self.plugin_id!r} is stopping", capability=call.capability)
+        self._calls += 1
+        try:
+            return await self._host.call(call)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._no_calls.set()
+
+    def _hold(self, scope: Scope, name: str, subscription: Subscription) -> str:
+        id = f"{self.plugin_id}/{next(self._numbers)}"
+
+        async def undo() -> None:
+            self._held.pop(id, None)
+            self._subscriptions.pop(id, None)
+            self._providers.pop(id, None)
+            await subscription.remove()
+
+        self._held[id] = scope.push(name, undo)
+        return id
+
+    def _open_scope(self, what: str) -> Scope:
+        if self.scope is None:
+            raise PluginStateError(
+                f"plugin {self.plugin_id!r} cannot {what} now: handlers run only while it is started",
+                plugin_id=self.plugin_id,
+                fix="mark the method with @on or @provides, or do it in start()",
+            )
+        return self.scope
+
+    # --- for the lifecycle --------------------------------------------------------------------------------
+
+    @property
+    def subscriptions(self) -> tuple[SubscriptionSpec, ...]:
+        return tuple(spec for spec, _ in self._subscriptions.values())
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of what is acquired now."""
+        return tuple(entry.name for entry in self._held.values())
+
+    def open(self, scope: Scope) -> None:
+        """From now on things may be acquired; they are written into `scope`."""
+        self.scope = scope
+        self._draining = False
+
+    async def drain(self, grace: float) -> bool:
+        """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?"""
+        self._draining = True
+        subscriptions = [subscription for _, subscription in self._subscriptions.values()]
+        finished = await asyncio.gather(*(one.drain(grace) for one in subscriptions), self._drain_calls(grace))
+        return all(finished)
+
+    async def _drain_calls(self, grace: float) -> bool:
+        self._no_calls.clear()
+        if not self._calls:
+            return True
+        try:
+            async with asyncio.timeout(grace):
+                await self._no_calls.wait()
+        except TimeoutError:
+            return False
+        return True
