@@ -1,0 +1,63 @@
+"""The command `plugbus`: one file for each noun, and here how they are put together.
+
+Commands are plain functions. What is heavy (settings, the HTTP client, the kernel itself) is imported
+where a command needs it, so that help and completion answer at once.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from typer.main import get_command
+
+from . import capabilities, dlq, events, plugins, run, version
+from .errors import ExitCode, outcome
+from .output import note
+
+__all__ = ["execute", "main"]
+
+app = typer.Typer(
+    name="plugbus",
+    help="Plugbus: plugins that talk over a typed async event bus.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("demo")(run.demo)
+app.add_typer(plugins.app, name="plugin")
+app.add_typer(events.app, name="event")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(capabilities.app, name="capability")
+app.command("version")(version.version)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and end it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks ✔ is no reason to fail
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. Mistakes are told on stderr."""
+    command = get_command(app)
+    try:
+        # Patterns such as `orders.*` are not file names, on Windows neither.
+        result = command.main(
+            list(arguments) or ["--help"],
+            prog_name="plugbus",
+            standalone_mode=False,
+            windows_expand_args=False,
+        )
+    except Exception as error:
+        told = outcome(error)
+        if told is None:
+            raise
+        text, code = told
+        if text:
+            note(text)
+        return code
+    return result if isinstance(result, int) else ExitCode.OK

@@ -1,0 +1,137 @@
+"""`plugbus plugin …`: what is there, and starting and stopping it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from .client import Client, with_client, word
+from .output import AsJson, clean, pretty, say, say_fields, say_item, say_items, say_table, short
+
+app = typer.Typer(help="Plugins: list, show, start, stop.")
+
+PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
+
+_MARKS = {"started": "✔", "error": "✖"}
+_REASON_WIDTH = 200
+_COMMAND_TIMEOUT = 130.0
+"""Seconds; the kernel has deadlines of its own for each step, and answers sooner."""
+
+
+@app.command("list")
+@with_client
+def list_plugins(client: Client, as_json: AsJson = False) -> None:
+    """List all plugins, refused ones with their reason."""
+    items = client.get("/admin/plugins")
+    if as_json:
+        say_items("plugin.list", items)
+        return
+    columns = ("", "PLUGIN", "VERSION", "STATUS", "LEVEL", "HANDLERS", "CAPABILITIES", "SOURCE")
+    say_table(columns, map(_row, items))
+    for item in items:
+        say_reason(item)
+
+
+@app.command("show")
+@with_client
+def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
+    """Show everything that is known of one plugin."""
+    item = client.get(f"/admin/plugins/{word(plugin_id)}")
+    if as_json:
+        say_item("plugin.show", item)
+        return
+    metadata = item.get("metadata") or {}
+    security = item.get("security") or {}
+    say_fields(
+        {
+            "plugin": item["plugin_id"],
+            "name": item["name"],
+            "version": item["version"],
+            "description": metadata.get("description"),
+            "status": _status(item),
+            "generation": item.get("generation"),
+            "level": _level(item),
+            "permissions": sorted(security.get("permissions", ())),
+            "limits enforced": item.get("limits_enforced"),
+            "capabilities": item.get("capabilities"),
+            "routes": f"/plugins/{item['plugin_id']}" if item.get("has_routes") else None,
+            "source": item.get("source"),
+            "needed by": item.get("needed_by"),
+            "also found in": item.get("shadowed"),
+            "health": (item.get("health") or {}).get("status"),
+        }
+    )
+    for handler in item.get("handlers", ()):
+        say(clean(f"  {handler['group']}  ← {', '.join(handler['patterns'])}"))
+    say_reason(item)
+    if metadata.get("configuration_schema"):
+        say("configuration schema:")
+        say(pretty(metadata["configuration_schema"]))
+
+
+@app.command("start")
+@with_client
+def start_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
+    """Start a plugin that is stopped, unloaded or failed."""
+    _command(client, plugin_id, "start", as_json)
+
+
+@app.command("stop")
+@with_client
+def stop_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
+    """Stop a plugin; its groups keep their place."""
+    _command(client, plugin_id, "stop", as_json)
+
+
+def _command(client: Client, plugin_id: str, verb: str, as_json: bool) -> None:
+    result = client.post(f"/admin/plugins/{word(plugin_id)}/{verb}", wait=_COMMAND_TIMEOUT)
+    if as_json:
+        say_item(f"plugin.{verb}", result)
+        return
+    how = {"accepted": " (accepted; it goes on by itself)", "unchanged": " already"}
+    say(f"{plugin_line(result['plugin'])}{how.get(result['outcome'], '')}")
+    say_reason(result["plugin"])
+
+
+def plugin_line(item: Mapping[str, Any]) -> str:
+    """One plugin on one line."""
+    mark, plugin_id, version, status, *_ = _row(item)
+    return clean(f"{mark} {plugin_id}  {version}  {status}")
+
+
+def say_reason(item: Mapping[str, Any]) -> None:
+    """Why a plugin failed or was refused, and what to do; nothing where all is well."""
+    reason = item.get("reason")
+    if reason is None or item["status"] != "error":
+        return
+    what = clean(f"{item['plugin_id']}: {reason['code']}: {reason['text']}")
+    say(f"✖ {short(what, _REASON_WIDTH)}")
+    if reason.get("place"):
+        say(f"    at:  {clean(reason['place'])}")
+    if reason.get("next_step"):
+        say(f"    fix: {clean(reason['next_step'])}")
+
+
+def _row(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        _MARKS.get(item["status"], "·"),
+        item["plugin_id"],
+        item["version"],
+        _status(item),
+        _level(item),
+        item.get("subscriptions", 0),
+        ", ".join(item.get("capabilities", ())),
+        item.get("source", ""),
+    )
+
+
+def _status(item: Mapping[str, Any]) -> str:
+    busy = item.get("activity") not in (None, "", "none")
+    status = f"{item['status']}, {item['activity']}" if busy else item["status"]
+    reason = item.get("reason")
+    return f"{status} ({reason['code']})" if reason else status
+
+
+def _level(item: Mapping[str, Any]) -> str:
+    requested, effective = item["level_requested"], item["level_effective"]
+    return effective if requested == effective or not effective else f"{effective} (asked: {requested})"

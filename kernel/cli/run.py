@@ -1,0 +1,194 @@
+"""`plugbus run` and `plugbus demo`: a kernel in the foreground, until SIGINT or SIGTERM."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .output import note, say, say_event
+from .plugins import plugin_line, say_reason
+from .version import installed_version
+
+if TYPE_CHECKING:
+    from ..manager import PluginManager
+    from ..settings import Settings
+
+Bus = Annotated[str | None, typer.Option("--bus", metavar="URL", help="Which bus, e.g. memory://")]
+Host = Annotated[str | None, typer.Option("--host", help="Address that the gateway listens on.")]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Its port; 0 for a free one.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugins", metavar="PATH", help="Folder of plugins, or one plugin; repeatable."),
+]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder for token, data and lock.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (plugbus.toml).")
+]
+LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning, error or critical.")]
+
+
+def run(
+    bus: Bus = None,
+    host: Host = None,
+    port: Port = None,
+    plugins: Plugins = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a kernel with its plugins. Ctrl-C stops it gracefully, twice at once."""
+    overrides = _overrides(bus, host, port, plugins, state_dir, log_level)
+    _serve("run", config, overrides, _idle)
+
+
+def demo(
+    bus: Bus = None,
+    host: Host = None,
+    port: Port = None,
+    plugins: Plugins = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a kernel with the example plugins, and show what flows through it."""
+    overrides = _overrides(bus, host, port, plugins, state_dir, log_level)
+    if port is None:
+        overrides["plugins.gateway.config.port_fallback"] = True
+    _serve("demo", config, overrides, _show_flow)
+
+
+def _overrides(
+    bus: str | None,
+    host: str | None,
+    port: int | None,
+    plugins: list[Path] | None,
+    state_dir: Path | None,
+    log_level: str | None,
+) -> dict[str, Any]:
+    given = {
+        "bus.url": bus,
+        "plugins.gateway.config.host": host,
+        "plugins.gateway.config.port": port,
+        "plugin_paths": plugins or None,
+        "state_dir": state_dir,
+        "log_level": log_level,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _serve(
+    profile: Literal["run", "demo"],
+    config: Path | None,
+    overrides: dict[str, Any],
+    work: "Callable[[PluginManager], Coroutine[Any, Any, None]]",
+) -> None:
+    from ..manager import PluginManager
+    from ..settings import load_settings
+    from .logs import configure_logging
+
+    settings = load_settings(file=config, overrides=overrides)
+    configure_logging(settings.log_level)
+    named = settings.plugin_paths if "plugin_paths" in overrides else ()  # naming a path is consent to run it
+    manager = PluginManager(settings, profile=profile, consent=named)
+    asyncio.run(_until_asked(manager, settings, profile, work))
+
+
+async def _until_asked(
+    manager: "PluginManager",
+    settings: "Settings",
+    profile: str,
+    work: "Callable[[PluginManager], Coroutine[Any, Any, None]]",
+) -> None:
+    with _stop_signals() as asked:
+        try:
+            if await _unless(asked, manager.start()):
+                _say_opening(manager, settings, profile)
+                await _unless(asked, work(manager))
+        finally:
+            await manager.stop("the operator asked" if asked.is_set() else "the start failed")
+
+
+async def _unless(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` to its end, or until it is `asked` to stop; whether it came to its end."""
+    task, waiting = asyncio.create_task(work), asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+            return True
+        return False
+    finally:
+        await _cancel(task, waiting)
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    received: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            sys.stdout.flush()
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(_ask, asked)
+
+    former = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _ask(asked: asyncio.Event) -> None:
+    note("stopping (again: at once)")
+    asked.set()
+
+
+def _say_opening(manager: "PluginManager", settings: "Settings", profile: str) -> None:
+    for plugin in manager.plugins():
+        item = plugin.model_dump(mode="json")
+        if item["status"] == "error":
+            say_reason(item)
+        else:
+            say(plugin_line(item))
+    address = f"{manager.url.rstrip('/')}/docs" if manager.url else "no web edge"
+    say(f"plugbus {installed_version()} · {settings.bus.display_url} · {address}")
+    if profile == "demo":
+        say(f"try in a second terminal: {_hint(settings)}")
+
+
+def _hint(settings: "Settings") -> str:
+    """An event that another plugin of the demo reacts to, so that two lines appear."""
+    told = settings.source_of("state_dir") == "command line"
+    where = f" --state-dir {settings.state_dir}" if told else ""
+    return f"plugbus event publish host.sampled host=web1 cpus=2 load_1=99 memory_percent=97{where}"
+
+
+async def _idle(manager: "PluginManager") -> None:
+    await asyncio.Event().wait()
+
+
+async def _show_flow(manager: "PluginManager") -> None:
+    tail = manager.bus.tail("**", "plugin.**", "kernel.**")
+    try:
+        async for item in tail:
+            if item.missed:
+                note(f"{item.missed} events were skipped")
+            say_event(item.envelope.attributes(), item.data)
+    finally:
+        tail.close()

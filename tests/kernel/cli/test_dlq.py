@@ -1,0 +1,110 @@
+"""`plugbus dlq …`."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import CannedKernel, Plugbus
+
+LETTER: dict[str, Any] = {
+    "id": "d1",
+    "group": "alerts.watch",
+    "plugin_id": "alerts",
+    "generation": 1,
+    "reason": "attempts",
+    "error": {
+        "type": "builtins.KeyError",
+        "message": "'total'",
+        "place": "alerts.py:7",
+        "fix": "",
+        "traceback": "Traceback\n  File …\nKeyError: 'total'\n",
+    },
+    "attempts": 5,
+    "first_at": "2026-01-02T03:04:05Z",
+    "last_at": "2026-01-02T03:05:05Z",
+    "envelope": {"type": "orders.placed", "id": "e1", "source": "/shop", "partitionkey": "k"},
+    "version": 1,
+    "data": '{"order_id":1}',
+}
+
+
+def test_dead_letters_are_listed(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """One row each; group and limit go to the kernel."""
+    kernel.answer("GET /admin/dead-letters", [LETTER, LETTER | {"id": "d2", "error": None}])
+    ended = plugbus("dlq", "list", "--group", "alerts.watch", "--limit", "7")
+    head, first, second = ended.out.splitlines()
+    assert head.split() == ["ID", "GROUP", "TYPE", "KEY", "ATTEMPTS", "REASON", "ERROR", "AT"]
+    assert first.split()[:6] == ["d1", "alerts.watch", "orders.placed", "k", "5", "attempts"]
+    assert "KeyError: 'total'" in first
+    assert second.startswith("d2")
+    assert kernel.last.query == {"group": ["alerts.watch"], "limit": ["7"]}
+    assert plugbus("dlq", "list", "--json").json["items"][0] == LETTER
+
+
+def test_no_dead_letters_is_a_sentence(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """An empty table would leave the reader in doubt."""
+    kernel.answer("GET /admin/dead-letters", [])
+    assert plugbus("dlq", "list").out == "no dead letters\n"
+    assert plugbus("dlq", "list", "--json").json == {"schema": "plugbus.dlq.list/1", "items": []}
+
+
+def test_a_dead_letter_is_shown_with_its_end(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """The error with its place and traceback, the event, and the command that puts it back."""
+    kernel.answer("GET /admin/dead-letters/d1", LETTER)
+    out = plugbus("dlq", "show", "d1").out
+    for text in (
+        "KeyError: 'total'",
+        "alerts.py:7",
+        '{"order_id":1}',
+        "  Traceback",
+        "plugbus dlq redrive d1",
+    ):
+        assert text in out
+    assert plugbus("dlq", "show", "d1", "--json").json == {"schema": "plugbus.dlq.show/1", "item": LETTER}
+    assert plugbus("dlq", "show", "d9").code == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "body", "count", "code", "out"),
+    [
+        (("d1", "d2"), {"ids": ["d1", "d2"]}, 2, 0, "redrive: 2\n"),
+        (("--group", "a.b"), {"group": "a.b"}, 3, 0, "redrive: 3\n"),
+        (("--all",), {}, 0, 0, "redrive: 0\n"),
+        (
+            ("d1", "d2", "d3"),
+            {"ids": ["d1", "d2", "d3"]},
+            1,
+            8,
+            "redrive: 1 of 3; the others are not there\n",
+        ),
+        (("d1",), {"ids": ["d1"]}, 0, 5, ""),
+    ],
+)
+def test_dead_letters_are_redriven_by_id_by_group_or_all(
+    plugbus: Plugbus,
+    kernel: CannedKernel,
+    words: tuple[str, ...],
+    body: object,
+    count: int,
+    code: int,
+    out: str,
+) -> None:
+    """All done is 0, some is 8, none of those named is 5."""
+    kernel.answer("POST /admin/dead-letters/redrive", {"count": count})
+    ended = plugbus("dlq", "redrive", *words)
+    assert (ended.code, ended.out, kernel.last.body) == (code, out, body)
+
+
+def test_discarding_asks_first(
+    plugbus: Plugbus, kernel: CannedKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a terminal the answer decides; `--yes` answers beforehand."""
+    kernel.answer("POST /admin/dead-letters/discard", {"count": 1})
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    answers = iter([False, True])
+    monkeypatch.setattr("typer.confirm", lambda _: next(answers))
+    ended = plugbus("dlq", "discard", "d1")
+    assert (ended.code, ended.err, kernel.asked) == (1, "declined: nothing was discarded\n", [])
+    assert plugbus("dlq", "discard", "d1").code == 0
+    ended = plugbus("dlq", "discard", "--all", "--yes", "--json")
+    assert ended.json == {"schema": "plugbus.dlq.discard/1", "item": {"count": 1, "requested": None}}

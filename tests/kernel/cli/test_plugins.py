@@ -1,0 +1,107 @@
+"""`plugbus plugin …`."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import CannedKernel, Plugbus
+
+
+def test_plugins_are_listed_with_the_refused_ones_and_their_reason(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any], refused: dict[str, Any]
+) -> None:
+    """A row for each; below, what is wrong with whom, where, and the next step."""
+    kernel.answer("GET /admin/plugins", [plugin, refused])
+    lines = plugbus("plugin", "list").out.splitlines()
+    assert lines[0].split() == ["PLUGIN", "VERSION", "STATUS", "LEVEL", "HANDLERS", "CAPABILITIES", "SOURCE"]
+    assert lines[1].split() == ["✔", "alerts", "1.0.0", "started", "trusted", "1", "alerts.active", "builtin"]
+    assert lines[2].startswith("✖")
+    assert lines[3:] == [
+        "✖ scoring: handler-definition: handler 'score' has no annotation",
+        "    at:  scoring/plugin.py:14",
+        "    fix: annotate its first parameter",
+    ]
+
+
+def test_json_is_what_the_kernel_said_under_a_stable_name(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """`{"schema": …, "items": […]}`."""
+    kernel.answer("GET /admin/plugins", [plugin])
+    assert plugbus("plugin", "list", "--json").json == {"schema": "plugbus.plugin.list/1", "items": [plugin]}
+    assert kernel.last.headers["authorization"] == "Bearer right"
+
+
+def test_requested_and_effective_level_are_both_shown(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """A plugin that runs with less than it asked for says so."""
+    kernel.answer("GET /admin/plugins", [plugin | {"level_requested": "sandboxed"}])
+    assert "trusted (asked: sandboxed)" in plugbus("plugin", "list").out
+
+
+def test_one_plugin_is_shown_with_everything_that_is_known(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """Permissions, handlers with their groups, health, schema."""
+    details = plugin | {
+        "metadata": {"description": "Raises alerts", "configuration_schema": {"type": "object"}},
+        "security": {"permissions": ["read_data"]},
+        "handlers": [{"name": "watch", "group": "alerts.watch", "patterns": ["github.**", "host.sampled"]}],
+        "health": {"status": "healthy"},
+        "needed_by": ["pager"],
+        "has_routes": True,
+    }
+    kernel.answer("GET /admin/plugins/alerts", details)
+    out = plugbus("plugin", "show", "alerts").out
+    for text in ("Raises alerts", "read_data", "alerts.watch  ← github.**, host.sampled", "healthy", "pager"):
+        assert text in out
+    assert "/plugins/alerts" in out
+    assert plugbus("plugin", "show", "alerts", "--json").json == {
+        "schema": "plugbus.plugin.show/1",
+        "item": details,
+    }
+
+
+def test_an_unknown_plugin_is_exit_code_5(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Whatever is typed stays one word of the path."""
+    assert plugbus("plugin", "show", "../../events").code == 5
+    assert kernel.last.path == "/admin/plugins/..%2F..%2Fevents"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        ("done", "started"),
+        ("unchanged", "started already"),
+        ("accepted", "started (accepted; it goes on by itself)"),
+    ],
+)
+def test_starting_says_what_came_of_it(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any], outcome: str, text: str
+) -> None:
+    """Done, unchanged, or accepted."""
+    result = {"outcome": outcome, "plugin": plugin}
+    kernel.answer("POST /admin/plugins/alerts/start", result)
+    assert plugbus("plugin", "start", "alerts").out == f"✔ alerts  1.0.0  {text}\n"
+    assert plugbus("plugin", "start", "alerts", "--json").json["item"] == result
+
+
+def test_stopping_names_the_new_status(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """The plugin's line as `list` shows it."""
+    kernel.answer(
+        "POST /admin/plugins/alerts/stop", {"outcome": "done", "plugin": plugin | {"status": "unloaded"}}
+    )
+    assert plugbus("plugin", "stop", "alerts").out == "· alerts  1.0.0  unloaded\n"
+
+
+def test_text_from_outside_cannot_drive_the_terminal(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """Control characters are spelled out."""
+    kernel.answer("GET /admin/plugins", [plugin | {"source": "\x1b[2J\x9b1m\nbad"}])
+    out = plugbus("plugin", "list").out
+    assert "\\x1b[2J\\x9b1m\\nbad" in out
+    assert "\x1b" not in out
