@@ -1,0 +1,1 @@
+"""The web edge, a plugin like any other: FastAPI and uvicorn. See README.md."""

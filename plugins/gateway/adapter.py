@@ -1,0 +1,77 @@
+"""From what a plugin returns as its router to a `WebMount` that can be served.
+
+The kernel finds `build` by its name, a setting, and calls it while it prepares a generation: what
+cannot be built fails there and never reaches the table of mounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from contracts.errors import PluginLoadError
+from contracts.web import ASGIApp, StaticMount, WebMount
+
+from .problems import PROBLEM_RESPONSES, install_problems
+
+
+def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[StaticMount, ...] = ()) -> WebMount:
+    """A mount that serves `router` and the folders of `static`.
+
+    A bare `APIRouter` becomes a FastAPI application that answers errors with problem documents; any
+    other ASGI application is served as it is, without running its lifespan: a plugin acquires things in
+    its own steps. Routes come before folders in a router, folders before an application. Raises
+    `PluginLoadError`, with the cause, for what cannot be served or has no OpenAPI document.
+    """
+    try:
+        app = _application(plugin_id, router, static)
+        document = _document(app if isinstance(router, APIRouter) else router)
+    except Exception as error:
+        raise PluginLoadError(
+            f"the web routes of {plugin_id!r} cannot be built: {error}",
+            where=f"plugin {plugin_id}",
+            fix="get_api_router returns an APIRouter, or an ASGI application",
+        ) from error
+    return WebMount(plugin_id, generation, app, document, static)
+
+
+def _application(plugin_id: str, router: Any, static: tuple[StaticMount, ...]) -> ASGIApp:
+    if isinstance(router, APIRouter):
+        return _from_router(plugin_id, router, static)
+    if not callable(router) or isinstance(router, type):
+        raise TypeError(f"{router!r} is not an ASGI application")
+    if not static:
+        return router  # type: ignore[no-any-return]  # any callable counts as an application
+    return Starlette(routes=[*(_folder(each) for each in static), Mount("", app=router)])
+
+
+def _from_router(plugin_id: str, router: APIRouter, static: tuple[StaticMount, ...]) -> FastAPI:
+    app = FastAPI(
+        title=plugin_id, openapi_url=None, docs_url=None, redoc_url=None, responses=PROBLEM_RESPONSES
+    )
+    install_problems(app)
+    app.include_router(router, tags=[f"plugin:{plugin_id}"])
+    app.router.routes.extend(_folder(each) for each in static)
+    return app
+
+
+def _folder(static: StaticMount) -> Mount:
+    path = static.path.rstrip("/")
+    if path and not path.startswith("/"):
+        raise ValueError(f"the static path {static.path!r} does not begin with '/'")
+    return Mount(path, app=StaticFiles(directory=static.directory, html=static.html))
+
+
+def _document(app: Any) -> Mapping[str, Any] | None:
+    describe = getattr(app, "openapi", None)
+    if not callable(describe):
+        return None
+    document = describe()
+    if not isinstance(document, Mapping) or not isinstance(document.get("paths", {}), Mapping):
+        raise TypeError("its openapi() does not return an OpenAPI document")
+    return document

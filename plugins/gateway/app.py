@@ -1,0 +1,36 @@
+"""The gateway as one ASGI application, without a server."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from contracts.web import EdgeContext
+
+from .access import Access
+from .admin import admin_router
+from .config import GatewayConfig
+from .edge import Edge
+from .events import events_router
+from .pages import MergedDocument, docs_files, docs_router, health_router
+from .problems import PROBLEM_RESPONSES, install_problems
+
+
+def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
+    """Everything that the gateway serves: its own routes, and each plugin's below `/plugins/{id}`."""
+    access = Access(context)
+    own = FastAPI(
+        title="Plugbus",
+        version=context.metadata.version,
+        summary="Events in and out, routes of plugins, and the admin API.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEM_RESPONSES,
+    )
+    install_problems(own, to_operator=True)
+    own.include_router(events_router(context, config, access))
+    own.include_router(admin_router(context, config, access))
+    own.include_router(health_router(context, access))
+    own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
+    own.router.routes.append(docs_files())
+    return Edge(context, own)

@@ -1,0 +1,99 @@
+"""The outermost application: which plugin a request is for, found by one look into a dict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from contracts.errors import PlugbusError
+from contracts.messages import ShowPlugin
+from contracts.web import ASGIApp, EdgeContext
+
+from .problems import Problem, problem_of
+
+_PREFIX = "/plugins/"
+_log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+
+
+class Edge:
+    """Hands what is below `/plugins/{id}` to that plugin's mount, and everything else to `own`.
+
+    The mount is looked up for each request and held until it is answered, so a swap of generations
+    neither waits for open requests nor cuts them. An error that an application lets through is logged
+    and, if nothing was sent, answered with a problem document.
+    """
+
+    def __init__(self, context: EdgeContext, own: ASGIApp) -> None:
+        self._context = context
+        self._mounts = context.mounts
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        app, scope = self._route(scope)
+        if scope["type"] == "http":
+            await _guarded(app, scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    def _route(self, scope: Scope) -> tuple[ASGIApp, Scope]:
+        root = scope.get("root_path", "")
+        path = scope.get("path", "")  # with the root path in front, as ASGI has it
+        if not path.startswith(_PREFIX, len(root)):
+            return self._own, scope
+        plugin_id = path[len(root) + len(_PREFIX) :].partition("/")[0]
+        mount = self._mounts.get(plugin_id)
+        if mount is None:
+            return _Nobody(self._context, plugin_id), scope
+        return mount.app, {**scope, "root_path": f"{root}{_PREFIX}{plugin_id}"}
+
+
+class _Nobody:
+    """Answers for a plugin that has no mount: 503 where it is known but does not run, else 404."""
+
+    def __init__(self, context: EdgeContext, plugin_id: str) -> None:
+        self._context = context
+        self._plugin_id = plugin_id
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            answer = (await self._problem()).response(scope["path"])
+            await answer(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": "no such plugin"})
+
+    async def _problem(self) -> Problem:
+        try:
+            plugin = await self._context.request(ShowPlugin(plugin_id=self._plugin_id), timeout=1)
+        except PlugbusError as error:
+            problem = problem_of(error)
+            return self._unknown() if problem.status in (404, 422) else problem
+        if plugin.status.value == "started":
+            return Problem(404, "no-routes", f"the plugin {self._plugin_id!r} has no web routes")
+        reason = f"the plugin {self._plugin_id!r} does not serve now: it is {plugin.status.value}"
+        return Problem(503, "plugin-not-started", reason, fix="GET /admin/plugins/{id} tells why")
+
+    def _unknown(self) -> Problem:
+        detail = f"no plugin is called {self._plugin_id!r}"
+        return Problem(404, "plugin-not-found", detail, fix="GET /admin/plugins lists those that there are")
+
+
+async def _guarded(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:
+    started = complete = False
+
+    async def watched(message: MutableMapping[str, Any]) -> None:
+        nonlocal started, complete
+        started = True
+        complete = message["type"] != "http.response.start" and not message.get("more_body", False)
+        await send(message)
+
+    try:
+        await app(scope, receive, watched)
+    except Exception as error:
+        _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+        if not started:
+            await problem_of(error).response(scope["path"])(scope, receive, send)
+        elif not complete:
+            raise  # the server cuts the connection, so that the client does not take it for whole

@@ -1,0 +1,50 @@
+"""The plugin: it listens while it is started."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from contracts.base import BasePlugin
+from contracts.errors import PluginStepFailed
+from contracts.web import EdgeContext
+
+from .app import create_app
+from .config import GatewayConfig
+from .server import EndpointFile, Server, listen, url_of
+
+
+class Gateway(BasePlugin):
+    """Serves the application of `create_app`; its address is `url`, and in the state folder."""
+
+    url: str = ""
+    _server: Server
+    _serving: asyncio.Task[None]
+
+    async def start(self) -> None:
+        """Returns once requests are answered."""
+        context = cast(EdgeContext, self.context)
+        config = GatewayConfig.read(context.config)
+        sock = listen(config)
+        context.on_close(sock.close)
+        self._server = Server(create_app(context, config), sock, config)
+        self._serving = context.spawn(self._server.run_until_stopped(), name="web server")
+        await self._listening()
+        self.url = url_of(sock)
+        endpoint = EndpointFile(context.state_dir)
+        context.on_close(endpoint.remove)
+        endpoint.write(self.url)
+
+    async def stop(self) -> None:
+        """Open streams say good-bye; other open requests get the grace time, then they are cut."""
+        self._server.should_exit = True
+        await asyncio.wait({self._serving})
+
+    async def _listening(self) -> None:
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({ready, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            raise PluginStepFailed(
+                "the web server ended before it listened", plugin_id=self.plugin_id, step="start"
+            )

@@ -1,0 +1,103 @@
+"""What asks for no token: health, the API document and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from contracts.errors import PlugbusError
+from contracts.messages import GetReadiness, Readiness
+from contracts.web import EdgeContext, MountTable
+
+from .access import Access, Credentials
+from .openapi import merge
+
+_STATIC = Path(__file__).parent / "static"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+def health_router(context: EdgeContext, access: Access) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez")
+    async def live() -> Alive:
+        return Alive()
+
+    @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
+    async def ready(response: Response, credentials: Credentials = None) -> Readiness:
+        """200 while the kernel can take work, even degraded. The reasons are told to known tokens only."""
+        readiness = await _readiness(context)
+        response.status_code = 503 if readiness.status == "not_ready" else 200
+        return readiness if access.holds(credentials, "read") else Readiness(status=readiness.status)
+
+    return router
+
+
+async def _readiness(context: EdgeContext) -> Readiness:
+    try:
+        return await context.request(GetReadiness(), timeout=2)
+    except PlugbusError as error:
+        return Readiness(status="not_ready", reasons=(str(error),))
+
+
+def docs_router(describe: Callable[[], bytes]) -> APIRouter:
+    """`/docs` and `/openapi.json`; `describe` gives the document as it is now."""
+    router = APIRouter(include_in_schema=False)
+    page = (_STATIC / "docs.html").read_text(encoding="utf-8")
+
+    @router.get("/")
+    async def start(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    @router.get("/openapi.json")
+    async def document() -> Response:
+        return Response(describe(), media_type="application/json")
+
+    return router
+
+
+def docs_files() -> Mount:
+    return Mount("/docs/static", app=StaticFiles(directory=_STATIC))
+
+
+class MergedDocument:
+    """Our document and that of every mount in one; made again only when the table of mounts moved."""
+
+    def __init__(self, own: Callable[[], Mapping[str, Any]], mounts: MountTable) -> None:
+        self._own = own
+        self._mounts = mounts
+        self._version: int | None = None
+        self._text = b""
+
+    def __call__(self) -> bytes:
+        version = self._mounts.version
+        if version != self._version:
+            self._text = json.dumps(merge(self._own(), self._mounts), ensure_ascii=False).encode()
+            self._version = version
+        return self._text

@@ -1,0 +1,300 @@
+"""The admin API: each address asks the kernel its query, and gives the answer as the model's JSON."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts import errors
+from contracts.bus import CatalogEntry, DeadLetter, DeadLetterSelection, GroupInfo, ProviderInfo
+from contracts.errors import CallTimeout, ErrorInfo, PlugbusError, ProviderFailed
+from contracts.event import Envelope
+from contracts.messages import (
+    CapabilityInfo,
+    CommandResult,
+    DiscardDeadLetters,
+    ListDeadLetters,
+    PluginDetails,
+    PluginInfo,
+    PluginReason,
+    Readiness,
+    RedriveDeadLetters,
+    ShowDeadLetter,
+    ShowPlugin,
+    StartPlugin,
+    StopPlugin,
+)
+from contracts.metadata import PluginMetadata
+from contracts.plugin import PluginStatus
+
+NOW = datetime(2026, 1, 31, 8, tzinfo=UTC)
+PLUGIN = PluginInfo(
+    plugin_id="alerts",
+    name="Alerts",
+    version="1.0.0",
+    status=PluginStatus.ERROR,
+    activity="none",
+    reason=PluginReason(
+        code="plugin-load", text="it raised", since=NOW, place="alerts.py:3", next_step="fix it"
+    ),
+    level_requested="trusted",
+    level_effective="trusted",
+)
+DETAILS = PluginDetails(**dict(PLUGIN), metadata=PluginMetadata(plugin_id="alerts", version="1.0.0"))
+DEAD = DeadLetter(
+    id="d1",
+    group="alerts.watch",
+    plugin_id="alerts",
+    generation=2,
+    reason="attempts",
+    error=ErrorInfo(type="ValueError", message="no"),
+    attempts=5,
+    first_at=NOW,
+    last_at=NOW,
+    envelope=Envelope(id="1", source="/shop", type="orders.placed", time=NOW, extensions={"tenant": "acme"}),
+    data='{"order_id":"17"}',
+)
+GROUP = GroupInfo(
+    group="alerts.watch", plugin_id="alerts", patterns=("orders.*",), state="active",
+    waiting=1, peak=2, in_flight=3, parked=4, dead=5, handled=6, failed=7, stale=8, owners={"r1": 1},
+)  # fmt: skip
+TYPE = CatalogEntry(type="orders.placed", version=2, json_schema={"type": "object"}, plugin_id="shop")
+CAPABILITY = CapabilityInfo(
+    name="pricing.quote",
+    providers=(ProviderInfo(capability="pricing.quote", plugin_id="p", replica="r1", reach="shared"),),
+    query_schema={"type": "object"},
+)
+
+
+def remote(error: Exception) -> ProviderFailed:
+    """An error of the kernel as it reaches who asked."""
+    return ProviderFailed(f"the provider failed: {error}", info=ErrorInfo.of(error), capability="kernel.x")
+
+
+@pytest.mark.parametrize(
+    ("path", "capability", "answer"),
+    [
+        ("/admin/plugins", "kernel.plugin.list", (PLUGIN,)),
+        ("/admin/plugins/alerts", "kernel.plugin.show", DETAILS),
+        ("/admin/dead-letters", "kernel.dlq.list", (DEAD,)),
+        ("/admin/dead-letters/d1", "kernel.dlq.show", DEAD),
+        ("/admin/groups", "kernel.group.list", (GROUP,)),
+        ("/admin/events/types", "kernel.event.types", (TYPE,)),
+        ("/admin/capabilities", "kernel.capability.list", (CAPABILITY,)),
+    ],
+)
+async def test_reading_gives_the_models_as_they_are(
+    http: Any, context: Any, path: str, capability: str, answer: Any
+) -> None:
+    """The JSON of each page reads back as the very answer of the kernel."""
+    context.answers[capability] = answer
+    response = await http.get(path)
+    assert response.status_code == 200
+    if isinstance(answer, tuple):
+        assert tuple(type(answer[0]).model_validate(each) for each in response.json()) == answer
+    else:
+        assert type(answer).model_validate(response.json()) == answer
+
+
+async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> None:
+    """Ids, filters and limits of the address are those of the query."""
+    context.answers |= {"kernel.plugin.show": DETAILS, "kernel.dlq.show": DEAD, "kernel.dlq.list": ()}
+    await http.get("/admin/plugins/alerts")
+    await http.get("/admin/dead-letters/d1")
+    await http.get("/admin/dead-letters", params={"group": "alerts.watch", "limit": 7})
+    assert [query for _, query, _ in context.asked] == [
+        ShowPlugin(plugin_id="alerts"),
+        ShowDeadLetter(id="d1"),
+        ListDeadLetters(group="alerts.watch", limit=7),
+    ]
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("done", 200), ("unchanged", 200), ("accepted", 202)])
+async def test_commands_tell_their_outcome(http: Any, context: Any, outcome: Any, status: int) -> None:
+    """Start and stop answer with the plugin as it stands; 202 where it is only accepted."""
+    result = CommandResult(outcome=outcome, plugin=PLUGIN)
+    context.answers |= {"kernel.plugin.start": result, "kernel.plugin.stop": result}
+    for verb in ("start", "stop"):
+        response = await http.post(f"/admin/plugins/alerts/{verb}")
+        assert response.status_code == status
+        assert CommandResult.model_validate(response.json()) == result
+    assert [query for _, query, _ in context.asked] == [
+        StartPlugin(plugin_id="alerts"),
+        StopPlugin(plugin_id="alerts"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"ids": ["d1", "d2"]}, {"group": "alerts.watch"}, {"ids": ["d1"], "group": "alerts.watch"}]
+)
+async def test_dead_letters_are_redriven_and_discarded(http: Any, context: Any, body: Any) -> None:
+    """The body selects; the answer says how many."""
+    context.answers |= {"kernel.dlq.redrive": 3, "kernel.dlq.discard": 2}
+    redriven = await http.post("/admin/dead-letters/redrive", json=body)
+    discarded = await http.post("/admin/dead-letters/discard", json=body)
+    assert (redriven.json(), discarded.json()) == ({"count": 3}, {"count": 2})
+    selection = DeadLetterSelection.model_validate(body)
+    assert [query for _, query, _ in context.asked] == [
+        RedriveDeadLetters(selection=selection),
+        DiscardDeadLetters(selection=selection),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "malformed-json"),
+        (b"[]", 400, "malformed-json"),
+        (b'{"ids":', 400, "malformed-json"),
+        (b"[" * 10_000, 400, "malformed-json"),
+        (b'{"idz": []}', 422, "invalid-request"),
+        (b'{"ids": 5}', 422, "invalid-request"),
+        (b" " * 2_000_000, 413, "payload-too-large"),
+    ],
+)
+async def test_a_bad_selection_touches_nothing(
+    http: Any, context: Any, body: bytes, status: int, code: str
+) -> None:
+    """What is not a selection, or is no JSON, or too long, is refused before anything is asked."""
+    response = await http.post("/admin/dead-letters/discard", content=body)
+    assert (response.status_code, response.json()["type"]) == (status, f"/problems/{code}")
+    assert context.asked == []
+
+
+async def test_fields_that_do_not_fit_are_listed(http: Any) -> None:
+    """A 422 names each field by a JSON pointer, in the body as in the query."""
+    body = await http.post("/admin/dead-letters/redrive", json={"ids": [1], "x/y": 2})
+    assert {(each["in"], each["pointer"]) for each in body.json()["errors"]} == {
+        ("body", "/ids/0"),
+        ("body", "/x~1y"),
+    }
+    query = await http.get("/admin/dead-letters", params={"limit": 0})
+    assert query.status_code == 422
+    [error] = query.json()["errors"]
+    assert (error["in"], error["pointer"]) == ("query", "/limit")
+
+
+async def test_a_capability_is_shown(http: Any, context: Any) -> None:
+    """One capability with its schemas; 404 where nobody provides it."""
+    context.answers["kernel.capability.list"] = lambda query: (
+        (CAPABILITY,) if query.name == "pricing.quote" else ()
+    )
+    found = await http.get("/admin/capabilities/pricing.quote")
+    assert CapabilityInfo.model_validate(found.json()) == CAPABILITY
+    missing = await http.get("/admin/capabilities/weather.today")
+    assert (missing.status_code, missing.json()["type"]) == (404, "/problems/no-provider")
+
+
+@pytest.mark.parametrize("answer", [{"price": 3}, [1, 2], "text", 5, None])
+async def test_any_capability_can_be_requested(http: Any, context: Any, answer: Any) -> None:
+    """The body is the query, the answer is the answer, whatever JSON it is; the timeout is handed on."""
+    context.answers["pricing.quote"] = answer
+    response = await http.post("/admin/capabilities/pricing.quote?timeout=2.5", json={"sku": "a"})
+    assert response.status_code == 200
+    assert response.json() == answer
+    assert context.asked == [("pricing.quote", {"sku": "a"}, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (
+            remote(errors.PluginNotFound("no plugin 'x'", plugin_id="x", fix="plugbus plugin list")),
+            404,
+            "plugin-not-found",
+        ),
+        (remote(errors.DeadLetterNotFound("gone")), 404, "dead-letter-not-found"),
+        (remote(errors.PluginBusy("starting")), 409, "plugin-busy"),
+        (remote(errors.PluginStateError("already")), 409, "plugin-state"),
+        (remote(errors.MissingDependency("needs webhooks")), 409, "missing-dependency"),
+        (remote(errors.InvalidEvent("sku: missing")), 422, "invalid-event"),
+        (remote(errors.PluginStepFailed("start raised")), 502, "plugin-step-failed"),
+        (remote(KeyError("x")), 502, "provider-failed"),
+        (errors.NoProvider("nobody"), 404, "no-provider"),
+        (CallTimeout("no answer"), 504, "call-timeout"),
+        (errors.ProviderLost("went away"), 503, "provider-lost"),
+        (errors.CallRefused("answer did not fit"), 502, "call-refused"),
+        (errors.BusClosed("closing"), 503, "bus-closed"),
+        (errors.PermissionDeniedError("no grant"), 403, "permission-denied"),
+        (errors.PluginBusy("starting"), 409, "plugin-busy"),
+        (PlugbusError("unforeseen"), 500, "error"),
+    ],
+)
+async def test_errors_of_the_kernel_are_problems(
+    http: Any, context: Any, error: Exception, status: int, code: str
+) -> None:
+    """An error, raised here or by the provider, is known by the names of its class."""
+    context.answers["kernel.plugin.show"] = error
+    response = await http.get("/admin/plugins/x")
+    problem = response.json()
+    assert (response.status_code, problem["status"], problem["type"]) == (status, status, f"/problems/{code}")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["detail"]
+
+
+async def test_the_fix_of_an_error_reaches_the_caller(http: Any, context: Any) -> None:
+    """What the kernel advises stands in the problem."""
+    context.answers["kernel.plugin.show"] = remote(errors.PluginNotFound("no 'x'", fix="plugbus plugin list"))
+    problem = (await http.get("/admin/plugins/x")).json()
+    assert (problem["detail"], problem["fix"]) == ("no 'x'", "plugbus plugin list")
+    assert "where" not in problem
+
+
+async def test_an_operator_is_told_where_a_plugin_failed(http: Any, context: Any) -> None:
+    """The place of a plugin's failure stands in the problem, for the command line to show."""
+    failure = errors.PluginStepFailed("start raised KeyError", where="alerts/alerts.py:12", fix="mend it")
+    context.answers["kernel.plugin.start"] = remote(failure)
+    problem = (await http.post("/admin/plugins/alerts/start")).json()
+    assert (problem["type"], problem["where"], problem["fix"]) == (
+        "/problems/plugin-step-failed",
+        "alerts/alerts.py:12",
+        "mend it",
+    )
+    assert problem["detail"].startswith("start raised KeyError")
+
+
+READING = [
+    "/admin/plugins", "/admin/plugins/x", "/admin/dead-letters", "/admin/dead-letters/x", "/admin/groups",
+    "/admin/events/types", "/admin/capabilities", "/admin/capabilities/x.y", "/events/stream",
+]  # fmt: skip
+OPERATING = [
+    "/admin/plugins/x/start", "/admin/plugins/x/stop", "/admin/dead-letters/redrive",
+    "/admin/dead-letters/discard", "/admin/capabilities/x.y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token"),
+    [*(("GET", path, "t-publish") for path in READING), *(("POST", path, "t-read") for path in OPERATING)],
+)
+async def test_every_address_asks_for_its_right(
+    app: Any, context: Any, method: str, path: str, token: str
+) -> None:
+    """401 without a token, 403 with one that lacks the right; the kernel is not asked."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge") as stranger:
+        nobody = await stranger.request(method, path)
+        lesser = await stranger.request(method, path, headers={"Authorization": f"Bearer {token}"})
+    assert (nobody.status_code, nobody.json()["type"]) == (401, "/problems/token-required")
+    assert nobody.headers["www-authenticate"] == "Bearer"
+    assert (lesser.status_code, lesser.json()["type"]) == (403, "/problems/right-missing")
+    assert "insufficient_scope" in lesser.headers["www-authenticate"]
+    assert context.asked == []
+
+
+async def test_readiness_speaks_for_the_kernel(app: Any, context: Any) -> None:
+    """200 for ready and degraded, 503 for not ready and for no answer; reasons only for known tokens."""
+    transport = httpx.ASGITransport(app)
+    known = {"Authorization": "Bearer t-read"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge") as anybody:
+        for status, expected in (("ready", 200), ("degraded", 200), ("not_ready", 503)):
+            context.answers["kernel.ready"] = Readiness(status=status, reasons=("alerts failed",))
+            public, private = await anybody.get("/readyz"), await anybody.get("/readyz", headers=known)
+            assert public.status_code == private.status_code == expected
+            assert public.json() == {"status": status, "reasons": []}
+            assert private.json() == {"status": status, "reasons": ["alerts failed"]}
+        del context.answers["kernel.ready"]
+        assert (await anybody.get("/readyz")).status_code == 503
+        alive = await anybody.get("/livez")
+    assert (alive.status_code, alive.json()) == (200, {"status": "alive"})

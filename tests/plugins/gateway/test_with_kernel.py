@@ -1,0 +1,141 @@
+"""The gateway as the kernel runs it: found by its manifest, on a real bus and a real socket."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from contracts.base import BasePlugin, on
+from contracts.event import Event
+from contracts.web import StaticMount
+from kernel.manager import PluginManager
+from kernel.settings import load_settings
+
+STRUCTURED = {"Content-Type": "application/cloudevents+json"}
+ORDER = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/shop",
+    "type": "orders.placed",
+    "data": {"order_id": "17"},
+}
+
+
+class OrderPlaced(Event, type="orders.placed"):
+    order_id: str
+
+
+class Billed(Event, type="billing.billed"):
+    order_id: str
+
+
+class Billing(BasePlugin, plugin_id="billing", version="1.0.0", security_level="trusted"):
+    """Answers an event with an event, and has a page."""
+
+    @on
+    async def bill(self, event: OrderPlaced) -> Billed:
+        return Billed(order_id=event.order_id)
+
+    async def get_api_router(self) -> Any:
+        router = APIRouter()
+
+        @router.get("/invoices/{number}")
+        async def invoice(number: int) -> dict[str, int]:
+            return {"number": number}
+
+        return router
+
+    async def get_static_mounts(self) -> list[StaticMount]:
+        return []
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[PluginManager]:
+    plugins = {
+        "gateway": {"config": {"port": 0}},
+        **{name: {"enabled": False} for name in ("audit", "webhooks", "alerts", "host_monitor")},
+    }
+    settings = load_settings(overrides={"state_dir": tmp_path / "state", "plugins": plugins})
+    async with PluginManager(settings, profile="run") as running:
+        yield running
+
+
+@pytest.fixture
+async def kernel(manager: PluginManager) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the token that was made at first start."""
+    assert manager.state_dir is not None
+    token = (manager.state_dir / "token").read_text().strip()
+    assert manager.url is not None
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=manager.url, headers=headers) as client:
+        yield client
+
+
+async def data(lines: AsyncIterator[str]) -> dict[str, Any]:
+    """The next event of a stream."""
+    async for line in lines:
+        if line.startswith("data:"):
+            event: dict[str, Any] = json.loads(line.removeprefix("data:"))
+            return event
+    raise AssertionError("the stream ended")
+
+
+async def test_an_event_goes_in_and_what_it_causes_comes_out(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """An event posted from outside is handled, and the stream shows it with what it caused."""
+    await manager.register_plugin(Billing)
+    await manager.start_plugin("billing")
+    async with kernel.stream("GET", "/events/stream?pattern=orders.*&pattern=billing.*") as stream:
+        assert (await kernel.post("/events", json=ORDER, headers=STRUCTURED)).json()["duplicate"] is False
+        assert (await kernel.post("/events", json=ORDER, headers=STRUCTURED)).json()["duplicate"] is True
+        lines = stream.aiter_lines()
+        placed, billed = await data(lines), await data(lines)
+    assert (placed["id"], placed["source"], placed["data"]) == ("1", "/shop", {"order_id": "17"})
+    assert (billed["type"], billed["source"]) == ("billing.billed", "/plugins/billing")
+    assert billed["causationid"] == "1"
+
+
+async def test_routes_follow_the_life_of_their_plugin(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """404 before a plugin is known, its answer while it is started, 503 once it is stopped; the API
+    document follows."""
+    assert (await kernel.get("/plugins/billing/invoices/3")).status_code == 404
+    await manager.register_plugin(Billing)
+    await kernel.post("/admin/plugins/billing/start")
+    assert (await kernel.get("/plugins/billing/invoices/3")).json() == {"number": 3}
+    assert "/plugins/billing/invoices/{number}" in (await kernel.get("/openapi.json")).json()["paths"]
+    stopped = await kernel.post("/admin/plugins/billing/stop")
+    assert (stopped.status_code, stopped.json()["outcome"]) == (200, "done")
+    assert (await kernel.get("/plugins/billing/invoices/3")).status_code == 503
+    assert "/plugins/billing/invoices/{number}" not in (await kernel.get("/openapi.json")).json()["paths"]
+
+
+@pytest.mark.parametrize("change", [{"type": "kernel.started"}, {"source": "/plugins/billing"}])
+async def test_nobody_outside_can_pretend_to_be_inside(kernel: httpx.AsyncClient, change: Any) -> None:
+    """A reserved type, or a plugin's source, is forbidden."""
+    refused = await kernel.post("/events", json={**ORDER, **change}, headers=STRUCTURED)
+    assert (refused.status_code, refused.json()["type"]) == (403, "/problems/permission-denied")
+
+
+async def test_too_much_data_for_an_event_is_a_413(kernel: httpx.AsyncClient) -> None:
+    """Data that the gateway can read but the bus does not take are refused by the bus's limit."""
+    large = {**ORDER, "data": {"order_id": "x" * 1_048_576}}
+    refused = await kernel.post("/events", json=large, headers=STRUCTURED)
+    assert (refused.status_code, refused.json()["type"]) == (413, "/problems/payload-too-large")
+
+
+async def test_the_gateway_can_be_told_to_stop_itself(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """The command is accepted and answered; open streams say good-bye, and the kernel goes on without it."""
+    async with kernel.stream("GET", "/events/stream") as stream:
+        answer = await kernel.post("/admin/plugins/gateway/stop")
+        assert (answer.status_code, answer.json()["outcome"]) == (202, "accepted")
+        assert "event: bye" in [line async for line in stream.aiter_lines()]
+    assert manager.get_plugin("gateway").id == "gateway"
