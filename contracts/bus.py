@@ -147,7 +147,7 @@ class ProviderSpec(BaseModel):
 class Call(BaseModel):
     """One request as it reaches a provider."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     capability: str
@@ -158,19 +158,16 @@ class Call(BaseModel):
     """JSON text of the query."""
     timeout: float
     """Seconds that were left when the call was handed on."""
-    query: Any = Field(default=None, exclude=True)
-    """The query object itself, where asker and provider share a process. Never crosses a wire."""
 
 
 class CallReply(BaseModel):
-    """The answer as data; `value` is the object itself within one process."""
+    """The answer as data."""
 
     model_config = ConfigDict(frozen=True)
 
     data: str
     """JSON text."""
     replica: str = ""
-    value: Any = Field(default=None, exclude=True)
 
 
 Provider = Callable[[Call], Awaitable[CallReply]]
@@ -301,6 +298,8 @@ class CatalogEntry(BaseModel):
     description: str = ""
     json_schema: dict[str, JsonValue] = Field(default_factory=dict)
     plugin_id: str = ""
+    published: bool = True
+    """Whether the plugin may publish it; else it only handles it, with a model of its own."""
 
 
 class TailItem(BaseModel):
@@ -359,7 +358,7 @@ class Tail(Protocol):
     async def __anext__(self) -> TailItem: ...
 
     def read_nowait(self) -> list[TailItem]:
-        """What can be read at once, oldest first within each topic."""
+        """What can be read at once, oldest first within each topic; at most 1,000, so call it again."""
 
     def close(self) -> None:
         """End the tail; a waiting `__anext__` stops iterating. Safe twice."""
@@ -478,4 +477,4 @@ class EventBus(Protocol):
         """Enter event types into the catalogue; returns what takes them out again (safe twice)."""
 
     def types(self) -> list[CatalogEntry]:
-        """The catalogue, by type and version."""
+        """The catalogue, by type and version; an entry for each plugin that declares the type."""

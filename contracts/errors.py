@@ -363,7 +363,7 @@ class ErrorInfo(BaseModel):
         return cls(
             type=qualified_name(type(error)),
             bases=names,
-            message=str(error),
+            message=error.message if isinstance(error, PlugbusError) else str(error),
             traceback=text[-TRACEBACK_LIMIT:],
             place=getattr(error, "where", "") or _innermost(error),
             fix=getattr(error, "fix", ""),

@@ -211,6 +211,7 @@ class Message:
     def envelope(self) -> Envelope:
         extra = dict(self.extra) if self.extra else {}
         named: dict[str, Any] = {name: extra.pop(name, None) for name in _EXTRA_NAMES}
+        named["datacontenttype"] = extra.pop("datacontenttype", _JSON)
         if named["dataschema"] is None:
             named["dataschema"] = schema_uri(self.type, self.version)
         return Envelope(
@@ -237,6 +238,8 @@ class Message:
                 name == "dataschema" and value == schema_uri(envelope.type, version)
             ):
                 extra[name] = value
+        if envelope.datacontenttype != _JSON:
+            extra["datacontenttype"] = envelope.datacontenttype
         return cls(
             envelope.id,
             envelope.source,
@@ -493,6 +496,9 @@ def _lift(message: Message, model: type[Event], wanted: int) -> str:
 _RETURNED = uuid.UUID("6b0d4d3e-8f43-5a63-9df5-0b8e0a4a7c11")
 _EXTRA_NAMES = ("dataschema", "traceparent", "tracestate")
 _SCHEMA = "urn:plugbus:"
+_LONGEST = 10
+"""Digits of a version; more is nonsense, and slow to read."""
+_JSON = "application/json"
 
 
 def schema_uri(type_name: str, version: int) -> str:
@@ -501,11 +507,19 @@ def schema_uri(type_name: str, version: int) -> str:
 
 
 def schema_version(uri: str | None, type_name: str) -> int:
-    """The version in a `dataschema` of ours; 1 where it says nothing of that type."""
+    """The version in a `dataschema` of ours; 1 where it says nothing of that type.
+
+    Raises `InvalidEvent` where it is of that type and its version is no number from 1.
+    """
     prefix = f"{_SCHEMA}{type_name}:"
-    if uri and uri.startswith(prefix) and uri[len(prefix) :].isdigit():
-        return max(1, int(uri[len(prefix) :]))
-    return 1
+    if not uri or not uri.startswith(prefix):
+        return 1
+    digits = uri.removeprefix(prefix)
+    if not (digits.isascii() and digits.isdigit() and len(digits) < _LONGEST and int(digits)):
+        raise InvalidEvent(
+            f"dataschema names a version of {type_name} that cannot be one", fix=schema_uri(type_name, 1)
+        )
+    return int(digits)
 
 
 def format_time(moment: datetime) -> str:

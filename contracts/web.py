@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 if TYPE_CHECKING:
-    from .bus import Tail
+    from .bus import CatalogEntry, Tail
     from .event import Envelope, EventData, Receipt
     from .plugin import PluginContext
 
@@ -117,9 +117,12 @@ class EdgeContext(_Context, Protocol):
     async def relay(self, envelope: Envelope, event: EventData, *, timeout: float = ...) -> Receipt:
         """Publish a whole envelope from outside.
 
-        Raises `PermissionDeniedError` for a reserved type or a source below `/plugins/`, and
-        `InvalidEvent` where the catalogue knows the type and the data do not fit it.
+        Raises `PermissionDeniedError` for a reserved type or a source of ours (`/plugins/…`, `/kernel`,
+        `/bus`), and as `PluginContext.publish`.
         """
+
+    def event_types(self, type_name: str) -> Sequence[CatalogEntry]:
+        """What the catalogue knows of a type: an entry for each plugin that declares it."""
 
     async def request_data(
         self, capability: str, data: Mapping[str, JsonValue], *, timeout: float = ...

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from contracts.bus import DEFAULT_TIMEOUT, EventBus, Tail
+from contracts.bus import DEFAULT_TIMEOUT, CatalogEntry, EventBus, Tail
 from contracts.errors import PermissionDeniedError
 from contracts.event import Envelope, EventData, Receipt
 from contracts.patterns import RESERVED_TOPICS, topic_of
@@ -80,6 +80,9 @@ class EdgeHostContext(HostContext):
         if envelope.source.startswith(OUR_SOURCES):
             self._refuse("relay an event from", envelope.source, "a source of your own, e.g. https://example.com/shop")
         return await self._edge.bus.relay(envelope, event, timeout=timeout)
+
+    def event_types(self, type_name: str) -> Sequence[CatalogEntry]:
+        return [entry for entry in self._edge.bus.types() if entry.type == type_name]
 
     def _refuse(self, action: str, subject: str, fix: str) -> None:
         raise PermissionDeniedError(

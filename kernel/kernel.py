@@ -88,13 +88,20 @@ class Kernel:
 
     def resolve(self) -> Resolution:
         """Who can start, in which order, and what is wrong with the others."""
-        candidates = [record for record in self.registry if record.enabled and record.status is not S.ERROR]
-        disabled = [record.plugin_id for record in self.registry if not record.enabled]
+        records = [record for record in self.registry if record.enabled and record.status is not S.ERROR]
+        resolution = self._resolve(records)
+        for sentence in resolution.ignored:
+            self._log.warning("%s", sentence)
+        return resolution
+
+    def _resolve(self, records: Sequence[PluginRecord]) -> Resolution:
+        others = [record for record in self.registry if record not in records]
         return DependencyResolver().resolve(
-            [record.metadata for record in candidates],
+            [record.metadata for record in records],
             plugbus_version=self._version,
             bus_features=self.services.bus.features,
-            disabled=disabled,
+            disabled=[record.plugin_id for record in others if not record.enabled],
+            refused=[record.plugin_id for record in others if record.enabled],
         )
 
     def _arrange(self, resolution: Resolution) -> tuple[tuple[str, ...], ...]:
@@ -224,7 +231,7 @@ class Kernel:
     def _require_startable(self, record: PluginRecord) -> None:
         if self._stopping:
             raise PluginStateError("the kernel is stopping", plugin_id=record.plugin_id)
-        problems = self.resolve_one(record)
+        problems = self._problems_of(record)
         if record.found is None or problems:
             why = problems[0].message if problems else (record.reason.text if record.reason else "")
             fix = problems[0].fix if problems else "mend its manifest, and start the kernel again"
@@ -241,17 +248,10 @@ class Kernel:
                 fix=waiting.fix,
             )
 
-    def resolve_one(self, record: PluginRecord) -> tuple[DependencyError, ...]:
+    def _problems_of(self, record: PluginRecord) -> tuple[DependencyError, ...]:
         """What is wrong with one plugin among those that are there, whatever state they are in."""
-        present = [other for other in self.registry if other.enabled and other.found is not None]
-        if record not in present:
-            present.append(record)
-        resolution = DependencyResolver().resolve(
-            [other.metadata for other in present],
-            plugbus_version=self._version,
-            bus_features=self.services.bus.features,
-        )
-        return resolution.problems.get(record.plugin_id, ())
+        present = [other for other in self.registry if other.found is not None]
+        return self._resolve(present).problems.get(record.plugin_id, ())
 
     def needed_by(self, plugin_id: str) -> tuple[str, ...]:
         """Ids of the plugins that depend on this one."""

@@ -28,6 +28,7 @@ from contracts.messages import (
     PluginStopped,
     PluginUnloaded,
 )
+from contracts.patterns import covered
 from contracts.plugin import PluginStatus
 from contracts.security import SecurityContext
 
@@ -235,7 +236,8 @@ class PluginLifecycleManager:
         generation = _current(record)
         leaks = await self._let_go(record, generation)
         if record.status is not S.ERROR:
-            record.transition(S.UNLOADED)
+            why = make_reason("stopped", reason, next_step=f"plugbus plugin start {record.plugin_id}")
+            record.transition(S.UNLOADED, why)
         record.current = None
         self._announce(record, PluginUnloaded, reason, generation=generation.number)
         if leaks:
@@ -337,7 +339,11 @@ def _current(record: PluginRecord) -> Generation:
 
 
 def _owned(generation: Generation, plugin_id: str) -> list[CatalogEntry]:
-    return [entry.model_copy(update={"plugin_id": plugin_id}) for entry in generation.declaration.event_types]
+    grants = generation.security.grants.publishes
+    return [
+        entry.model_copy(update={"plugin_id": plugin_id, "published": covered(grants, entry.type)})
+        for entry in generation.declaration.event_types
+    ]
 
 
 def _deadline_fix(step: str) -> str:

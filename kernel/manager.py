@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from contracts.bus import EventBus
 from contracts.errors import BusError, PlugbusError, PluginNotFound, SettingsError
-from contracts.messages import PluginInfo, Readiness
+from contracts.messages import PluginInfo, PluginReason, Readiness
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginHandle
 
@@ -28,9 +28,9 @@ from .kernel import Kernel, refused_record
 from .lifecycle import Services
 from .loader import PluginLoader
 from .mounts import WebMounts
-from .registry import PluginRecord, PluginRegistry
+from .registry import PluginRecord, PluginRegistry, make_reason
 from .security import SecurityManager
-from .settings import PluginSettings, Settings
+from .settings import DEFAULT, PluginSettings, Settings
 from .state import StateFolder
 
 Profile = Literal["run", "demo", "dev", "embedded"]
@@ -262,11 +262,12 @@ class PluginManager:
 
     def _sources(self) -> list[Source]:
         """Where plugins are looked for; the first that has an id wins."""
-        by_default = self.settings.source_of("plugin_paths") == "default"
-        paths = [path for path in self.settings.plugin_paths if not by_default or path.exists()]
+        by_default = self.settings.source_of("plugin_paths") == DEFAULT
+        paths = [path for path in self.settings.plugin_paths if path not in self._consent]
         return [
             *(Source.named(path, COMMAND_LINE) for path in self._consent),
-            *(Source.named(path) for path in paths),
+            # A folder that was asked for must be there; the default one may be missing.
+            *(Source.folder(path) for path in paths if path.exists() or not by_default),
             Source.folder(_built_in_folder(), BUILT_IN),
             Source.entry_points(),
         ]
@@ -280,6 +281,8 @@ class PluginManager:
             shadowed=tuple(found.shadowed.get(metadata.plugin_id, ())),
             enabled=self._is_enabled(metadata),
         )
+        if not record.enabled:
+            record.reason = _disabled(record.plugin_id)
         if record.plugin_id in self.registry:  # registered by the application: that one wins
             self.registry.record(record.plugin_id).shadowed += (metadata.file_path,)
             return
@@ -363,6 +366,12 @@ def open_bus(settings: Settings) -> EventBus:
         )
     bus: EventBus = known[scheme].load()(settings.bus.url, namespace=settings.bus.namespace)
     return bus
+
+
+def _disabled(plugin_id: str) -> PluginReason:
+    return make_reason(
+        "disabled", "not enabled", next_step=f"[plugins.{plugin_id}] enabled = true, or plugbus plugin start {plugin_id}"
+    )
 
 
 def plugbus_version() -> str:

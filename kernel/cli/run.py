@@ -176,7 +176,7 @@ def _hint(settings: "Settings") -> str:
     """An event that another plugin of the demo reacts to, so that two lines appear."""
     told = settings.source_of("state_dir") == "command line"
     where = f" --state-dir {settings.state_dir}" if told else ""
-    return f"plugbus event publish host.sampled host=web1 cpus=2 load_1=99 memory_percent=97{where}"
+    return f"plugbus event publish demo.hello name=Ada{where}"
 
 
 async def _idle(manager: "PluginManager") -> None:

@@ -62,6 +62,7 @@ class Declaration(BaseModel):
     is_web: bool = False
     is_configurable: bool = False
     has_health: bool = False
+    has_metrics: bool = False
 
     @property
     def patterns(self) -> tuple[str, ...]:

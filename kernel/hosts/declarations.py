@@ -20,7 +20,7 @@ from contracts.bus import Call, CallReply, CatalogEntry, SubscriptionOptions
 from contracts.errors import CallRefused, HandlerDefinitionError
 from contracts.event import Event, EventResult, PluginEvent, event_from_message, event_schema, invalid, load_model
 from contracts.patterns import check_pattern, matches
-from contracts.plugin import IConfigurablePlugin, IEventPlugin, IPluginHealth, IWebPlugin
+from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query, answer_adapter
 
 from . import Declaration, HandlerDeclaration, ProviderDeclaration
@@ -57,15 +57,17 @@ def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
         _add(handlers, "handle_event", _explicit(instance), type(instance).handle_event)
     events, queries = _classes(cls, set(modules))
     named = [event for event in _named_events(cls) if event.__event_type__]
+    provided = {declared.capability for declared, _ in providers.values()}
     declaration = Declaration(
         handlers=tuple(declared for declared, _ in handlers.values()),
         providers=tuple(declared for declared, _ in providers.values()),
         event_types=tuple(_catalog_entry(event) for event in dict.fromkeys([*events, *named])),
         publishes=tuple(sorted({event.__event_type__ for event in [*events, *named]})),
-        requests=tuple(sorted({query.__capability__ for query in queries})),
+        requests=tuple(sorted({query.__capability__ for query in queries} - provided)),
         is_web=isinstance(instance, IWebPlugin),
-        is_configurable=isinstance(instance, IConfigurablePlugin),
-        has_health=isinstance(instance, IPluginHealth),
+        is_configurable=hasattr(instance, "configure"),
+        has_health=hasattr(instance, "health_check"),
+        has_metrics=hasattr(instance, "get_metrics"),
     )
     return Compiled(
         declaration,

@@ -217,7 +217,7 @@ class InProcess:
         return answer
 
     async def metrics(self) -> PerformanceMetrics:
-        if not self._compiled.declaration.has_health:
+        if not self._compiled.declaration.has_metrics:
             return PerformanceMetrics()
         answer: PerformanceMetrics = self._plugin.get_metrics()
         return answer

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from contracts.bus import TailItem
+from contracts.errors import InvalidEvent
 from contracts.event import Envelope, EventData, schema_version
 from contracts.patterns import is_type_name
 
@@ -208,8 +209,8 @@ def _object(data: bytes) -> str:
 def _version(schema: str | None, kind: str) -> int:
     try:
         return schema_version(schema, kind)
-    except ValueError:
-        malformed("dataschema names a version that cannot be one", "dataschema")
+    except InvalidEvent as error:
+        malformed(error.message, "dataschema")
 
 
 # --- media types ---------------------------------------------------------------------------------------

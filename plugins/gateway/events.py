@@ -16,6 +16,7 @@ from .access import Access, read_body
 from .cloudevents import STRUCTURED, parse
 from .config import GatewayConfig
 from .stream import EventStream
+from .validation import EventValidation
 
 _EVENT: dict[str, Any] = {
     "requestBody": {
@@ -59,12 +60,14 @@ class ReceiptDocument(BaseModel):
 
 def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -> APIRouter:
     router = APIRouter(prefix="/events", tags=["events"])
+    validation = EventValidation(context)
 
     @router.post("", status_code=202, dependencies=[Depends(access.needs("publish"))], openapi_extra=_EVENT)
     async def publish_event(request: Request) -> ReceiptDocument:
         """Publish one CloudEvent 1.0, in structured or binary mode."""
         body = await read_body(request, config.max_body_bytes)
         envelope, data = parse(request.scope["headers"], body, now=datetime.now(UTC))
+        validation.check(data)
         return _document(await context.relay(envelope, data))
 
     @router.get(

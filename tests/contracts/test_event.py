@@ -217,6 +217,7 @@ def test_foreign_attributes_are_kept() -> None:
         type="a.b",
         time=now,
         dataschema="https://example.com/schema",
+        datacontenttype="application/vnd.example+json",
         traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01",
         expirytime=now + timedelta(hours=1),
         extensions={"tenant": "t1", "retries": 3, "urgent": True},
@@ -231,6 +232,9 @@ def test_the_version_travels_in_the_schema() -> None:
     assert schema_version(schema_uri("a.b", 7), "a.b") == 7
     assert schema_version("https://example.com", "a.b") == schema_version(None, "a.b") == 1
     assert schema_version(schema_uri("a.b", 7), "a.c") == 1
+    for version in ("0", "-1", "x", "9" * 5_000):
+        with pytest.raises(InvalidEvent, match="cannot be one"):
+            schema_version(f"urn:plugbus:a.b:{version}", "a.b")
 
 
 def test_a_plugin_event_crosses_a_wire() -> None:

@@ -229,3 +229,27 @@ async def test_plugins_and_capabilities_are_commanded_over_http(harness: Harness
     assert (await client.post("/admin/plugins/alerts/start")).json()["plugin"]["status"] == "started"
     assert (await client.get("/admin/plugins/nobody")).status_code == 404
     assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_an_event_that_does_not_fit_is_refused_at_the_edge(
+    harness: Harness, client: httpx.AsyncClient
+) -> None:
+    """What a loaded plugin publishes has a schema; who sends something else is told each field."""
+    await harness.load("host_monitor", config={"interval": 3600})
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/elsewhere",
+        "type": "host.sampled",
+        "data": {"host": 7, "colour": "red"},
+    }
+    sent = {"content-type": "application/cloudevents+json"}
+    response = await client.post("/events", content=json.dumps(event), headers=sent)
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    problem = response.json()
+    assert "host.sampled v1 does not fit its schema" in problem["detail"]
+    assert any("$.host" in line for line in map(str, problem["errors"]))
+    await harness.quiet()
+    assert [i for i in harness.published() if i.envelope.source == "/elsewhere"] == []
+    unknown = {**event, "type": "shop.unknown"}
+    assert (await client.post("/events", content=json.dumps(unknown), headers=sent)).status_code == 202

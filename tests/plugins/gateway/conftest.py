@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import JsonValue
 
-from contracts.bus import TailItem
+from contracts.bus import CatalogEntry, TailItem
 from contracts.errors import NoProvider, PermissionDeniedError
 from contracts.event import Envelope, EventData, Receipt
 from contracts.metadata import PluginMetadata
@@ -113,6 +113,7 @@ class FakeContext:
         self.asked: list[tuple[str, Any, float]] = []
         self.relayed: list[tuple[Envelope, EventData]] = []
         self.relay_error: Exception | None = None
+        self.types: list[CatalogEntry] = []
         self._undo: list[Callable[[], Any]] = []
 
     def rights(self, token: str) -> frozenset[str]:
@@ -147,6 +148,9 @@ class FakeContext:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def event_types(self, type_name: str) -> list[CatalogEntry]:
+        return [entry for entry in self.types if entry.type == type_name]
 
     def tail(self, *patterns: str, position: str | None = None) -> LogTail:
         return LogTail(self.log, patterns, position)
