@@ -270,7 +270,11 @@ class PluginLifecycleManager:
                 yield
         except TimeoutError as error:
             info = ErrorInfo.of(error).model_copy(
-                update={"message": f"{step} took longer than {deadline:g} s", "fix": _deadline_fix(step)}
+                update={
+                    "message": f"{step} took longer than {deadline:g} s",
+                    "place": record.metadata.file_path,
+                    "fix": _deadline_fix(step),
+                }
             )
             await self._fail(record, step, info)
             raise self._failed(record, step, info) from error
