@@ -372,7 +372,7 @@ class ErrorInfo(BaseModel):
         )
 
     def to_exception(self) -> PlugbusError:
-        """The error again on the other side: of the same class where it is one of ours, else `RemoteError`."""
+        """The error again on the other side: of its class where that is one of ours, else `RemoteError`."""
         cls = _OURS.get(self.type)
         if cls is None:
             return RemoteError(self)

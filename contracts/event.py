@@ -566,8 +566,9 @@ def event_schema(cls: type[Event]) -> dict[str, JsonValue]:
         try:
             found = cls.model_json_schema()
         except (PydanticInvalidForJsonSchema, PydanticUserError) as error:
+            why = str(error).splitlines()[0]
             raise EventDefinitionError(
-                f"event {cls.__event_type__!r} has a field without a JSON schema: {str(error).splitlines()[0]}",
+                f"event {cls.__event_type__!r} has a field without a JSON schema: {why}",
                 where=_where(cls),
                 fix="use JSON types, or a pydantic type that has a JSON schema",
             ) from None

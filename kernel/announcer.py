@@ -70,4 +70,4 @@ class Announcer:
         try:
             await self._bus.publish(event, source=KERNEL_SOURCE)
         except BusError as error:
-            self._log.error("could not announce %s: %s", event.__event_type__, error)  # noqa: TRY400 - no traceback
+            self._log.error("could not announce %s: %s", event.__event_type__, error)

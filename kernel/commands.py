@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from contracts.bus import Call, CallReply, DeadLetterSelection, ProviderSpec
+from contracts.bus import (
+    Call,
+    CallReply,
+    CatalogEntry,
+    DeadLetter,
+    DeadLetterSelection,
+    GroupInfo,
+    ProviderSpec,
+)
 from contracts.errors import DeadLetterNotFound
 from contracts.event import load_model
 from contracts.messages import (
@@ -29,7 +37,6 @@ from contracts.messages import (
     StartPlugin,
     StopPlugin,
 )
-from contracts.bus import CatalogEntry, DeadLetter, GroupInfo
 from contracts.messages.commands import HandlerInfo
 from contracts.query import Query, answer_adapter
 
@@ -111,7 +118,7 @@ class Commands:
         changed = await action(plugin_id, reason)
         return CommandResult(outcome="done" if changed else "unchanged", plugin=plugin_info(record))
 
-    # --- dead letters, groups, types, capabilities ------------------------------------------------------------
+    # --- dead letters, groups, types, capabilities -----------------------------------------------------
 
     async def _list_dead_letters(self, query: ListDeadLetters, call: Call) -> tuple[DeadLetter, ...]:
         selection = DeadLetterSelection(group=query.group)
@@ -138,7 +145,9 @@ class Commands:
     ) -> int:
         count = await action(selection)
         if selection.ids and not count:
-            raise DeadLetterNotFound(f"no dead letter has the id {selection.ids[0]!r}", fix="plugbus dlq list")
+            raise DeadLetterNotFound(
+                f"no dead letter has the id {selection.ids[0]!r}", fix="plugbus dlq list"
+            )
         which = ", ".join(selection.ids or ()) or selection.group or "all"
         self._kernel.services.audit(
             AuditRecorded(

@@ -39,7 +39,9 @@ class Edge:
     state_dir: Path
     token: str
 
-    def make_context(self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger) -> HostContext:
+    def make_context(
+        self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger
+    ) -> HostContext:
         return EdgeHostContext(self, setup, port, compiled, log)
 
 
@@ -76,9 +78,13 @@ class EdgeHostContext(HostContext):
         self, envelope: Envelope, event: EventData, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Receipt:
         if topic_of(envelope.type) in RESERVED_TOPICS:
-            self._refuse("relay an event of type", envelope.type, "a type that is not of the kernel or the bus")
+            self._refuse(
+                "relay an event of type", envelope.type, "a type that is not of the kernel or the bus"
+            )
         if envelope.source.startswith(OUR_SOURCES):
-            self._refuse("relay an event from", envelope.source, "a source of your own, e.g. https://example.com/shop")
+            self._refuse(
+                "relay an event from", envelope.source, "a source of your own, e.g. https://example.com/shop"
+            )
         return await self._edge.bus.relay(envelope, event, timeout=timeout)
 
     def event_types(self, type_name: str) -> Sequence[CatalogEntry]:
@@ -86,7 +92,10 @@ class EdgeHostContext(HostContext):
 
     def _refuse(self, action: str, subject: str, fix: str) -> None:
         raise PermissionDeniedError(
-            f"nobody outside may {action} {subject!r}", plugin_id=self.metadata.plugin_id, action=action, fix=fix
+            f"nobody outside may {action} {subject!r}",
+            plugin_id=self.metadata.plugin_id,
+            action=action,
+            fix=fix,
         )
 
     async def request_data(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 
 from contracts.errors import (
     DependencyError,
@@ -20,8 +19,8 @@ from contracts.errors import (
 )
 from contracts.messages import KernelStarted, KernelStopping, PluginDiscovered, Readiness
 from contracts.metadata import PluginMetadata
-from contracts.plugin import PluginStatus
 from contracts.patterns import RESERVED_TOPICS, topic_of
+from contracts.plugin import PluginStatus
 
 from .announcer import Announcer
 from .lifecycle import PluginLifecycleManager, Services
@@ -298,7 +297,7 @@ class Kernel:
     def _ids(self, status: PluginStatus) -> tuple[str, ...]:
         return tuple(record.plugin_id for record in self.registry if record.status is status)
 
-    # --- down -------------------------------------------------------------------------------------------------
+    # --- down -----------------------------------------------------------------------------------------
 
     async def shutdown(self, reason: str) -> None:
         """The shutdown script, in order. What fails is logged and gone past."""

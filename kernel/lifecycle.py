@@ -211,7 +211,9 @@ class PluginLifecycleManager:
         generation = _current(record)
         record.activity = Activity.DRAINING
         if not await generation.port.drain(self._deadlines.drain):
-            self._log.warning("%s: handlers were cancelled after %g s", record.plugin_id, self._deadlines.drain)
+            self._log.warning(
+                "%s: handlers were cancelled after %g s", record.plugin_id, self._deadlines.drain
+            )
         async with self._step(record, "stop", Activity.STOPPING, self._deadlines.stop):
             try:
                 await self._deactivate(generation)
@@ -286,7 +288,13 @@ class PluginLifecycleManager:
             record.activity = Activity.NONE
 
     async def _fail(self, record: PluginRecord, step: str, info: ErrorInfo) -> None:
-        self._log.error("plugin %s failed to %s: %s%s", record.plugin_id, step, info, f" ({info.place})" if info.place else "")
+        self._log.error(
+            "plugin %s failed to %s: %s%s",
+            record.plugin_id,
+            step,
+            info,
+            f" ({info.place})" if info.place else "",
+        )
         self._log.debug("%s", info.traceback)
         self.refuse(record, step, info)
         if record.current is not None and step in ("initialize", "start"):
@@ -299,7 +307,7 @@ class PluginLifecycleManager:
             try:
                 async with asyncio.timeout(self._deadlines.shutdown):
                     await generation.host.shutdown()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the plugin goes in any case; what it raised is logged
                 self._log.exception("%s: shutdown after a failed start failed too", record.plugin_id)
         await self.unload(record, f"{failed_step} failed")
 

@@ -127,9 +127,7 @@ class PluginManager:
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
             backoff=self._backoff,
         )
-        self._kernel = Kernel(
-            services, self.registry, self._announcer, self._log, version=plugbus_version()
-        )
+        self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())
         await Commands(self._kernel).open()
 
     async def stop(self, reason: str = "stop") -> None:
@@ -217,8 +215,8 @@ class PluginManager:
         """Add a plugin class, or a file or folder with one; the caller consents to run it in this process.
 
         Before `start`: it is started with the others. After: it is registered, and `start_plugin` starts
-        it. `config` lies over its other configuration, `metadata` completes what a class does not say. Raises `ManifestError`,
-        `PluginAlreadyRegisteredError`.
+        it. `config` lies over its other configuration, `metadata` completes what a class does not say.
+        Raises `ManifestError`, `PluginAlreadyRegisteredError`.
         """
         consent = "registered by the application"
         if isinstance(plugin, type):
@@ -246,7 +244,7 @@ class PluginManager:
             handle = await self.register_plugin(plugin)
             await self.start_plugin(handle.id)
         except PlugbusError as error:
-            self._log.error("%s", error)  # noqa: TRY400 - the reason is what counts
+            self._log.error("%s", error)
             return None
         return handle
 
@@ -307,7 +305,7 @@ class PluginManager:
             return self.profile in BUILT_IN_DEFAULTS.get(metadata.plugin_id, frozenset())
         return not metadata.source.startswith("entry point")
 
-    # --- making hosts -----------------------------------------------------------------------------------------
+    # --- making hosts ---------------------------------------------------------------------------------
 
     def _make_host(self, record: PluginRecord, generation: int) -> Host:
         return InProcess(
@@ -370,7 +368,9 @@ def open_bus(settings: Settings) -> EventBus:
 
 def _disabled(plugin_id: str) -> PluginReason:
     return make_reason(
-        "disabled", "not enabled", next_step=f"[plugins.{plugin_id}] enabled = true, or plugbus plugin start {plugin_id}"
+        "disabled",
+        "not enabled",
+        next_step=f"[plugins.{plugin_id}] enabled = true, or plugbus plugin start {plugin_id}",
     )
 
 

@@ -10,7 +10,15 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from contracts.bus import BusSubscription, Call, CallReply, EventBus, ProviderSpec, Subscription, SubscriptionSpec
+from contracts.bus import (
+    BusSubscription,
+    Call,
+    CallReply,
+    EventBus,
+    ProviderSpec,
+    Subscription,
+    SubscriptionSpec,
+)
 from contracts.errors import PluginStateError, ProviderLost
 from contracts.event import AnyEvent, Event, EventResult, PluginEvent, Receipt
 
@@ -203,7 +211,9 @@ class PluginPort:
         """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?"""
         self._draining = True
         subscriptions = [subscription for _, subscription in self._subscriptions.values()]
-        finished = await asyncio.gather(*(one.drain(grace) for one in subscriptions), self._drain_calls(grace))
+        finished = await asyncio.gather(
+            *(one.drain(grace) for one in subscriptions), self._drain_calls(grace)
+        )
         return all(finished)
 
     async def _drain_calls(self, grace: float) -> bool:

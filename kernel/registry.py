@@ -83,7 +83,6 @@ class PluginRecord:
     config: dict[str, JsonValue] = field(default_factory=dict)
     """Given with the plugin by the application; lies over settings and defaults."""
 
-
     @property
     def plugin_id(self) -> str:
         return self.metadata.plugin_id
@@ -216,9 +215,11 @@ class PluginRegistry:
     def get_plugins_by_capability(self, capability: str) -> list[PluginHandle]:
         """Started plugins that provide `capability`."""
         return self._select(
-            lambda record: record.status is S.STARTED
-            and record.current is not None
-            and capability in record.current.declaration.capabilities
+            lambda record: (
+                record.status is S.STARTED
+                and record.current is not None
+                and capability in record.current.declaration.capabilities
+            )
         )
 
     def get_plugins_by_tag(self, tag: str) -> list[PluginHandle]:
@@ -230,8 +231,9 @@ class PluginRegistry:
     def get_plugins_by_event_type(self, type_name: str) -> list[PluginHandle]:
         """Plugins with a handler for events of `type_name`."""
         return self._select(
-            lambda record: record.current is not None
-            and covered(record.current.declaration.patterns, type_name)
+            lambda record: (
+                record.current is not None and covered(record.current.declaration.patterns, type_name)
+            )
         )
 
     def _select(self, wanted: Callable[[PluginRecord], bool]) -> list[PluginHandle]:

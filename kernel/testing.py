@@ -74,9 +74,11 @@ class Handled:
 
 
 class Harness:
-    """A kernel with a memory bus, driven by a test. Use the fixture `harness`, or `async with Harness(tmp)`."""
+    """A kernel with a memory bus, driven by a test: the fixture `harness`, or `async with Harness(tmp)`."""
 
-    def __init__(self, folder: Path, *, settings: Settings | None = None, bus: EventBus | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, settings: Settings | None = None, bus: EventBus | None = None
+    ) -> None:
         base = settings or Settings()
         update: dict[str, Any] = {"state_dir": folder / "state", "plugin_paths": ()}
         self.manager = _TestManager(
@@ -89,7 +91,9 @@ class Harness:
 
     async def __aenter__(self) -> Self:
         await self.manager.start()
-        self._tail = self.manager.bus.tail("**", "kernel.**", "plugin.**", "audit.**", "bus.**", position="oldest")
+        self._tail = self.manager.bus.tail(
+            "**", "kernel.**", "plugin.**", "audit.**", "bus.**", position="oldest"
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -203,7 +207,9 @@ class Harness:
         words = scope["path"].split("/", 3)
         mount = self.manager.mounts.get(words[2]) if words[1:2] == ["plugins"] and len(words) > 2 else None
         if mount is None:
-            raise CallRefused(f"no loaded plugin serves {scope['path']}", fix="harness.http serves /plugins/{id}/…")
+            raise CallRefused(
+                f"no loaded plugin serves {scope['path']}", fix="harness.http serves /plugins/{id}/…"
+            )
         prefix = f"/plugins/{words[2]}"
         await mount.app({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
 
@@ -346,7 +352,7 @@ def _children() -> set[int]:
 
 
 def _is_ending(thread: threading.Thread) -> bool:
-    """Threads of the loop's default executor end with the loop, after this check; others may be on their way."""
+    """Threads of the loop's executor end with the loop, after this check; others may be on their way."""
     if thread.name.startswith("asyncio_"):
         return True
     thread.join(THREAD_GRACE)

@@ -29,7 +29,17 @@ def test_the_code_of_a_document_runs(document: str, tmp_path: Path) -> None:
     (tmp_path / "test_document.py").write_text("\n\n".join(blocks(document, "python")), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
     done = subprocess.run(  # noqa: S603 - our own interpreter on our own document
-        [sys.executable, "-m", "pytest", "-q", "-p", "kernel.testing", "-p", "no:cacheprovider", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "kernel.testing",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -54,7 +64,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 def test_every_message_and_command_is_in_the_catalogue() -> None:
     """What kernel and bus publish, and what they answer, is listed for those who look for it."""
-    import contracts.messages as messages
+    from contracts import messages
 
     text = (ROOT / "contracts/README.md").read_text(encoding="utf-8")
     for name in messages.__all__:
@@ -64,14 +74,29 @@ def test_every_message_and_command_is_in_the_catalogue() -> None:
     for value in vars(commands).values():
         if isinstance(value, type) and issubclass(value, Query) and value.__capability__:
             group, _, last = value.__capability__.rpartition(".")
-            assert f"`{value.__capability__}`" in text or (f"`{group}." in text and f"`.{last}`" in text), value
+            assert f"`{value.__capability__}`" in text or (f"`{group}." in text and f"`.{last}`" in text), (
+                value
+            )
 
 
 def test_every_error_says_when_it_is_raised() -> None:
     """Each error class has a sentence of its own and a code of its own."""
     from contracts import errors
 
-    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.PlugbusError)]
+    classes = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.PlugbusError)
+    ]
     codes = [cls.code for cls in classes]
     assert len(codes) == len(set(codes))
     assert all(cls.__doc__ for cls in classes)
+
+
+def test_the_table_of_settings_is_that_of_the_model() -> None:
+    """Every setting with its variable, default and meaning, as the code has them."""
+    from kernel.settings import settings_table
+
+    text = (ROOT / "kernel/README.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0]
+    assert shown.strip() == settings_table()

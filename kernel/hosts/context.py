@@ -94,9 +94,7 @@ class HostContext:
     ) -> list[Receipt]:
         return await self._port.publish_many(events, PublishOptions(key=key, timeout=timeout))
 
-    async def request(
-        self, query: Query[R], *, timeout: float = DEFAULT_TIMEOUT, target: str = "any"
-    ) -> R:
+    async def request(self, query: Query[R], *, timeout: float = DEFAULT_TIMEOUT, target: str = "any") -> R:
         replies = await self._ask(query, timeout, target)
         return self._answer(query, replies[0])
 
@@ -124,11 +122,15 @@ class HostContext:
         options: SubscriptionOptions | None = None,
     ) -> Subscription:
         declared, function = compile_subscription(handler, patterns, name, options or SubscriptionOptions())
-        return await self._hold(self._compiled.handlers, declared.name, function, self._port.subscribe(declared))
+        return await self._hold(
+            self._compiled.handlers, declared.name, function, self._port.subscribe(declared)
+        )
 
     async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
         declared, function = compile_provider(provider)
-        return await self._hold(self._compiled.providers, declared.name, function, self._port.provide(declared))
+        return await self._hold(
+            self._compiled.providers, declared.name, function, self._port.provide(declared)
+        )
 
     async def _hold(
         self, table: dict[str, Any], name: str, function: Any, acquiring: Coroutine[Any, Any, str]
@@ -136,7 +138,9 @@ class HostContext:
         """Register the local function, acquire the remote half, and have both undone together."""
         if name in table:
             acquiring.close()
-            raise CallRefused(f"{self.metadata.plugin_id} has a handler {name!r} already", where=place(function))
+            raise CallRefused(
+                f"{self.metadata.plugin_id} has a handler {name!r} already", where=place(function)
+            )
         table[name] = function
         try:
             id = await acquiring
@@ -160,7 +164,9 @@ class HostContext:
     def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         return self.scope.spawn(coro, name=f"{self.metadata.plugin_id}: {name}")
 
-    def every(self, seconds: float, function: Callable[[], Awaitable[None]], *, name: str | None = None) -> None:
+    def every(
+        self, seconds: float, function: Callable[[], Awaitable[None]], *, name: str | None = None
+    ) -> None:
         label = name or str(getattr(function, "__name__", "every"))
         self.spawn(self._repeat(seconds, function, label), name=label)
 
@@ -170,8 +176,10 @@ class HostContext:
         while True:
             try:
                 await function()
-            except Exception:
-                self._log.exception("%s: %s failed; next turn in %g s", self.metadata.plugin_id, label, seconds)
+            except Exception:  # noqa: BLE001 - whatever one turn raises, the next one comes
+                self._log.exception(
+                    "%s: %s failed; next turn in %g s", self.metadata.plugin_id, label, seconds
+                )
             due = max(due + seconds, loop.time())
             await asyncio.sleep(due - loop.time())
 

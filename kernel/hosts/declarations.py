@@ -13,12 +13,20 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from contracts.base import ON, PROVIDES, OnMark
 from contracts.bus import Call, CallReply, CatalogEntry, SubscriptionOptions
 from contracts.errors import CallRefused, HandlerDefinitionError
-from contracts.event import Event, EventResult, PluginEvent, event_from_message, event_schema, invalid, load_model
+from contracts.event import (
+    Event,
+    EventResult,
+    PluginEvent,
+    event_from_message,
+    event_schema,
+    invalid,
+    load_model,
+)
 from contracts.patterns import check_pattern, matches
 from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query, answer_adapter
@@ -221,11 +229,12 @@ def compile_provider(function: Any) -> tuple[ProviderDeclaration, ProviderFuncti
             'query: Quote, with class Quote(Query[Price], capability="…")',
         )
     said = _hints(function).get("return", model.__answer__)
+    answer = _name(model.__answer__)
     if said != model.__answer__:
         raise _handler_error(
             function,
-            f"says that it answers {_name(said)}, and {model.__name__} is answered with {_name(model.__answer__)}",
-            f"-> {_name(model.__answer__)}",
+            f"says that it answers {_name(said)}, and {model.__name__} is answered with {answer}",
+            f"-> {answer}",
             kind="provider",
         )
     adapter = answer_adapter(model)

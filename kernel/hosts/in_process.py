@@ -270,7 +270,9 @@ class InProcess:
         for task in asyncio.all_tasks():
             code = getattr(task.get_coro(), "cr_code", None)
             if code is not None and Path(code.co_filename).is_relative_to(root):
-                stray.append(f"task {task.get_name()} ({code.co_qualname}, {code.co_filename}:{code.co_firstlineno})")
+                stray.append(
+                    f"task {task.get_name()} ({code.co_qualname}, {code.co_filename}:{code.co_firstlineno})"
+                )
         return stray
 
 
@@ -303,7 +305,9 @@ def instance_with(metadata: Any) -> Callable[[type], IPlugin]:
     def make(cls: type) -> IPlugin:
         parameters = list(inspect.signature(cls).parameters.values())
         required = [
-            p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            p
+            for p in parameters
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         plugin: IPlugin = cls(metadata) if required else cls()
         return plugin

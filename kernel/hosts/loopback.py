@@ -17,7 +17,16 @@ from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.web import WebMount
 
-from . import Declaration, HandlerDeclaration, Host, HostPort, ProviderDeclaration, PublishOptions, RequestData, Setup
+from . import (
+    Declaration,
+    HandlerDeclaration,
+    Host,
+    HostPort,
+    ProviderDeclaration,
+    PublishOptions,
+    RequestData,
+    Setup,
+)
 
 T = TypeVar("T")
 Watcher = Callable[[PluginEvent], None]
@@ -87,7 +96,9 @@ class LoopbackHost:
         return await answered(self._inner.load(), Declaration)
 
     async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
-        return await answered(self._inner.configure(crossed(dict[str, JsonValue], config)), ConfigurationResult)
+        return await answered(
+            self._inner.configure(crossed(dict[str, JsonValue], config)), ConfigurationResult
+        )
 
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         await answered(self._inner.initialize(crossed(Setup, setup), LoopbackPort(port)), None)

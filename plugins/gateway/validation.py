@@ -25,7 +25,9 @@ class EventValidation:
 
     def check(self, event: EventData) -> None:
         """Raise `InvalidEvent` if plugins publish the type, and the data fit none of their schemas."""
-        entries = [e for e in self._context.event_types(event.type) if e.published and e.version == event.version]
+        entries = [
+            e for e in self._context.event_types(event.type) if e.published and e.version == event.version
+        ]
         if not entries:
             return
         value = json.loads(event.data)
@@ -38,7 +40,9 @@ class EventValidation:
             )
 
     def _problems(self, entry: CatalogEntry, value: object) -> list[str]:
-        return [f"{error.json_path}: {error.message[:200]}" for error in self._validator(entry).iter_errors(value)]
+        return [
+            f"{error.json_path}: {error.message[:200]}" for error in self._validator(entry).iter_errors(value)
+        ]
 
     def _validator(self, entry: CatalogEntry) -> Draft202012Validator:
         key = (entry.type, entry.version, entry.plugin_id)

@@ -10,7 +10,7 @@ from contracts.errors import BusFull, ErrorInfo, InvalidEvent, PluginNotReady, P
 
 def caught(error: Exception) -> ErrorInfo:
     try:
-        raise error
+        raise error  # noqa: TRY301 - so that it has a traceback
     except Exception as raised:  # noqa: BLE001 - any error is described
         return ErrorInfo.of(raised)
 

@@ -72,7 +72,9 @@ def test_an_event_is_strict_when_made_and_frozen() -> None:
         Placed(order="a").order = "b"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["Orders.placed", "orders..placed", "orders-placed", "1orders", "orders.", "ä"])
+@pytest.mark.parametrize(
+    "name", ["Orders.placed", "orders..placed", "orders-placed", "1orders", "orders.", "ä"]
+)
 def test_a_bad_type_name_is_refused_where_it_is_written(name: str) -> None:
     """The class line raises, with the class and how a type is written."""
     with pytest.raises(EventDefinitionError, match="is not an event type") as caught:
@@ -84,7 +86,7 @@ def test_a_bad_type_name_is_refused_where_it_is_written(name: str) -> None:
 @pytest.mark.parametrize("version", [0, -1, True, "2"])
 def test_a_version_is_an_integer_from_one(version: object) -> None:
     """Anything else is refused where the class is made."""
-    with pytest.raises(EventDefinitionError, match="an integer from 1|has version"):
+    with pytest.raises(EventDefinitionError, match=r"an integer from 1|has version"):
         type(Event)("Bad", (Event,), {"__module__": __name__}, type="a.b", version=version)
 
 
@@ -118,9 +120,11 @@ def test_a_field_without_a_json_schema_is_refused() -> None:
         (object, False),
     ],
 )
-def test_only_deeply_immutable_events_are_shared(annotation: Any, immutable: bool) -> None:  # noqa: FBT001 - a table
+def test_only_deeply_immutable_events_are_shared(annotation: Any, immutable: bool) -> None:
     """Frozen is shallow: one mutable field anywhere, and every handler gets its own instance."""
-    cls = type(Event)("One", (Event,), {"__annotations__": {"x": annotation}, "__module__": __name__}, type="a.b")
+    cls = type(Event)(
+        "One", (Event,), {"__annotations__": {"x": annotation}, "__module__": __name__}, type="a.b"
+    )
     assert cls.__event_immutable__ is immutable
 
 
@@ -164,11 +168,11 @@ def test_old_data_are_lifted_hop_by_hop() -> None:
 
     old = message(Placed(order="a"), version=1, data=b'{"order": "a", "amount": "3.5"}')
     assert event_from_message(old, Third) == Third(order="a", total=Decimal("3.5"), currency="EUR")
-    with pytest.raises(InvalidEvent, match="has version 1; .*Placed2 knows 2"):
 
-        class Placed2(Event, type="orders.placed", version=2):
-            order: str
+    class Placed2(Event, type="orders.placed", version=2):
+        order: str
 
+    with pytest.raises(InvalidEvent, match=r"has version 1; .*Placed2 knows 2"):
         event_from_message(old, Placed2)
     with pytest.raises(InvalidEvent, match="has version 4"):
         event_from_message(message(Placed(order="a"), version=4, data=b"{}"), Third)
@@ -223,7 +227,9 @@ def test_foreign_attributes_are_kept() -> None:
         extensions={"tenant": "t1", "retries": 3, "urgent": True},
     )
     again = Message.from_envelope(envelope, b"{}").envelope
-    assert again == Envelope(**{**{f: getattr(envelope, f) for f in envelope.__slots__}, "correlationid": "x"})
+    assert again == Envelope(
+        **{**{f: getattr(envelope, f) for f in envelope.__slots__}, "correlationid": "x"}
+    )
     assert again.attributes()["tenant"] == "t1"
 
 
@@ -253,5 +259,10 @@ def test_event_data_and_results() -> None:
     """An event as data keeps type and version; a result is one of four."""
     data = EventData.of(Placed(order="a"))
     assert (data.type, data.version, json.loads(data.data)["order"]) == ("orders.placed", 1, "a")
-    results = [EventResult.ok(), EventResult.retry("x", after=1), EventResult.discard("y"), EventResult.dead_letter("z")]
+    results = [
+        EventResult.ok(),
+        EventResult.retry("x", after=1),
+        EventResult.discard("y"),
+        EventResult.dead_letter("z"),
+    ]
     assert [result.action for result in results] == ["ok", "retry", "discard", "dead_letter"]

@@ -60,12 +60,27 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         "good",
         "needs_newer.py",
     ),
-    "circle_a": ({"circle_a.py": plugin("circle_a", "    ...\n", dependencies="['circle_b']")}, "circle_b", ""),
-    "circle_b": ({"circle_b.py": plugin("circle_b", "    ...\n", dependencies="['circle_a']")}, "circle_a", ""),
+    "circle_a": (
+        {"circle_a.py": plugin("circle_a", "    ...\n", dependencies="['circle_b']")},
+        "circle_b",
+        "",
+    ),
+    "circle_b": (
+        {"circle_b.py": plugin("circle_b", "    ...\n", dependencies="['circle_a']")},
+        "circle_a",
+        "",
+    ),
     "raises": ({"raises.py": plugin("raises", "    ...\n") + "1 / 0\n"}, "ZeroDivisionError", "raises.py:5"),
-    "no_syntax": ({"no_syntax.py": plugin("no_syntax", "    ...\n") + "def x(:\n"}, "syntax", "no_syntax.py:5"),
+    "no_syntax": (
+        {"no_syntax.py": plugin("no_syntax", "    ...\n") + "def x(:\n"},
+        "syntax",
+        "no_syntax.py:5",
+    ),
     "hangs": (
-        {"hangs.py": plugin("hangs", "    ...\n") + "import time\nwhile not HERE.exists(): time.sleep(0.005)\n"},
+        {
+            "hangs.py": plugin("hangs", "    ...\n")
+            + "import time\nwhile not HERE.exists(): time.sleep(0.005)\n"
+        },
         "load took longer than",
         "",
     ),
@@ -80,7 +95,11 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         "no_annotation.py:4",
     ),
     "wrong_annotation": (
-        {"wrong_annotation.py": plugin("wrong_annotation", "    @on\n    async def handle(self, event: int): ...\n")},
+        {
+            "wrong_annotation.py": plugin(
+                "wrong_annotation", "    @on\n    async def handle(self, event: int): ...\n"
+            )
+        },
         "takes int, which is not an event",
         "wrong_annotation.py:4",
     ),

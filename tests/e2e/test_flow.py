@@ -81,7 +81,9 @@ async def read_stream(
     return found
 
 
-async def test_every_delivery_is_one_event_handled_in_order(harness: Harness, client: httpx.AsyncClient) -> None:
+async def test_every_delivery_is_one_event_handled_in_order(
+    harness: Harness, client: httpx.AsyncClient
+) -> None:
     """Posted twice each: one typed event with the same content, in order per key, seen by who tails it."""
     for plugin in ("audit", "alerts"):
         await harness.load(plugin)
@@ -182,7 +184,7 @@ class Job(Event, type="jobs.asked"):
 
 
 async def test_retries_dead_letters_and_other_keys(harness: Harness, client: httpx.AsyncClient) -> None:
-    """Fails twice: done at the third attempt. Fails always: dead, seen and redriven. Other keys do not wait."""
+    """Fails twice: done at the third. Fails always: dead, seen and redriven. Other keys do not wait."""
     attempts: dict[str, int] = defaultdict(int)
     mended = asyncio.Event()
 
@@ -216,7 +218,9 @@ async def test_retries_dead_letters_and_other_keys(harness: Harness, client: htt
     assert (await client.post("/admin/dead-letters/redrive", json={"ids": [dead["id"]]})).status_code == 404
 
 
-async def test_plugins_and_capabilities_are_commanded_over_http(harness: Harness, client: httpx.AsyncClient) -> None:
+async def test_plugins_and_capabilities_are_commanded_over_http(
+    harness: Harness, client: httpx.AsyncClient
+) -> None:
     """What the command line does: list, show, stop, start, request."""
     await harness.load("alerts")
     listed = {info["plugin_id"]: info["status"] for info in (await client.get("/admin/plugins")).json()}

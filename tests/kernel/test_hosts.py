@@ -82,7 +82,7 @@ def bad(handler: Callable[..., Any], *, mark: Any = on) -> BasePlugin:
     return instance
 
 
-async def no_type(self: Any, event) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001 - the mistake
+async def no_type(self: Any, event) -> None: ...  # type: ignore[no-untyped-def]
 async def wrong_type(self: Any, event: int) -> None: ...
 async def not_an_event(self: Any, event: WebMount) -> None: ...
 async def untyped_base(self: Any, event: ShopEvent) -> None: ...
@@ -152,7 +152,9 @@ async def wrong_answer(self: Any, query: Price) -> str:
 
 def test_a_provider_that_says_another_answer_is_refused() -> None:
     """The type checkers cannot see it; the load does."""
-    with pytest.raises(HandlerDefinitionError, match="says that it answers str, and Price is answered with float"):
+    with pytest.raises(
+        HandlerDefinitionError, match="says that it answers str, and Price is answered with float"
+    ):
         compile_plugin(bad(wrong_answer, mark=provides), [__name__])
 
 

@@ -159,7 +159,7 @@ async def test_a_step_over_its_deadline_is_cancelled(tmp_path: Path) -> None:
 
     settings = Settings(deadlines=Deadlines(initialize=0.05))
     async with Harness(tmp_path, settings=settings) as harness:
-        with pytest.raises(PluginStepFailed, match="initialize took longer than 0.05 s") as caught:
+        with pytest.raises(PluginStepFailed, match=r"initialize took longer than 0\.05 s") as caught:
             await harness.load(Stuck)
         assert "[deadlines] initialize" in caught.value.fix
         assert harness.plugin("stuck").status is PluginStatus.ERROR
