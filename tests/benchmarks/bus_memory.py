@@ -209,7 +209,8 @@ async def queue_latency(seconds: float) -> Result:
 
     async def consume() -> None:
         while True:
-            samples.append(clock() - (await queue.get()).stamp)
+            event = await queue.get()
+            samples.append(clock() - event.stamp)
 
     async def publish() -> None:
         queue.put_nowait(EVENTS[0].model_copy(update={"stamp": clock()}))

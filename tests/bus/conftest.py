@@ -29,15 +29,23 @@ class Item(Event, type="orders.item"):
     n: int
 
 
+STANDSTILL = 50_000
+"""Turns of the loop in which time may stand still."""
+
+
 class JumpingSelector(selectors.DefaultSelector):
-    """Never blocks: tells the loop how long it would have."""
+    """Never blocks: tells the loop how long it would have. Fails where nothing, or too much, goes on."""
 
     advance: Callable[[float], None]
+    turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout is None:
             raise RuntimeError("everybody waits for something that will never happen")
+        self.turns = 0 if timeout and timeout > 1e-6 else self.turns + 1
+        if self.turns > STANDSTILL:
+            raise RuntimeError("somebody turns in circles while time stands still")
         if not ready and timeout:
             self.advance(timeout)
         return ready

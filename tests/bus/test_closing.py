@@ -143,7 +143,7 @@ async def test_the_catalogue_lists_types_as_long_as_somebody_declares_them(bus: 
     two = CatalogEntry(type="b.two", version=1, plugin_id="y")
     undo_one = bus.add_types([one, CatalogEntry(type="a.one", version=2)])
     undo_two = bus.add_types([two])
-    assert [(entry.type, entry.plugin_id) for entry in bus.types()] == [("a.one", ""), ("b.two", "x")]
+    assert [(entry.type, entry.plugin_id) for entry in bus.types()] == [("a.one", ""), ("b.two", "x"), ("b.two", "y")]
     undo_one()
     undo_one()
     assert bus.types() == [two]

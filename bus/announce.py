@@ -1,0 +1,51 @@
+"""What the bus says of itself: a bounded queue that nobody ever waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from contracts.event import Event
+
+from .policy.causes import ROOT, Causes
+
+log = logging.getLogger("plugbus.bus")
+
+SOURCE = "/bus"
+"""Source of everything that the bus announces."""
+
+
+class Announcer:
+    """Publishes `bus.*` events a turn of the event loop later; drops and counts what is too much."""
+
+    def __init__(self, publish: Callable[[Event, Causes], None], limit: int) -> None:
+        self._publish = publish
+        self._limit = limit
+        self._queue: deque[tuple[Event, Causes]] = deque()
+        self.dropped = 0
+
+    def say(self, event: Event, causes: Causes = ROOT) -> None:
+        if len(self._queue) >= self._limit:
+            self.lose(event)
+            return
+        if not self._queue:
+            asyncio.get_running_loop().call_soon(self._drain)
+        self._queue.append((event, causes))
+
+    def lose(self, event: Event) -> None:
+        """There was no room for it."""
+        self.dropped += 1
+        log.error("announcement dropped: %r", event)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether everything that was said is published."""
+        return not self._queue
+
+    def _drain(self) -> None:
+        while self._queue:
+            event, causes = self._queue[0]
+            self._publish(event, causes)
+            self._queue.popleft()

@@ -1,0 +1,223 @@
+"""Calls: who provides what, who waits for an answer, and how a provider is run.
+
+A call is not an event of the log. It is executed at most once, in a task of its own that belongs to the
+provider's bus: a requester that gives up, or is cancelled, does not stop a provider half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from contracts.bus import Call, CallReply, Provider, ProviderInfo, ProviderSpec
+from contracts.errors import (
+    BusClosed,
+    CallError,
+    CallTimeout,
+    ErrorInfo,
+    HandlerTimeout,
+    NoProvider,
+    ProviderFailed,
+    ProviderLost,
+)
+
+from .clock import Clock
+
+log = logging.getLogger("plugbus.bus")
+
+Answer = CallReply | CallError | BusClosed
+
+
+class PendingCalls:
+    """Who waits for which answer. What comes late, or twice, is dropped and counted."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self.dropped = 0
+
+    def expect(self, id: str) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[id] = future
+        return future
+
+    def answer(self, id: str, answer: Answer) -> None:
+        future = self._waiting.pop(id, None)
+        if future is None or future.done():
+            self.dropped += 1
+            log.info("answer to call %s dropped: nobody waits for it any more", id)
+        else:
+            future.set_result(answer)
+
+    def close(self) -> None:
+        for id in list(self._waiting):
+            self.answer(id, BusClosed("the bus was closed while the call was under way"))
+
+
+@dataclass(eq=False)
+class Offer:
+    """One provider of a capability on one replica; also what `provide` hands out."""
+
+    id: str
+    spec: ProviderSpec
+    provider: Provider
+    replica: str
+    directory: Directory
+    clock: Clock
+    tasks: dict[asyncio.Task[None], tuple[str, Callable[[str, Answer], None]]] = field(default_factory=dict)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it may still have to be ended."""
+        return bool(self.tasks) or self in self.directory
+
+    @property
+    def info(self) -> ProviderInfo:
+        spec = self.spec
+        return ProviderInfo(
+            capability=spec.capability, plugin_id=spec.plugin_id, replica=self.replica, reach=spec.reach
+        )
+
+    def serve(self, call: Call, deadline: float, answer: Callable[[str, Answer], None]) -> None:
+        """Execute `call` in a task, unless its deadline passes first; `answer` gets what came of it."""
+        name = f"plugbus:call:{call.capability}"
+        task = asyncio.get_running_loop().create_task(self._execute(call, deadline, answer), name=name)
+        self.tasks[task] = (call.id, answer)
+        task.add_done_callback(self._done)
+
+    async def remove(self) -> None:
+        """Take no more calls; those under way are lost, and told so at once."""
+        await self.withdraw(grace=0)
+
+    async def withdraw(self, grace: float) -> None:
+        """Take no more calls; wait up to `grace` seconds for those under way, then cancel them."""
+        self.directory.discard(self)
+        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        if tasks and grace > 0:
+            await asyncio.wait(tasks, timeout=grace)
+        lost = self.lose()
+        if lost:
+            await asyncio.wait(lost)
+
+    def lose(self) -> list[asyncio.Task[None]]:
+        """Cancel what is under way; the requesters know at once."""
+        self.directory.discard(self)
+        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            id, answer = self.tasks.pop(task)
+            answer(id, self._lost())
+            task.cancel()
+        return tasks
+
+    async def _execute(self, call: Call, deadline: float, answer: Callable[[str, Answer], None]) -> None:
+        if self.clock.monotonic() >= deadline:
+            answer(call.id, timed_out(call.capability, call.timeout))
+            return
+        limit = asyncio.timeout(self.spec.timeout)
+        try:
+            async with limit:
+                reply = await self.provider(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            answer(call.id, self._lost())  # the provider gave up something that it waited for
+        except Exception as error:  # noqa: BLE001 - whatever it is, the requester is told
+            failed = self._too_long(error) if limit.expired() else error
+            answer(call.id, self._failed(failed))
+        else:
+            answer(call.id, reply if reply.replica else reply.model_copy(update={"replica": self.replica}))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        left = self.tasks.pop(task, None)
+        if left is not None and task.cancelled():
+            id, answer = left
+            answer(id, self._lost())
+
+    def _failed(self, error: BaseException) -> ProviderFailed:
+        info = ErrorInfo.of(error)
+        return ProviderFailed(
+            f"the provider of {self.spec.capability} failed: {info}",
+            capability=self.spec.capability, where=info.place, fix=info.fix, info=info,
+        )  # fmt: skip
+
+    def _too_long(self, error: BaseException) -> HandlerTimeout:
+        found = HandlerTimeout(f"{self.spec.capability} ran longer than {self.spec.timeout:g} s")
+        found.__cause__ = error
+        return found
+
+    def _lost(self) -> ProviderLost:
+        capability = self.spec.capability
+        return ProviderLost(
+            f"the provider of {capability} ({self.spec.plugin_id} on {self.replica}) went away during the call",
+            capability=capability,
+            fix="ask again; whether it was executed is unknown",
+        )
+
+
+class Directory:
+    """All offers on a backend, by capability."""
+
+    def __init__(self) -> None:
+        self._offers: dict[str, list[Offer]] = {}
+
+    def add(self, offer: Offer) -> None:
+        self._offers.setdefault(offer.spec.capability, []).append(offer)
+
+    def discard(self, offer: Offer) -> None:
+        offers = self._offers.get(offer.spec.capability, [])
+        if offer in offers:
+            offers.remove(offer)
+            if not offers:
+                del self._offers[offer.spec.capability]
+
+    def __contains__(self, offer: Offer) -> bool:
+        return offer in self._offers.get(offer.spec.capability, ())
+
+    def reachable(self, replica: str) -> Iterator[Offer]:
+        """What a requester on `replica` can ask."""
+        for name in sorted(self._offers):
+            for offer in self._offers[name]:
+                if offer.spec.reach == "shared" or offer.replica == replica:
+                    yield offer
+
+    def choose(self, capability: str, replica: str, target: str) -> list[Offer]:
+        """Whom to ask: for `"any"` one, its own replica's first; for `"all"` one of each replica.
+
+        Several of one replica take turns. Raises `NoProvider`.
+        """
+        offers = self._offers.get(capability, [])
+        found: dict[str, Offer] = {}
+        for offer in offers:
+            if offer.spec.reach == "shared" or offer.replica == replica:
+                found.setdefault(offer.replica, offer)
+        if target == "any":
+            chosen = [found.get(replica) or next(iter(found.values()))] if found else []
+        elif target == "all":
+            chosen = list(found.values())
+        else:
+            chosen = [found[target]] if target in found else []
+        if not chosen:
+            raise _nobody(capability, target)
+        for offer in chosen:  # to the end of the line
+            offers.remove(offer)
+            offers.append(offer)
+        return chosen
+
+
+def _nobody(capability: str, target: str) -> NoProvider:
+    where = f" on replica {target!r}" if target not in ("any", "all") else ""
+    return NoProvider(
+        f"nobody provides {capability!r}{where}",
+        capability=capability,
+        fix="start a plugin that provides it: plugbus capability list",
+    )
+
+
+def timed_out(capability: str, timeout: float) -> CallTimeout:
+    return CallTimeout(
+        f"no answer from {capability} within {timeout:g} s",
+        capability=capability,
+        fix="ask with a longer timeout, or look at the provider",
+    )

@@ -1,0 +1,97 @@
+"""What of an event goes into its message: the object itself, or its bytes.
+
+An event whose class is deeply immutable is handed over as it is; its bytes are made only if somebody
+needs them. Of any other the bytes are made at publish: a snapshot that later changes cannot reach.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from pydantic import BaseModel
+
+from contracts.bus import MAX_PAYLOAD
+from contracts.errors import InvalidEvent, InvalidOption, PayloadTooLarge
+from contracts.event import AnyEvent, Event, EventData, dump_event
+
+Encoded = tuple[str, int, Event | None, bytes | None]
+"""Type, version, the object where it may be shared, the bytes where they were made."""
+
+_SMALL = (int, float, bool, type(None))
+_SURELY_FITS = MAX_PAYLOAD // 8  # a character takes at most 6 bytes of JSON; the rest is for names
+
+
+def encode(event: AnyEvent) -> Encoded:
+    """Raises `PayloadTooLarge`, and `InvalidOption` for a class without a type."""
+    if type(event) is EventData:
+        return event.type, event.version, None, _checked(event.type, _utf8(event))
+    plan = _plans.get(id(type(event))) or _Plan(type(event))  # type: ignore[arg-type]  # not EventData
+    if not plan.is_shared:
+        return plan.name, plan.version, None, _checked(plan.name, dump_event(event))
+    # A bound instead of a dump: to look at the text fields costs a tenth of writing all of them.
+    weight, fields = 0, event.__dict__
+    for name in plan.texts:
+        weight += len(fields[name])
+    for name in plan.others:
+        weight += _weight(fields[name])
+    if weight >= _SURELY_FITS:
+        _checked(plan.name, dump_event(event))
+    return plan.name, plan.version, event, None  # type: ignore[return-value]  # not EventData
+
+
+class _Plan:
+    """What publishing needs to know of an event class; attributes of pydantic classes are slow to read."""
+
+    __slots__ = ("_kind", "is_shared", "name", "others", "texts", "version")
+
+    def __init__(self, kind: type[Event]) -> None:
+        if not kind.__event_type__:
+            raise InvalidOption(
+                f"{kind.__qualname__} has no event type",
+                where=f"{kind.__module__}.{kind.__qualname__}",
+                fix=f"class {kind.__qualname__}(Event, type='orders.placed')",
+            )
+        self.name = kind.__event_type__
+        self.version = kind.__event_version__
+        self.is_shared = kind.__event_immutable__
+        fields = {name: info.annotation for name, info in kind.model_fields.items()}
+        self.texts = tuple(name for name, annotation in fields.items() if annotation is str)
+        self.others = tuple(name for name, kind in fields.items() if kind is not str and kind not in _SMALL)
+        # Kept by the class's address until the class goes: a plan must not keep an old generation alive.
+        address = id(kind)
+        self._kind = weakref.ref(kind, lambda _: _plans.pop(address, None))
+        _plans[address] = self
+
+
+_plans: dict[int, _Plan] = {}
+
+
+def _weight(value: Any) -> int:
+    """At least the number of characters in `value`."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, tuple | frozenset):
+        return sum(map(_weight, value)) + 8 * len(value)
+    if isinstance(value, BaseModel):
+        return sum(len(name) + _weight(field) for name, field in value.__dict__.items())
+    return 8
+
+
+def _utf8(event: EventData) -> bytes:
+    try:
+        return event.data.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(
+            f"the data of {event.type} are not Unicode text: {error.reason} at {error.start}",
+            fix="send JSON in UTF-8",
+        ) from None
+
+
+def _checked(name: str, data: bytes) -> bytes:
+    if len(data) > MAX_PAYLOAD:
+        raise PayloadTooLarge(
+            f"{name} carries {len(data):,} bytes of data; the bus takes {MAX_PAYLOAD:,}",
+            fix="put the content where others can fetch it, and publish where that is",
+        )
+    return data

@@ -1,0 +1,502 @@
+"""The state of one group in one partition: what waits, what runs, the lot, the dead.
+
+Pure: no event loop, no clock, nobody is called but the owner that asked to be roused. Times come in as
+arguments. What the event loop does with it stands in `delivery.py`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from contracts.bus import DeadLetter, DeadLetterSelection
+from contracts.errors import ErrorInfo
+from contracts.event import Message, PluginEvent
+
+SlotKey = str | int
+"""The key that a slot of the lot holds back; for a delivery without one, its sequence."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of a delivery that did not go the straight way."""
+
+    message: Message
+    attempts: int = 0
+    """Starts of the handler that count."""
+    due: float | None = None
+    """Not before (monotonic seconds); None: at once."""
+    error: ErrorInfo | None = None
+    suspect: bool = False
+    """Its owner died with it: each start is counted before it runs."""
+    slot: Slot | None = None
+    """Where in the lot it came from, while it is out of it."""
+
+class Slot:
+    """One key's queue in the lot. It holds the key back while anything of it waits or is out."""
+
+    __slots__ = ("entries", "key", "out")
+
+    def __init__(self, key: SlotKey) -> None:
+        self.key = key
+        self.entries: deque[Entry] = deque()
+        self.out = 0
+        """Deliveries of this slot that were taken and are not settled."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.entries or self.out)
+
+
+class Delivery(PluginEvent):
+    """One attempt: what the loop settles, and what a handler sees. Made by `GroupPartition`.
+
+    `is_open` is also the fence: a takeover closes all deliveries of the former owner, and what is closed
+    cannot be settled.
+    """
+
+    __slots__ = ("entry", "is_open", "part")
+
+    part: GroupPartition
+    entry: Entry | None
+    """None on the straight way."""
+    is_open: bool
+    """In flight: neither settled nor handed back nor taken over."""
+
+
+class Owner(Protocol):
+    """Who takes from a partition."""
+
+    replica: str
+
+    def rouse(self, part: GroupPartition) -> None:
+        """There is something to take again, after `take` had found nothing."""
+
+    def own(self, part: GroupPartition) -> None:
+        """The partition is yours."""
+
+    def disown(self, part: GroupPartition) -> None:
+        """The partition is somebody else's, or nobody's."""
+
+    def make_way(self) -> None:
+        """A partition is to leave: hand back what has not started."""
+
+
+class GroupPartition:
+    """One group's place in one partition.
+
+    Taken in this order: suspects (one at a time, nothing beside them), what is due in the lot, what was
+    handed back, what waits. Within a key that is the order of publishing.
+    """
+
+    __slots__ = (
+        "_due", "_expiring", "_ready", "_taken", "_ties", "_total", "_unhandled", "backlog", "epoch", "failed",
+        "group", "handler", "idle", "irregular", "leaving", "lot_limit", "number", "open", "ordered", "owner",
+        "parked", "peak", "returned", "slots", "stale", "suspects", "topic",
+    )  # fmt: skip
+
+    def __init__(self, group: str, topic: str, number: int, handler: str, *, ordered: bool, lot_limit: int) -> None:
+        self.group = group
+        self.topic = topic
+        self.number = number
+        self.handler = handler
+        self.ordered = ordered
+        self.lot_limit = lot_limit
+        self.owner: Owner | None = None
+        self.epoch = 0
+        """Counts the owners; with the owner, what a fence compares."""
+        self.idle = False
+        """The owner has found nothing to take, and wants to be roused."""
+        self.leaving = False
+        """Ownership moves on as soon as nothing is in flight."""
+        self.irregular = False
+        """Something holds deliveries back: each must ask before it starts."""
+        self.backlog: deque[Message] = deque()
+        self.open = 0
+        """How many deliveries are in flight."""
+        self.returned: list[Entry] = []
+        self.suspects: deque[Entry] = deque()
+        self.slots: dict[SlotKey, Slot] = {}
+        self.parked = 0
+        self.failed = self.stale = self.peak = 0
+        self._taken: list[Delivery] = []  # whoever is in flight, and some who are not any more
+        self._total = self._unhandled = 0
+        self._expiring = False
+        self._ready: deque[Slot] = deque()
+        self._due: list[tuple[float, int, Slot, Entry]] = []
+        self._ties = itertools.count()
+
+    # --- taking ---------------------------------------------------------------------------------------
+
+    def take(self, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries, in flight from now on. Only the owner asks."""
+        self.peak = max(self.peak, len(self.backlog))
+        if self.leaving:
+            return []
+        if self.suspects:
+            batch = [] if self.open else [self._out(self.suspects.popleft())]
+        else:
+            batch = self._take_irregular(limit) if self._ready or self.returned else []
+            if self.backlog and self.parked < self.lot_limit:
+                self._take_waiting(min(limit - len(batch), len(self.backlog)), batch)
+        self._remember(batch)
+        return batch
+
+    def _take_waiting(self, count: int, batch: list[Delivery]) -> None:
+        # `_out`, written out: one of these is made for each message and group, and a call to an `__init__`
+        # would cost half as much again.
+        handler, following, add, new = self.handler, self.backlog.popleft, batch.append, Delivery.__new__
+        for _ in range(count):
+            delivery = new(Delivery)
+            delivery.message = following()
+            delivery.handler = handler
+            delivery.attempt = 1
+            delivery._parsed = None
+            delivery.part = self
+            delivery.entry = None
+            delivery.is_open = True
+            add(delivery)
+
+    def _remember(self, batch: list[Delivery]) -> None:
+        if not self.open:
+            self._taken = batch.copy()
+        else:
+            if len(self._taken) > 2 * self.open + 64:
+                self._taken = self.in_flight
+            self._taken += batch
+        self.open += len(batch)
+        self._total += len(batch)
+
+    def _take_irregular(self, limit: int) -> list[Delivery]:
+        batch: list[Delivery] = []
+        while self._ready and len(batch) < limit:
+            slot = self._ready.popleft()
+            if slot.entries and not slot.out and slot.entries[0].due is None:
+                entry = slot.entries.popleft()
+                entry.slot = slot
+                slot.out += 1
+                self.parked -= 1
+                batch.append(self._out(entry))
+        handed_back = self.returned[: limit - len(batch)]
+        del self.returned[: len(handed_back)]
+        return batch + [self._out(entry) for entry in handed_back]
+
+    def _out(self, entry: Entry) -> Delivery:
+        delivery = Delivery(entry.message, self.handler, entry.attempts + 1)
+        delivery.part, delivery.entry, delivery.is_open = self, entry, True
+        return delivery
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `take` would find something."""
+        if self.leaving:
+            return False
+        if self.suspects:
+            return not self.open
+        return bool(self._ready or self.returned or (self.backlog and self.parked < self.lot_limit))
+
+    def expect_expiry(self) -> None:
+        """An event with an expiry waits: from now on every delivery asks."""
+        self._expiring = self.irregular = True
+
+    # --- before a start -------------------------------------------------------------------------------
+
+    def is_blocked(self, delivery: Delivery) -> bool:
+        """Whether an earlier event of its key is in the lot."""
+        if delivery.entry is not None and delivery.entry.slot is not None:
+            return False
+        return self._slot_key(delivery.message) in self.slots
+
+    # --- settling: each answers whether the delivery was still this owner's ------------------------------
+
+    def remove(self, delivery: Delivery) -> bool:
+        """It is dead, discarded or expired; its key goes on."""
+        if not self._land(delivery):
+            return False
+        if delivery.entry is not None:
+            self.leave_line(delivery.entry)
+        return True
+
+    def park(self, delivery: Delivery, due: float, error: ErrorInfo | None) -> bool:
+        """Into the lot, before everything of its key, until `due`."""
+        if not self._land(delivery):
+            return False
+        entry = delivery.entry or Entry(delivery.message)
+        entry.attempts, entry.error, entry.due = delivery.attempt, error, due
+        entry.suspect = False
+        slot = self._return_to_slot(entry)
+        slot.entries.appendleft(entry)
+        self.parked += 1
+        heapq.heappush(self._due, (due, next(self._ties), slot, entry))
+        self._regulate()
+        return True
+
+    def queue_behind(self, delivery: Delivery) -> bool:
+        """Into the lot, behind the earlier event of its key."""
+        if not self._land(delivery):
+            return False
+        self._append(delivery.entry or Entry(delivery.message))
+        return True
+
+    def give_back(self, delivery: Delivery) -> None:
+        """No outcome: it is taken again, in its place, and this start does not count."""
+        if not delivery.is_open:
+            return
+        self._land(delivery)
+        entry = delivery.entry or Entry(delivery.message)
+        entry.attempts = delivery.attempt - 1
+        if entry.slot is not None:
+            slot = self._return_to_slot(entry)
+            slot.entries.appendleft(entry)
+            self.parked += 1
+            self._go_on(slot)
+        elif entry.suspect:
+            self.suspects.appendleft(entry)  # it was the first of them, and alone
+        else:
+            bisect.insort(self.returned, entry, key=_sequence)
+        self._regulate()
+
+    def redrive(self, message: Message) -> None:
+        """A dead letter comes back: through the lot, so that its key is never started twice at once."""
+        self._append(Entry(message))
+
+    def _land(self, delivery: Delivery) -> bool:
+        if not delivery.is_open:
+            self.stale += 1
+            return False
+        delivery.is_open = False
+        self.open -= 1
+        self._unhandled += 1
+        return True
+
+    # --- the lot --------------------------------------------------------------------------------------
+
+    def release_due(self, now: float) -> None:
+        """Make ready what is due by `now`."""
+        while self._due and self._due[0][0] <= now:
+            item = heapq.heappop(self._due)
+            if self._is_waiting(item):
+                _, _, slot, entry = item
+                entry.due = None
+                self._go_on(slot)
+        self._rouse()
+
+    @property
+    def next_due(self) -> float | None:
+        """When `release_due` has something to do."""
+        while self._due and not self._is_waiting(self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    @staticmethod
+    def _is_waiting(item: tuple[float, int, Slot, Entry]) -> bool:
+        return item[3].due == item[0]  # else it was released, handed back or parked anew
+
+    def _slot_key(self, message: Message) -> SlotKey:
+        return message.key if message.key is not None and self.ordered else message.sequence
+
+    def _append(self, entry: Entry) -> None:
+        slot = self._return_to_slot(entry)
+        slot.entries.append(entry)
+        self.parked += 1
+        self._go_on(slot)
+        self._regulate()
+
+    def _return_to_slot(self, entry: Entry) -> Slot:
+        if entry.slot is not None:
+            slot, entry.slot = entry.slot, None
+            slot.out -= 1
+            return slot
+        key = self._slot_key(entry.message)
+        return self.slots.setdefault(key, Slot(key))
+
+    def leave_line(self, entry: Entry) -> None:
+        """A delivery that was out of line is final."""
+        slot, entry.slot = entry.slot, None
+        if slot is not None:
+            slot.out -= 1
+            self._go_on(slot)
+        self._regulate()
+
+    def _go_on(self, slot: Slot) -> None:
+        """Let the head of a slot go if nothing of it is out; drop the slot if it is empty."""
+        if slot.is_empty:
+            self.slots.pop(slot.key, None)
+        elif slot.entries and not slot.out and slot.entries[0].due is None:
+            self._ready.append(slot)
+
+    def _regulate(self) -> None:
+        self.irregular = bool(
+            self.slots or self.suspects or self.returned or self.leaving or self._expiring
+        )
+        self._rouse()
+
+    def _rouse(self) -> None:
+        if self.idle and self.owner is not None and self.has_work:
+            self.idle = False
+            self.owner.rouse(self)
+
+    # --- ownership --------------------------------------------------------------------------------------
+
+    def take_over(self, owner: Owner | None) -> None:
+        """From now on `owner` takes (None: nobody). What the former one had in flight is suspect."""
+        self._suspect()
+        self.owner, self.leaving, self.idle = owner, False, owner is not None
+        self.epoch += 1
+        self._regulate()
+
+    def leave(self) -> None:
+        """Take nothing more; ownership moves when nothing is in flight."""
+        self.leaving = self.irregular = True
+
+    def stay(self) -> None:
+        """Ownership does not move after all."""
+        self.leaving = False
+        self._regulate()
+
+    def _suspect(self) -> None:
+        """Unsettled deliveries of a dead owner come first, in order, one at a time."""
+        left = [delivery.entry or Entry(delivery.message) for delivery in self.in_flight]
+        for delivery in self.in_flight:
+            self._land(delivery)
+        for entry in left:
+            entry.suspect = True
+        self.suspects = deque(sorted([*left, *self.suspects], key=_sequence))
+
+    # --- questions ----------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> list[Delivery]:
+        """What was taken and is not settled."""
+        return [delivery for delivery in self._taken if delivery.is_open]
+
+    @property
+    def handled(self) -> int:
+        """How many were acknowledged."""
+        return self._total - self._unhandled - self.open
+
+    @property
+    def waiting(self) -> int:
+        return len(self.backlog) + len(self.returned) + len(self.suspects)
+
+    @property
+    def lot_size(self) -> int:
+        """Everything in the lot, what is out of it for an attempt included."""
+        return self.parked + sum(slot.out for slot in self.slots.values())
+
+    @property
+    def oldest_need(self) -> int | None:
+        """The lowest sequence that is not settled and not in the lot."""
+        return min((message.sequence for message in self._first_of_each()), default=None)
+
+    def _first_of_each(self) -> Iterator[Message]:
+        yield from itertools.islice(self.backlog, 1)
+        yield from (entry.message for entry in itertools.chain(self.returned, self.suspects) if entry.slot is None)
+        for delivery in self.in_flight:
+            if delivery.entry is None or delivery.entry.slot is None:
+                yield delivery.message
+
+    def has_unsettled(self, since: int) -> bool:
+        """Whether an event with at least this sequence has no final outcome yet."""
+        return any(message.sequence >= since for message in self._newest_first())
+
+    def _newest_first(self) -> Iterator[Message]:
+        yield from itertools.islice(reversed(self.backlog), 1)
+        for delivery in self.in_flight:
+            yield delivery.message
+        for entry in itertools.chain(self.returned, self.suspects):
+            yield entry.message
+        for slot in self.slots.values():
+            for entry in slot.entries:
+                yield entry.message
+
+
+def acknowledge(delivery: Delivery) -> bool:
+    """Settle the straight way. A function, not a method: one call less for each message and group."""
+    part = delivery.part
+    if not delivery.is_open:
+        part.stale += 1
+        return False
+    delivery.is_open = False
+    part.open -= 1
+    if delivery.entry is not None:
+        part.leave_line(delivery.entry)
+    return True
+
+
+def _sequence(entry: Entry) -> int:
+    return entry.message.sequence
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class DeadEntry:
+    """A dead letter as the broker keeps it: with what redrive needs."""
+
+    id: str
+    part: GroupPartition
+    message: Message
+    plugin_id: str
+    generation: int
+    reason: str
+    error: ErrorInfo | None
+    attempts: int
+    last_ns: int
+
+    def letter(self) -> DeadLetter:
+        message = self.message
+        return DeadLetter(
+            id=self.id,
+            group=self.part.group,
+            plugin_id=self.plugin_id,
+            generation=self.generation,
+            reason=self.reason,
+            error=self.error,
+            attempts=self.attempts,
+            first_at=_moment(message.time_ns),
+            last_at=_moment(self.last_ns),
+            envelope=message.envelope,
+            version=message.version,
+            data=message.data.decode(),
+        )
+
+
+class DeadLetters:
+    """The dead letters of one group; bounded, the oldest go."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[str, DeadEntry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: DeadEntry) -> int:
+        """How many had to go for it."""
+        self._entries[entry.id] = entry
+        dropped = max(0, len(self._entries) - self._limit)
+        for _ in range(dropped):
+            self._entries.popitem(last=False)
+        return dropped
+
+    def select(self, selection: DeadLetterSelection) -> list[DeadEntry]:
+        """The newest first."""
+        if selection.ids is None:
+            return list(reversed(self._entries.values()))
+        wanted = set(selection.ids)
+        return [entry for entry in reversed(self._entries.values()) if entry.id in wanted]
+
+    def remove(self, entry: DeadEntry) -> None:
+        del self._entries[entry.id]
+
+
+def _moment(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)

@@ -1,0 +1,172 @@
+"""One partition of a topic: its log, numbered without gaps, and who reads it.
+
+The log serves groups that come late, tails and the limit of the topic. What a group has yet to handle it
+holds itself (`groups.py`), so that nobody skips over events that are not his.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from contracts.event import Message
+
+from .groups import GroupPartition
+from .window import IdWindow
+
+if TYPE_CHECKING:
+    from .watch import RoomWaiter
+
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much the broker keeps. Counts are per partition, seconds are seconds."""
+
+    retain: int = 100_000
+    """Events that stay readable for those who come late."""
+    retain_seconds: float = 86_400.0
+    young_seconds: float = 60.0
+    """Nothing younger is trimmed for its count while the log holds less than half of `limit`."""
+    limit: int = 1_000_000
+    """Events that may wait for the slowest group; then publishing waits."""
+    lot: int = 200_000
+    """Parked deliveries of one group; then it reads no further."""
+    dead_letters: int = 10_000
+    """Of one group; the oldest go."""
+    window_seconds: float = 120.0
+    window: int = 50_000
+    """Ids that are remembered, see `IdWindow`."""
+    announcements: int = 10_000
+    """`bus.*` events that wait to be published; further ones are dropped and counted."""
+    route_cache: int = 10_000
+    """Event types whose readers are remembered."""
+
+
+class Partition:
+    """The log of one partition."""
+
+    __slots__ = (
+        "_limits", "_next_stamp", "_stamps", "base", "look_at", "messages", "number", "parts", "prefix",
+        "topic", "waiters", "window",
+    )  # fmt: skip
+
+    def __init__(self, topic: str, number: int, limits: Limits) -> None:
+        self.topic = topic
+        self.number = number
+        self.prefix = f"{topic}/{number}:"
+        """Of positions."""
+        self._limits = limits
+        self.messages: list[Message] = []
+        self.base = 0
+        """Sequence of the first message that is kept."""
+        self.window = IdWindow(limits.window_seconds, limits.window)
+        self.parts: list[GroupPartition] = []
+        """The groups' places in it."""
+        self.waiters: deque[RoomWaiter] = deque()
+        """Publishes that wait for room, in order."""
+        self.look_at = 0
+        """Length from which `append` must be preceded by `has_room`."""
+        self._stamps: list[tuple[int, int]] = []  # (sequence, when it was appended), at most one a second
+        self._next_stamp = 0
+        self._plan()
+
+    def append(self, message: Message, now_ns: int) -> int:
+        """Number and keep it. There is room, or the caller may go over the limit."""
+        messages = self.messages
+        message.sequence = sequence = self.base + len(messages)
+        messages.append(message)
+        if now_ns >= self._next_stamp:
+            self._stamps.append((sequence, now_ns))
+            self._next_stamp = now_ns + _SECOND
+        return sequence
+
+    @property
+    def end(self) -> int:
+        """The sequence that the next message gets."""
+        return self.base + len(self.messages)
+
+    def read(self, start: int) -> Iterator[Message]:
+        """What is kept from `start` on."""
+        for index in range(max(0, start - self.base), len(self.messages)):
+            yield self.messages[index]
+
+    def has_room(self, now_ns: int, factor: int = 1) -> bool:
+        """Trim what nobody needs; whether the log is below its limit (`factor` times it)."""
+        self.trim(now_ns)
+        return len(self.messages) < self._limits.limit * factor
+
+    def find(self, source: str, id: str, own_prefix: str | None, now: float) -> str | None:
+        """The position of an event that was published lately, or None.
+
+        Ids that the broker made itself are not remembered (nobody but a caller with a receipt can know
+        one), they are looked up in the log: a publish without an id pays nothing for the window.
+        """
+        if own_prefix is None or not id.startswith(own_prefix):
+            return self.window.find(source, id, now)
+        for message in reversed(self.messages[-self._limits.window :]):
+            if message.id == id and message.source == source:
+                return f"{self.prefix}{message.sequence}"
+        return None
+
+    def holder(self) -> GroupPartition | None:
+        """The group whose oldest need holds the log."""
+        needs = [(part.oldest_need, part.group, part) for part in self.parts]
+        held = [(need, group, part) for need, group, part in needs if need is not None]
+        return min(held, key=lambda item: item[:2])[2] if held else None
+
+    # --- retention --------------------------------------------------------------------------------------
+
+    def trim(self, now_ns: int) -> None:
+        """Let go of what is too old or too much, never of what a group still needs."""
+        end = max(self._too_old(now_ns), self._too_many(now_ns))
+        if end > self.base:
+            self._drop_before(min([end, *self._needs()]))
+        self._plan()
+
+    def _needs(self) -> Iterator[int]:
+        for part in self.parts:
+            need = part.oldest_need
+            if need is not None:
+                yield need
+
+    def _too_old(self, now_ns: int) -> int:
+        return self._appended_before(now_ns - int(self._limits.retain_seconds * _SECOND))
+
+    def _too_many(self, now_ns: int) -> int:
+        limits, length = self._limits, len(self.messages)
+        if length < limits.limit // 2:
+            young = self._appended_before(now_ns - int(limits.young_seconds * _SECOND))
+            return min(young, self.end - limits.retain)
+        return self.end - min(limits.retain, limits.limit // 2)
+
+    def _appended_before(self, when_ns: int) -> int:
+        """Everything below this sequence was appended before `when_ns` (to the second)."""
+        first_not = bisect.bisect_right(self._stamps, when_ns - _SECOND, key=_time)
+        return self._stamps[first_not][0] if first_not < len(self._stamps) else self.end
+
+    def _drop_before(self, sequence: int) -> None:
+        count = sequence - self.base
+        if count > 0:
+            del self.messages[:count]
+            self.base = sequence
+            passed = bisect.bisect_right(self._stamps, sequence, key=_sequence)
+            del self._stamps[: max(0, passed - 1)]
+
+    def _plan(self) -> None:
+        """Look again when the log has grown by a part of what it holds: trimming moves the rest."""
+        limits, length = self._limits, len(self.messages)
+        grown = max(length, limits.retain) + max(64, limits.retain // 8)
+        self.look_at = 0 if self.waiters else min(grown, limits.limit)
+
+
+def _sequence(stamp: tuple[int, int]) -> int:
+    return stamp[0]
+
+
+def _time(stamp: tuple[int, int]) -> int:
+    return stamp[1]

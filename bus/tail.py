@@ -1,0 +1,139 @@
+"""Tails of the memory bus: a cursor on each log, no queue of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from contracts.bus import TailItem
+from contracts.errors import InvalidOption
+from contracts.event import Message
+from contracts.patterns import matches
+
+from .topics import may_select
+from .partition import Partition
+
+if TYPE_CHECKING:
+    from .broker import MemoryBroker
+
+OLDEST = "oldest"
+_AT_ONCE = 1_000
+Cursors = dict[str, int]
+"""Prefix of a partition → the next sequence to read. A partition that is not named is read from its start."""
+
+
+class MemoryTail:
+    """See `contracts.bus.Tail`. What it misses because of trimming comes as `missed` of the next item."""
+
+    def __init__(
+        self, broker: MemoryBroker, patterns: tuple[str, ...], position: str | None, closed: Callable[[MemoryTail], None]
+    ) -> None:  # fmt: skip
+        self.patterns = patterns
+        self._broker = broker
+        self._closed = closed
+        self._cursors, self._missed = _start(broker, position)
+        self._sleeper: asyncio.Future[None] | None = None
+        self._open = True
+        self._turn = 0
+
+    def __aiter__(self) -> MemoryTail:
+        return self
+
+    async def __anext__(self) -> TailItem:
+        while self._open:
+            item = self._next()
+            if item is not None:
+                return item
+            self._sleeper = asyncio.get_running_loop().create_future()
+            try:
+                await self._sleeper
+            finally:
+                self._sleeper = None
+        raise StopAsyncIteration
+
+    def read_nowait(self) -> list[TailItem]:
+        items = []
+        while self._open and len(items) < _AT_ONCE and (item := self._next()) is not None:
+            items.append(item)
+        return items
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._closed(self)
+            self.wake()
+
+    def wake(self) -> None:
+        """Something that it selects was published."""
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def _next(self) -> TailItem | None:
+        """The next event that it selects; the partitions take turns."""
+        partitions = [partition for partition in self._broker.all_partitions() if self._reads(partition)]
+        for step in range(len(partitions)):
+            partition = partitions[(self._turn + step) % len(partitions)]
+            message = self._advance(partition)
+            if message is not None:
+                self._turn += step + 1
+                return self._item(message)
+        return None
+
+    def _advance(self, partition: Partition) -> Message | None:
+        cursor = self._cursors.get(partition.prefix, 0)
+        if cursor < partition.base:
+            self._missed += partition.base - cursor
+        for message in partition.read(cursor):
+            if any(matches(pattern, message.type) for pattern in self.patterns):
+                self._cursors[partition.prefix] = message.sequence + 1
+                return message
+        self._cursors[partition.prefix] = partition.end
+        return None
+
+    def _reads(self, partition: Partition) -> bool:
+        topic = partition.topic
+        return any(may_select(pattern, topic) for pattern in self.patterns)
+
+    def _item(self, message: Message) -> TailItem:
+        missed, self._missed = self._missed, 0
+        return TailItem(
+            envelope=message.envelope,
+            version=message.version,
+            data=message.data.decode(),
+            position=write_position(self._broker.incarnation, self._cursors),
+            missed=missed,
+        )
+
+
+def write_position(incarnation: str, cursors: Cursors) -> str:
+    return json.dumps([incarnation, cursors], separators=(",", ":"))
+
+
+def read_position(text: str) -> tuple[str, Cursors]:
+    """Raises `InvalidOption` for a text that is no position."""
+    try:
+        incarnation, cursors = json.loads(text)
+        return str(incarnation), {str(prefix): int(sequence) for prefix, sequence in cursors.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidOption(
+            f"{text[:60]!r} is not a position of this bus", fix="use the position of an item that a tail gave"
+        ) from None
+
+
+def ends(partitions: Iterable[Partition]) -> Cursors:
+    return {partition.prefix: partition.end for partition in partitions}
+
+
+def _start(broker: MemoryBroker, position: str | None) -> tuple[Cursors, int]:
+    """Where to begin, and how many events are known to be missed already."""
+    if position is None:
+        return ends(broker.all_partitions()), 0
+    oldest = {partition.prefix: partition.base for partition in broker.all_partitions()}
+    if position == OLDEST:
+        return oldest, 0
+    incarnation, cursors = read_position(position)
+    if incarnation != broker.incarnation:  # of a broker that is gone: at least one was missed
+        return oldest, 1
+    return cursors, 0
