@@ -7,7 +7,6 @@ import logging
 from collections import deque
 
 from contracts.bus import EventBus
-from contracts.errors import BusError
 from contracts.event import Event
 
 KERNEL_SOURCE = "/kernel"
@@ -22,6 +21,7 @@ class Announcer:
     def __init__(self, bus: EventBus, log: logging.Logger, *, limit: int = 10_000) -> None:
         self._bus = bus
         self._log = log
+        self._limit = limit
         self._queue: deque[Event] = deque(maxlen=limit)
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
@@ -31,9 +31,10 @@ class Announcer:
 
     def announce(self, event: Event) -> None:
         """Never waits, never raises."""
-        if len(self._queue) == self._queue.maxlen:
+        if len(self._queue) == self._limit:
+            if self.dropped % self._limit == 0:  # once for each full queue, not for each fact
+                self._log.warning("the bus does not take announcements; dropped so far: %d", self.dropped + 1)
             self.dropped += 1
-            self._log.warning("announcements are not taken by the bus; %d dropped", self.dropped)
         self._queue.append(event)
         self._empty.clear()
         self._arrived.set()
@@ -41,22 +42,27 @@ class Announcer:
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="plugbus announcer")
 
-    async def settle(self) -> None:
-        """Return when everything announced so far is published."""
-        await self._empty.wait()
+    async def settle(self, grace: float | None = None) -> bool:
+        """Return when everything announced so far is published; False if not within `grace` seconds."""
+        if self._task is None:
+            return not self._queue
+        try:
+            async with asyncio.timeout(grace):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def close(self, grace: float = 2.0) -> None:
         """Publish what waits, for at most `grace` seconds. Safe twice."""
-        task, self._task = self._task, None
-        if task is None:
+        if self._task is None:
             return
-        try:
-            async with asyncio.timeout(grace):
-                await self.settle()
-        except TimeoutError:
-            self._log.warning("%d announcements were not published", len(self._queue))
-        task.cancel()
-        await asyncio.wait([task])
+        if not await self.settle(grace):
+            self._log.warning("announcements that were not published: %d", len(self._queue) + 1)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _run(self) -> None:
         while True:
@@ -69,5 +75,5 @@ class Announcer:
     async def _publish(self, event: Event) -> None:
         try:
             await self._bus.publish(event, source=KERNEL_SOURCE)
-        except BusError as error:
+        except Exception as error:  # noqa: BLE001 - one fact that cannot be said must not silence the others
             self._log.error("could not announce %s: %s", event.__event_type__, error)

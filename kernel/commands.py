@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -111,12 +110,17 @@ class Commands:
         )
         reason = f"{name} by {call.source}"
         if call.source == source_of(plugin_id):
-            asyncio.get_running_loop().call_soon(
-                lambda: self._kernel.scope.spawn(_run(action, plugin_id, reason), name=f"{name} {plugin_id}")
-            )
+            self._kernel.scope.spawn(self._later(action, plugin_id, reason), name=f"{name} {plugin_id}")
             return CommandResult(outcome="accepted", plugin=plugin_info(record))
         changed = await action(plugin_id, reason)
         return CommandResult(outcome="done" if changed else "unchanged", plugin=plugin_info(record))
+
+    async def _later(
+        self, action: Callable[[str, str], Awaitable[bool]], plugin_id: str, reason: str
+    ) -> None:
+        """For a plugin that commands itself, perhaps from within the step that is under way."""
+        await self._kernel.operations.idle(plugin_id)
+        await action(plugin_id, reason)
 
     # --- dead letters, groups, types, capabilities -----------------------------------------------------
 
@@ -189,10 +193,6 @@ class Commands:
 
     async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
         return self._kernel.readiness()
-
-
-async def _run(action: Callable[[str, str], Awaitable[bool]], plugin_id: str, reason: str) -> None:
-    await action(plugin_id, reason)
 
 
 def plugin_info(record: PluginRecord) -> PluginInfo:

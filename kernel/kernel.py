@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from contracts.errors import (
     DependencyError,
     ErrorInfo,
     PlugbusError,
-    PluginBusy,
     PluginNotReady,
     PluginStateError,
     PluginStepFailed,
@@ -24,6 +22,7 @@ from contracts.plugin import PluginStatus
 
 from .announcer import Announcer
 from .lifecycle import PluginLifecycleManager, Services
+from .operations import Operations, stopping
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
 from .resolver import DependencyResolver, Resolution
 from .scope import Scope
@@ -33,6 +32,12 @@ S = PluginStatus
 RETRY_FIRST = 1.0
 RETRY_LONGEST = 60.0
 """Seconds between tries of a plugin that is not ready; doubled each time."""
+RETRY_SHORTEST = 0.01
+"""Seconds that lie between two tries whatever the plugin and the test kit say."""
+SETTLE_GRACE = 2.0
+"""Seconds in which announcements may be published before the shutdown goes on without."""
+WAITS_FOR_DEPENDENCY = DependencyError.__name__
+"""Code of the reason of a plugin that is well, but needs one that is not started."""
 
 
 class Kernel:
@@ -54,7 +59,8 @@ class Kernel:
         self._announcer = announcer
         self._log = log
         self._version = version
-        self._busy: set[str] = set()
+        self.operations = Operations()
+        self._retries: dict[str, asyncio.Task[None]] = {}
         self._waves: tuple[tuple[str, ...], ...] = ()
         self._booted = False
         self._stopping = False
@@ -73,7 +79,9 @@ class Kernel:
         self._waves = self._arrange(resolution)
         self.registry.reorder(tuple(id for wave in self._waves for id in wave))
         for wave in self._waves:
-            await asyncio.gather(*(self._start_at_boot(self.registry.record(id)) for id in wave))
+            await asyncio.gather(*(self._start_in_turn(self.registry.record(id), "boot") for id in wave))
+            if self._stopping:
+                return
         self._booted = True
         self._announcer.announce(
             KernelStarted(
@@ -127,18 +135,26 @@ class Kernel:
         info = ErrorInfo.of(first).model_copy(
             update={"message": text, "place": first.where or record.metadata.file_path, "fix": first.fix}
         )
-        self._log.error("plugin %s is refused: %s (%s)", record.plugin_id, text, info.place)
         self.lifecycle.refuse(record, "resolve", info)
 
-    async def _start_at_boot(self, record: PluginRecord) -> None:
+    async def _start_in_turn(self, record: PluginRecord, reason: str) -> None:
+        """Start a plugin whose turn has come; whatever comes of it is on its record."""
+        if self._stopping or record.plugin_id in self.operations:
+            return  # whoever took it up meanwhile decides
         if (waiting := self._failed_dependency(record)) is not None:
             self.lifecycle.refuse(record, "resolve", waiting)
             return
         try:
-            async with self._exclusively(record):
-                await self.lifecycle.bring_up(record, "boot")
+            await self.operations.run(record, Activity.LOADING, self._bring_up(record, reason))
+        except (PluginStepFailed, PluginStateError) as error:
+            self._log.debug("%s", error)  # told where it happened, or the kernel stops
+
+    async def _bring_up(self, record: PluginRecord, reason: str) -> None:
+        try:
+            await self.lifecycle.bring_up(record, reason)
         except PluginStepFailed as error:
             self._retry_if_not_ready(record, error)
+            raise
 
     def _failed_dependency(self, record: PluginRecord) -> ErrorInfo | None:
         for dependency in record.metadata.dependencies:
@@ -146,7 +162,7 @@ class Kernel:
             if needed.status is not S.STARTED:
                 why = needed.reason.text if needed.reason else needed.status.value
                 return ErrorInfo(
-                    type="DependencyError",
+                    type=WAITS_FOR_DEPENDENCY,
                     message=f"it needs {needed.plugin_id!r}, which is not started: {why}",
                     place=needed.reason.place if needed.reason else "",
                     fix=f"mend {needed.plugin_id!r} first: plugbus plugin show {needed.plugin_id}",
@@ -168,29 +184,50 @@ class Kernel:
     # --- a plugin that is not ready ---------------------------------------------------------------------
 
     def _retry_if_not_ready(self, record: PluginRecord, error: PluginStepFailed) -> None:
-        info = error.info
-        if info is None or not info.matches(PluginNotReady.__name__) or self._stopping:
+        if not _is_not_ready(error) or self._stopping:
             return
+        self._forget_retry(record)
         record.activity = Activity.WAITING
-        self.scope.spawn(self._retry(record, info), name=f"retry {record.plugin_id}")
+        retry = self.scope.spawn(
+            self._retry(record, error), name=f"retry {record.plugin_id}", context=self.operations.context
+        )
+        self._retries[record.plugin_id] = retry
 
-    async def _retry(self, record: PluginRecord, info: ErrorInfo) -> None:
+    def _forget_retry(self, record: PluginRecord) -> bool:
+        """Try no more by itself; whether it would have."""
+        retry = self._retries.pop(record.plugin_id, None)
+        if retry is None or retry.done():
+            return False
+        retry.cancel()
+        record.activity = Activity.NONE
+        return True
+
+    async def _retry(self, record: PluginRecord, error: PluginStepFailed) -> None:
         delay = RETRY_FIRST
-        while True:
-            await asyncio.sleep(info.retry_after if info.retry_after is not None else delay)
-            if record.status is not S.ERROR or record.plugin_id in self._busy:
-                return  # somebody else took it up meanwhile
+        while _is_not_ready(error):
+            asked = error.info.retry_after if error.info is not None else None
+            pause = (delay if asked is None else asked) * self.services.backoff
+            await asyncio.sleep(max(RETRY_SHORTEST, pause))
             delay = min(delay * 2, RETRY_LONGEST)
+            if self._failed_dependency(record) is not None:
+                continue
             try:
-                async with self._exclusively(record):
-                    await self.lifecycle.bring_up(record, "retry")
-            except PluginStepFailed as error:
-                if error.info is None or not error.info.matches(PluginNotReady.__name__):
-                    return
-                info = error.info
-                record.activity = Activity.WAITING
+                await self.operations.run(record, Activity.LOADING, self.lifecycle.bring_up(record, "retry"))
+            except PluginStepFailed as failure:
+                error = failure
+                record.activity = Activity.WAITING if _is_not_ready(error) else Activity.NONE
             else:
+                await self._start_waiting(record.plugin_id)
                 return
+
+    async def _start_waiting(self, plugin_id: str) -> None:
+        """Start those that were refused at boot only because this one was not there yet."""
+        for id in self.needed_by(plugin_id):
+            record = self.registry.record(id)
+            if record.reason is not None and record.reason.code == WAITS_FOR_DEPENDENCY:
+                await self._start_in_turn(record, f"{plugin_id} is started")
+                if record.status is S.STARTED:
+                    await self._start_waiting(id)
 
     # --- one plugin, on command ---------------------------------------------------------------------------
 
@@ -201,35 +238,38 @@ class Kernel:
         manifest was refused) and `PluginStepFailed`.
         """
         record = self.registry.record(plugin_id)
-        async with self._exclusively(record):
-            if record.status is S.STARTED:
-                return False
-            self._require_startable(record)
-            try:
-                await self.lifecycle.bring_up(record, reason)
-            except PluginStepFailed as error:
-                self._retry_if_not_ready(record, error)
-                raise
+        self.operations.require_idle(record)
+        if record.status is S.STARTED:
+            return False
+        self._require_startable(record)
+        self._forget_retry(record)
+        await self.operations.run(record, Activity.LOADING, self._bring_up(record, reason))
         return True
 
     async def stop_plugin(self, plugin_id: str, reason: str) -> bool:
-        """Stop and unload one plugin; False if it was not started. Raises as `start_plugin`."""
+        """Stop and unload one plugin, or stop trying to start it; False if there was nothing to stop.
+
+        Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (others need it), and an `ExceptionGroup`
+        of `PluginStepFailed` where it did not stop cleanly; it is unloaded then as well.
+        """
         record = self.registry.record(plugin_id)
-        async with self._exclusively(record):
-            if record.current is None:
-                return False
-            if users := self._started_users(plugin_id):
-                raise PluginStateError(
-                    f"plugin {plugin_id!r} is needed by {', '.join(users)}",
-                    plugin_id=plugin_id,
-                    fix=f"stop first: plugbus plugin stop {' '.join(users)}",
-                )
-            await self.lifecycle.bring_down(record, reason)
+        self.operations.require_idle(record)
+        if record.current is None:
+            if waited := self._forget_retry(record):
+                record.transition(S.UNLOADED, make_reason("stopped", reason))
+            return waited
+        if users := self._started_users(plugin_id):
+            raise PluginStateError(
+                f"plugin {plugin_id!r} is needed by {', '.join(users)}",
+                plugin_id=plugin_id,
+                fix=f"stop first: plugbus plugin stop {' '.join(users)}",
+            )
+        await self.operations.run(record, Activity.DRAINING, self.lifecycle.bring_down(record, reason))
         return True
 
     def _require_startable(self, record: PluginRecord) -> None:
         if self._stopping:
-            raise PluginStateError("the kernel is stopping", plugin_id=record.plugin_id)
+            raise stopping(record)
         problems = self._problems_of(record)
         if record.found is None or problems:
             why = problems[0].message if problems else (record.reason.text if record.reason else "")
@@ -263,21 +303,6 @@ class Kernel:
     def _started_users(self, plugin_id: str) -> list[str]:
         return [id for id in self.needed_by(plugin_id) if self.registry.record(id).status is S.STARTED]
 
-    @asynccontextmanager
-    async def _exclusively(self, record: PluginRecord) -> AsyncIterator[None]:
-        """One lifecycle operation of a plugin at a time; a second one is refused, not queued."""
-        if record.plugin_id in self._busy:
-            raise PluginBusy(
-                f"plugin {record.plugin_id!r} is busy: {record.activity.value}",
-                plugin_id=record.plugin_id,
-                fix="wait until it has finished, then try again",
-            )
-        self._busy.add(record.plugin_id)
-        try:
-            yield
-        finally:
-            self._busy.discard(record.plugin_id)
-
     async def settle(self) -> None:
         """Return when every announcement made so far is published."""
         await self._announcer.settle()
@@ -285,14 +310,17 @@ class Kernel:
     # --- how it stands --------------------------------------------------------------------------------------
 
     def readiness(self) -> Readiness:
-        """Not ready: booting, stopping, or a required plugin is missing. Degraded: an optional one."""
+        """Not ready: booting, stopping, or a required plugin is not started. Degraded: an optional failed."""
         if not self._booted or self._stopping:
             return Readiness(status="not_ready", reasons=("stopping" if self._stopping else "starting",))
-        failed = [record for record in self.registry if record.status is S.ERROR and record.enabled]
-        reasons = tuple(f"{r.plugin_id}: {r.reason.text if r.reason else 'failed'}" for r in failed)
-        if any(record.metadata.criticality == "required" for record in failed):
-            return Readiness(status="not_ready", reasons=reasons)
-        return Readiness(status="degraded" if failed else "ready", reasons=reasons)
+        enabled = [record for record in self.registry if record.enabled]
+        missing = [r for r in enabled if r.metadata.criticality == "required" and r.status is not S.STARTED]
+        failed = [record for record in enabled if record.status is S.ERROR and record not in missing]
+        reasons = tuple(
+            f"{r.plugin_id}: {r.reason.text if r.reason else r.status.value}" for r in (*missing, *failed)
+        )
+        status = "not_ready" if missing else "degraded" if failed else "ready"
+        return Readiness(status=status, reasons=reasons)
 
     def _ids(self, status: PluginStatus) -> tuple[str, ...]:
         return tuple(record.plugin_id for record in self.registry if record.status is status)
@@ -307,9 +335,10 @@ class Kernel:
         self._announcer.announce(KernelStopping(replica=self.services.bus.replica, reason=reason))
         for error in await self.scope.close():  # no more retries, no more commands
             self._log.error("%s", error)
+        await self.operations.end()
         for wave in reversed(self._waves):
             await asyncio.gather(*(self._stop_at_shutdown(id, reason) for id in wave))
-            await self._announcer.settle()
+            await self._announcer.settle(SETTLE_GRACE)
         for record in reversed(list(self.registry)):  # those that came after boot
             await self._stop_at_shutdown(record.plugin_id, reason)
 
@@ -318,10 +347,14 @@ class Kernel:
             return
         record = self.registry.record(plugin_id)
         try:
-            await self.lifecycle.bring_down(record, reason)
-        except ExceptionGroup as group:
-            for error in group.exceptions:
-                self._log.error("%s", error)
+            await self.operations.run(record, Activity.DRAINING, self.lifecycle.bring_down(record, reason))
+        except Exception as error:  # noqa: BLE001 - whatever one plugin does, the others are stopped as well
+            for one in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
+                self._log.error("%s", one)
+
+
+def _is_not_ready(error: PluginStepFailed) -> bool:
+    return error.info is not None and error.info.matches(PluginNotReady.__name__)
 
 
 def _observes(metadata: PluginMetadata) -> bool:

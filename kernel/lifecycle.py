@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -41,6 +42,10 @@ from .security import Audit, PermissionManager, SecurityManager
 from .settings import Deadlines, PluginSettings, Settings
 
 S = PluginStatus
+T = TypeVar("T")
+
+LONGEST_MESSAGE = 2_000
+"""Characters of an error's message that records, log lines and announcements repeat."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class PluginLifecycleManager:
                 )
                 await self._configure(record, host)
             except BaseException:
-                await host.unload()
+                await self._anyway(record, "unload", host.unload(), self._deadlines.shutdown)
                 raise
             permissions = PermissionManager(security, services.audit)
             port = PluginPort(
@@ -120,7 +125,7 @@ class PluginLifecycleManager:
             try:
                 generation.mount = await generation.host.asgi()
             except BaseException:
-                await generation.host.shutdown()
+                await self._anyway(record, "shutdown", generation.host.shutdown(), self._deadlines.shutdown)
                 raise
             record.transition(S.INITIALIZED)
         self._announce(record, PluginInitialized, reason)
@@ -138,9 +143,9 @@ class PluginLifecycleManager:
                 started = True
                 await self._activate(generation)
             except BaseException:
-                await self._deactivate(generation)
+                await self._anyway(record, "deactivate", self._deactivate(generation), self._deadlines.stop)
                 if started:
-                    await generation.host.stop()
+                    await self._anyway(record, "stop", generation.host.stop(), self._deadlines.stop)
                 raise
             record.transition(S.STARTED)
         security = generation.security
@@ -210,10 +215,13 @@ class PluginLifecycleManager:
         """No new deliveries, drain, `stop`, undo. Its groups keep their place."""
         generation = _current(record)
         record.activity = Activity.DRAINING
-        if not await generation.port.drain(self._deadlines.drain):
-            self._log.warning(
-                "%s: handlers were cancelled after %g s", record.plugin_id, self._deadlines.drain
-            )
+        drain = self._deadlines.drain
+        # Draining keeps the grace itself; the deadline is for a bus that does not answer.
+        if (
+            await self._anyway(record, "drain", generation.port.drain(drain), drain + self._deadlines.stop)
+            is False
+        ):
+            self._log.warning("%s: handlers were cancelled after %g s", record.plugin_id, drain)
         async with self._step(record, "stop", Activity.STOPPING, self._deadlines.stop):
             try:
                 await self._deactivate(generation)
@@ -226,7 +234,18 @@ class PluginLifecycleManager:
         errors = await generation.scope.close()
         generation.port.scope = None
         if errors:
-            raise BaseExceptionGroup("what the plugin had acquired could not be given back", errors)
+            raise ExceptionGroup("what the plugin had acquired could not be given back", errors)
+
+    async def _anyway(
+        self, record: PluginRecord, what: str, doing: Awaitable[T], deadline: float
+    ) -> T | None:
+        """Do what must be done whether it works or not; what it raises is logged, the answer then None."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await doing
+        except Exception:  # noqa: BLE001 - the plugin goes in any case; what was raised is logged
+            self._log.exception("%s: %s failed", record.plugin_id, what)
+            return None
 
     async def shutdown(self, record: PluginRecord, reason: str) -> None:
         """Run `shutdown` and undo what `initialize` acquired."""
@@ -247,7 +266,10 @@ class PluginLifecycleManager:
             self._announce(record, PluginLeaked, reason, generation=generation.number, leaks=leaks)
 
     async def _let_go(self, record: PluginRecord, generation: Generation) -> tuple[str, ...]:
-        held = [*generation.port.held, *generation.scope.names]
+        """Unload, and undo what a step that was cut off had left; its names, and what is there even so."""
+        held = list(generation.scope.names)
+        await self._anyway(record, "undo", self._deactivate(generation), self._deadlines.shutdown)
+        generation.port.retire()
         bus = self._services.bus
         held += [
             f"provider {info.capability}"
@@ -257,7 +279,8 @@ class PluginLifecycleManager:
         held += [f"event type {entry.type}" for entry in bus.types() if entry.plugin_id == record.plugin_id]
         if self._services.mounts.get(record.plugin_id) is not None:
             held.append("routes")
-        return (*held, *await generation.host.unload())
+        left = await self._anyway(record, "unload", generation.host.unload(), self._deadlines.shutdown)
+        return (*held, *(left if left is not None else ("its code",)))
 
     # --- one step ---------------------------------------------------------------------------------------
 
@@ -288,13 +311,6 @@ class PluginLifecycleManager:
             record.activity = Activity.NONE
 
     async def _fail(self, record: PluginRecord, step: str, info: ErrorInfo) -> None:
-        self._log.error(
-            "plugin %s failed to %s: %s%s",
-            record.plugin_id,
-            step,
-            info,
-            f" ({info.place})" if info.place else "",
-        )
         self._log.debug("%s", info.traceback)
         self.refuse(record, step, info)
         if record.current is not None and step in ("initialize", "start"):
@@ -304,28 +320,27 @@ class PluginLifecycleManager:
         """After a failed step the steps before it are undone as well; the code is let go."""
         generation = _current(record)
         if failed_step == "start":
-            try:
-                async with asyncio.timeout(self._deadlines.shutdown):
-                    await generation.host.shutdown()
-            except Exception:  # noqa: BLE001 - the plugin goes in any case; what it raised is logged
-                self._log.exception("%s: shutdown after a failed start failed too", record.plugin_id)
+            await self._anyway(record, "shutdown", generation.host.shutdown(), self._deadlines.shutdown)
         await self.unload(record, f"{failed_step} failed")
 
     def refuse(self, record: PluginRecord, step: str, info: ErrorInfo) -> None:
         """Put a plugin into `error` with the reason, and announce it."""
         short = info.type.rpartition(".")[2]
+        text = _bounded(info.message)
         next_step = info.fix or f"plugbus plugin start {record.plugin_id}"
+        place = f" ({info.place})" if info.place else ""
+        self._log.error("plugin %s failed to %s: %s: %s%s", record.plugin_id, step, short, text, place)
         if record.status is S.ERROR:
             record.transition(S.UNLOADED)
-        record.transition(S.ERROR, make_reason(short, info.message, place=info.place, next_step=next_step))
+        record.transition(S.ERROR, make_reason(short, text, place=info.place, next_step=next_step))
         self._announce(
             record, PluginFailed, f"{step} failed",
-            step=step, code=short, error=info.message, place=info.place, fix=info.fix,
+            step=step, code=short, error=text, place=info.place, fix=info.fix,
         )  # fmt: skip
 
     def _failed(self, record: PluginRecord, step: str, info: ErrorInfo) -> PluginStepFailed:
         return PluginStepFailed(
-            f"plugin {record.plugin_id!r} failed to {step}: {info}",
+            f"plugin {record.plugin_id!r} failed to {step}: {_bounded(str(info))}",
             plugin_id=record.plugin_id,
             step=step,
             info=info,
@@ -356,6 +371,10 @@ def _owned(generation: Generation, plugin_id: str) -> list[CatalogEntry]:
         entry.model_copy(update={"plugin_id": plugin_id, "published": covered(grants, entry.type)})
         for entry in generation.declaration.event_types
     ]
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
 
 
 def _deadline_fix(step: str) -> str:

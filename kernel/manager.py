@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from contracts.bus import EventBus
 from contracts.errors import BusError, PlugbusError, PluginNotFound, SettingsError
-from contracts.messages import PluginInfo, PluginReason, Readiness
-from contracts.metadata import PluginMetadata
+from contracts.messages import PluginInfo, Readiness
 from contracts.plugin import PluginHandle
 
 from .announcer import Announcer
 from .commands import Commands, plugin_info
-from .discovery import Discovered, Discovery, PluginDiscovery, Refusal, Source, metadata_of
+from .discovery import PluginDiscovery, metadata_of
 from .edge import Edge
+from .finding import PluginFinder, Profile
 from .hosts import Host
-from .hosts.in_process import Code, GivenClass, InProcess, instance_with
-from .kernel import Kernel, refused_record
+from .hosts.code import Code, GivenClass, LoadedCode
+from .hosts.in_process import InProcess, instance_with
+from .kernel import Kernel
 from .lifecycle import Services
 from .loader import PluginLoader
 from .mounts import WebMounts
-from .registry import PluginRecord, PluginRegistry, make_reason
+from .registry import PluginRecord, PluginRegistry
 from .security import SecurityManager
-from .settings import DEFAULT, PluginSettings, Settings
+from .settings import Settings
 from .state import StateFolder
-
-Profile = Literal["run", "demo", "dev", "embedded"]
-
-BUILT_IN_DEFAULTS: dict[str, frozenset[Profile]] = {
-    "gateway": frozenset({"run", "demo", "dev"}),
-    "audit": frozenset({"run", "demo", "dev"}),
-    "webhooks": frozenset({"demo"}),
-    "host_monitor": frozenset({"demo"}),
-    "alerts": frozenset({"demo"}),
-}
-"""In which profiles a built-in plugin is on where the settings do not say."""
-
-BUILT_IN = "builtin"
-COMMAND_LINE = "command line"
 
 
 class PluginManager:
@@ -80,6 +69,10 @@ class PluginManager:
         self._backoff = backoff
         self._bus: EventBus | None = None
         self._state: StateFolder | None = None
+        self._started = False
+        self._opening = asyncio.Lock()
+        """Held while things are opened, so that a stop closes all of them."""
+        self._stop: asyncio.Task[None] | None = None
         self._announcer: Announcer | None = None
         self._kernel: Kernel | None = None
         self._edge: Edge | None = None
@@ -95,15 +88,20 @@ class PluginManager:
         their reason. Raises `PlugbusError` for what the operator must mend first: another kernel on the
         state folder, an unknown bus, a bus that cannot be reached. Nothing is left open then.
         """
-        if self._kernel is not None:
-            raise RuntimeError("the manager is started already")
+        if self._started or self._stop is not None:
+            raise RuntimeError("a manager is started once; make a new one")
+        self._started = True
         try:
-            await self._open()
-            self._find_plugins()
+            async with self._opening:
+                await self._open()
+            PluginFinder(self.settings, self.profile, self._consent, self._log).find(self.registry)
             await self.kernel.boot()
         except BaseException:
             await self.stop("failed to start")
             raise
+        if self._stop is not None:
+            await self.stop()
+            raise BusError("the manager was stopped while it was starting")
 
     async def _open(self) -> None:
         state = StateFolder.locate(self.settings.state_dir, self.settings.file)
@@ -131,19 +129,34 @@ class PluginManager:
         await Commands(self._kernel).open()
 
     async def stop(self, reason: str = "stop") -> None:
-        """Stop everything in order, close what was opened. Safe twice; leaves nothing behind."""
-        kernel, self._kernel = self._kernel, None
-        if kernel is not None:
-            await kernel.shutdown(reason)
-        announcer, self._announcer = self._announcer, None
-        if announcer is not None:
-            await announcer.close()
-        bus, self._bus = self._bus, None
-        if bus is not None and bus is not self._given_bus:
-            await bus.close(self.settings.deadlines.drain)
-        state, self._state = self._state, None
-        if state is not None:
-            state.close()
+        """Stop everything in order, close what was opened. Safe twice; leaves nothing behind.
+
+        Once begun it is finished: a cancellation is raised when everything is closed.
+        """
+        if self._stop is None:
+            self._stop = asyncio.create_task(self._close(reason), name="plugbus stop")
+        cancelled: asyncio.CancelledError | None = None
+        while not self._stop.done():
+            try:
+                await asyncio.wait([self._stop])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._stop.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self, reason: str) -> None:
+        """What fails to close is raised, after everything else is closed."""
+        async with self._opening, AsyncExitStack() as last:  # left in the opposite order
+            if self._state is not None:
+                last.callback(self._state.close)
+            if self._bus is not None and self._bus is not self._given_bus:
+                last.push_async_callback(self._bus.close, self.settings.deadlines.drain)
+            if self._announcer is not None:
+                last.push_async_callback(self._announcer.close)
+            if self._kernel is not None:
+                last.push_async_callback(self._kernel.shutdown, reason)
+        self._kernel = self._announcer = self._bus = self._state = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -210,12 +223,18 @@ class PluginManager:
         return True
 
     async def register_plugin(
-        self, plugin: type | Path | str, *, config: Mapping[str, JsonValue] | None = None, **metadata: Any
+        self,
+        plugin: type | Path | str,
+        *,
+        config: Mapping[str, JsonValue] | None = None,
+        replace: bool = False,
+        **metadata: Any,
     ) -> PluginHandle:
         """Add a plugin class, or a file or folder with one; the caller consents to run it in this process.
 
         Before `start`: it is started with the others. After: it is registered, and `start_plugin` starts
-        it. `config` lies over its other configuration, `metadata` completes what a class does not say.
+        it. `config` lies over its other configuration, `metadata` completes what a class does not say;
+        with `replace` it may take the place of an earlier registration that is not loaded.
         Raises `ManifestError`, `PluginAlreadyRegisteredError`.
         """
         consent = "registered by the application"
@@ -225,17 +244,20 @@ class PluginManager:
             discovered = PluginDiscovery().discover_path(Path(plugin))
             record = PluginRecord(discovered.metadata, found=discovered, consent=consent)
         record.config = dict(config or {})
-        self._make_way(record)
+        self._make_way(record, replace)
         self.registry.register_plugin(record)
         return self.registry.get_plugin(record.plugin_id)
 
-    def _make_way(self, record: PluginRecord) -> None:
+    def _make_way(self, record: PluginRecord, replace: bool) -> None:
         """What was only found gives way to what the application registers; it is reported as shadowed."""
         if record.plugin_id not in self.registry:
             return
         other = self.registry.record(record.plugin_id)
-        if other.current is None and not other.consent:
-            self.registry.unregister_plugin(record.plugin_id)
+        if not other.is_idle or (other.consent and not replace):
+            return  # registering says so
+        self.registry.unregister_plugin(record.plugin_id)
+        record.loads = other.loads  # counted on: a number may still be held by an import that hangs
+        if not other.consent:
             record.shadowed = (other.metadata.file_path, *other.shadowed)
 
     async def load_plugin_safe(self, plugin: type | Path | str) -> PluginHandle | None:
@@ -247,63 +269,6 @@ class PluginManager:
             self._log.error("%s", error)
             return None
         return handle
-
-    # --- finding --------------------------------------------------------------------------------------------
-
-    def _find_plugins(self) -> None:
-        finder = PluginDiscovery()
-        found = finder.discover_all(self._sources())
-        for discovered in found.found:
-            self._register_found(discovered, found)
-        for refusal in found.refused:
-            self._register_refused(refusal)
-
-    def _sources(self) -> list[Source]:
-        """Where plugins are looked for; the first that has an id wins."""
-        by_default = self.settings.source_of("plugin_paths") == DEFAULT
-        paths = [path for path in self.settings.plugin_paths if path not in self._consent]
-        return [
-            *(Source.named(path, COMMAND_LINE) for path in self._consent),
-            # A folder that was asked for must be there; the default one may be missing.
-            *(Source.folder(path) for path in paths if path.exists() or not by_default),
-            Source.folder(_built_in_folder(), BUILT_IN),
-            Source.entry_points(),
-        ]
-
-    def _register_found(self, discovered: Discovered, found: Discovery) -> None:
-        metadata = discovered.metadata
-        record = PluginRecord(
-            metadata,
-            found=discovered,
-            consent="named on the command line" if metadata.source == COMMAND_LINE else "",
-            shadowed=tuple(found.shadowed.get(metadata.plugin_id, ())),
-            enabled=self._is_enabled(metadata),
-        )
-        if not record.enabled:
-            record.reason = _disabled(record.plugin_id)
-        if record.plugin_id in self.registry:  # registered by the application: that one wins
-            self.registry.record(record.plugin_id).shadowed += (metadata.file_path,)
-            return
-        self.registry.register_plugin(record)
-
-    def _register_refused(self, refusal: Refusal) -> None:
-        error = refusal.error
-        self._log.error("%s", error.explain())
-        plugin_id = refusal.plugin_id
-        if plugin_id in self.registry:
-            plugin_id = f"{plugin_id} ({refusal.path})"
-        metadata = PluginMetadata.model_construct(
-            plugin_id=plugin_id, name=plugin_id, version="", file_path=str(refusal.path)
-        )
-        self.registry.register_plugin(refused_record(metadata, error))
-
-    def _is_enabled(self, metadata: PluginMetadata) -> bool:
-        policy = self.settings.plugins.get(metadata.plugin_id) or PluginSettings()
-        if policy.enabled is not None:
-            return policy.enabled
-        if metadata.source == BUILT_IN:
-            return self.profile in BUILT_IN_DEFAULTS.get(metadata.plugin_id, frozenset())
-        return not metadata.source.startswith("entry point")
 
     # --- making hosts ---------------------------------------------------------------------------------
 
@@ -329,29 +294,6 @@ class PluginManager:
         return {}
 
 
-class LoadedCode(Code):
-    """Code that our loader imports, under the name of its generation."""
-
-    def __init__(self, loader: PluginLoader, found: Discovered, generation: int) -> None:
-        self._loader = loader
-        self._found = found
-        self._generation = generation
-
-    def load(self) -> type:
-        return self._loader.load(self._found, self._generation)
-
-    def modules(self) -> tuple[str, ...]:
-        return self._loader.modules(self._found.metadata.plugin_id, self._generation)
-
-    def files(self) -> Path | None:
-        return self._found.code if self._found.single_file else self._found.root
-
-    def unload(self) -> tuple[str, ...]:
-        plugin_id = self._found.metadata.plugin_id
-        self._loader.unload(plugin_id, self._generation)
-        return tuple(self._loader.leftovers(plugin_id, self._generation))
-
-
 def open_bus(settings: Settings) -> EventBus:
     """The bus that the URL's scheme names, from the entry-point group `plugbus.buses`; not opened yet."""
     scheme = urlsplit(settings.bus.url).scheme
@@ -366,20 +308,8 @@ def open_bus(settings: Settings) -> EventBus:
     return bus
 
 
-def _disabled(plugin_id: str) -> PluginReason:
-    return make_reason(
-        "disabled",
-        "not enabled",
-        next_step=f"[plugins.{plugin_id}] enabled = true, or plugbus plugin start {plugin_id}",
-    )
-
-
 def plugbus_version() -> str:
     try:
         return version("plugbus")
     except PackageNotFoundError:  # run from a folder that was never installed
         return "0.0.0"
-
-
-def _built_in_folder() -> Path:
-    return Path(__file__).resolve().parent.parent / "plugins"

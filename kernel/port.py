@@ -59,6 +59,7 @@ class PluginPort:
         self._subscriptions: dict[str, tuple[SubscriptionSpec, BusSubscription]] = {}
         self._providers: dict[str, ProviderSpec] = {}
         self._draining = False
+        self._is_retired = False
         self._calls = 0
         self._no_calls = asyncio.Event()
         self.scope: Scope | None = None
@@ -88,6 +89,7 @@ class PluginPort:
         )
 
     async def request(self, request: RequestData) -> list[CallReply]:
+        self._check_live(f"request {request.capability!r}")
         self.permissions.check_request(request.capability)
         return await self._bus.request(
             request.capability,
@@ -100,8 +102,17 @@ class PluginPort:
     def _check_publish(self, event: AnyEvent) -> None:
         type_name = event.__event_type__ if isinstance(event, Event) else event.type
         if type_name not in self._publishable:  # decided once for each type
+            self._check_live(f"publish {type_name!r}")
             self.permissions.check_publish(type_name)
             self._publishable.add(type_name)
+
+    def _check_live(self, what: str) -> None:
+        if self._is_retired:
+            raise PluginStateError(
+                f"generation {self._generation} of plugin {self.plugin_id!r} is unloaded and cannot {what}",
+                plugin_id=self.plugin_id,
+                fix="let what outlives stop() wait on context.stopping, or start it with context.spawn",
+            )
 
     # --- acquiring ----------------------------------------------------------------------------------------
 
@@ -111,7 +122,7 @@ class PluginPort:
         spec = self.subscription_spec(handler)
         scope = self._open_scope(f"subscribe {handler.name!r}")
         subscription = await self._bus.subscribe(spec, self._handle_checked)
-        id = self._hold(scope, f"subscription {spec.group}", subscription)
+        id = await self._hold(scope, f"subscription {spec.group}", subscription)
         self._subscriptions[id] = (spec, subscription)
         return id
 
@@ -143,7 +154,7 @@ class PluginPort:
             generation=self._generation,
         )
         subscription = await self._bus.provide(spec, self._call_counted)
-        id = self._hold(scope, f"provider {spec.capability}", subscription)
+        id = await self._hold(scope, f"provider {spec.capability}", subscription)
         self._providers[id] = spec
         return id
 
@@ -170,7 +181,7 @@ class PluginPort:
             if not self._calls:
                 self._no_calls.set()
 
-    def _hold(self, scope: Scope, name: str, subscription: Subscription) -> str:
+    async def _hold(self, scope: Scope, name: str, subscription: Subscription) -> str:
         id = f"{self.plugin_id}/{next(self._numbers)}"
 
         async def undo() -> None:
@@ -179,7 +190,11 @@ class PluginPort:
             self._providers.pop(id, None)
             await subscription.remove()
 
-        self._held[id] = scope.push(name, undo)
+        try:
+            self._held[id] = scope.push(name, undo)
+        except PluginStateError:  # closed meanwhile
+            await subscription.remove()
+            raise
         return id
 
     def _open_scope(self, what: str) -> Scope:
@@ -197,24 +212,29 @@ class PluginPort:
     def subscriptions(self) -> tuple[SubscriptionSpec, ...]:
         return tuple(spec for spec, _ in self._subscriptions.values())
 
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Names of what is acquired now."""
-        return tuple(entry.name for entry in self._held.values())
-
     def open(self, scope: Scope) -> None:
         """From now on things may be acquired; they are written into `scope`."""
         self.scope = scope
         self._draining = False
 
+    def retire(self) -> None:
+        """The generation is unloaded: whatever still holds its context can do nothing any more."""
+        self._is_retired = True
+        self._publishable.clear()
+
     async def drain(self, grace: float) -> bool:
-        """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?"""
-        self._draining = True
+        """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?
+
+        Handlers first: one that runs may be waiting for a provider of its own plugin.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
         subscriptions = [subscription for _, subscription in self._subscriptions.values()]
-        finished = await asyncio.gather(
-            *(one.drain(grace) for one in subscriptions), self._drain_calls(grace)
-        )
-        return all(finished)
+        try:
+            finished = await asyncio.gather(*(one.drain(grace) for one in subscriptions))
+        finally:
+            self._draining = True
+        return await self._drain_calls(max(0.0, until - loop.time())) and all(finished)
 
     async def _drain_calls(self, grace: float) -> bool:
         self._no_calls.clear()

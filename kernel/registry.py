@@ -50,7 +50,7 @@ class Activity(enum.Enum):
     WAITING = "waiting to retry"
 
 
-@dataclass
+@dataclass(eq=False)
 class Generation:
     """One load of a plugin's code, and everything that belongs to it."""
 
@@ -64,7 +64,7 @@ class Generation:
     mount: WebMount | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class PluginRecord:
     """What the kernel knows of one plugin. The record is the truth; all else mirrors it."""
 
@@ -91,6 +91,11 @@ class PluginRecord:
     def level(self) -> SecurityLevel:
         """The effective level, or the requested one while nothing is loaded."""
         return self.current.security.effective if self.current else self.metadata.security_level
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of it is loaded, and nobody is about to load it."""
+        return self.current is None and self.activity is Activity.NONE
 
     def transition(self, to: PluginStatus, reason: PluginReason | None = None) -> None:
         """The one place where a state changes. Raises `PluginStateError` if the table forbids it."""
@@ -181,11 +186,12 @@ class PluginRegistry:
         self._records[record.plugin_id] = record
 
     def unregister_plugin(self, plugin_id: str) -> None:
-        """Forget a plugin that is not loaded. Raises `PluginNotFound`, `PluginStateError`."""
+        """Forget an idle plugin. Raises `PluginNotFound`, and `PluginStateError` where it is not."""
         record = self.record(plugin_id)
-        if record.current is not None:
+        if not record.is_idle:
+            doing = record.activity if record.activity is not Activity.NONE else record.status
             raise PluginStateError(
-                f"plugin {plugin_id!r} is {record.status.value}", plugin_id=plugin_id, fix="stop it first"
+                f"plugin {plugin_id!r} is {doing.value}", plugin_id=plugin_id, fix="stop it first"
             )
         del self._records[plugin_id]
 

@@ -7,11 +7,16 @@ the handlers acquired.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+
+from contracts.errors import PluginStateError
+
+from .contain import CANCEL_GRACE, contained, outward, run_apart
 
 T = TypeVar("T")
 Undo = Callable[[], Awaitable[None] | None]
@@ -30,15 +35,22 @@ class Entry:
         self._undo: Undo | None = undo
         self.name = name
 
-    async def undo(self) -> None:
+    async def undo(self, timeout: float = UNDO_TIMEOUT) -> None:
+        """Raises what the undo raised, or `TimeoutError` after `timeout` seconds."""
         undo, self._undo = self._undo, None
         self._scope._forget(self)
         if undo is None:
             return
-        result = undo()
+        what = f"undoing {self.name} of {self._scope.name}"
+        try:
+            result = undo()
+        except BaseException as error:
+            if (told := outward(error, what)) is error:
+                raise
+            raise told from error
         if inspect.isawaitable(result):
-            async with asyncio.timeout(UNDO_TIMEOUT):
-                await result
+            async with asyncio.timeout(timeout):
+                await run_apart(_awaited(result), what)
 
 
 class Scope:
@@ -47,7 +59,7 @@ class Scope:
     def __init__(self, name: str, log: logging.Logger) -> None:
         self.name = name
         self._log = log
-        self._entries: list[Entry] = []
+        self._entries: dict[Entry, None] = {}  # ordered, and left from anywhere at no cost
         self._closed = False
 
     @property
@@ -56,47 +68,74 @@ class Scope:
         return tuple(entry.name for entry in self._entries)
 
     def push(self, name: str, undo: Undo) -> Entry:
-        """Write down how to undo what was just acquired."""
-        if self._closed:
-            raise RuntimeError(f"{self.name} is closed; {name} would never be undone")
+        """Write down how to undo what was just acquired. Raises `PluginStateError` once it is closed."""
+        self.check_open(name)
         entry = Entry(self, name, undo)
-        self._entries.append(entry)
+        self._entries[entry] = None
         return entry
 
+    def check_open(self, name: str) -> None:
+        """Raise `PluginStateError` if `name` would never be undone."""
+        if self._closed:
+            raise PluginStateError(
+                f"{name} cannot be acquired: {self.name} is closed, nobody would undo it",
+                fix="acquire it in initialize(), in start() or in a handler",
+            )
+
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        name = f"context manager {type(manager).__name__}"
+        self.check_open(name)
         value = await manager.__aenter__()
-        self.push(f"context manager {type(manager).__name__}", lambda: _leave(manager))
+        try:
+            self.push(name, lambda: _leave(manager))
+        except PluginStateError:  # closed meanwhile
+            await _leave(manager)
+            raise
         return value
 
-    def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    def spawn(
+        self, coro: Coroutine[Any, Any, T], *, name: str, context: contextvars.Context | None = None
+    ) -> asyncio.Task[T]:
         """A task that the scope cancels and awaits; its failure is logged."""
-        if self._closed:
+        try:
+            self.check_open(f"task {name}")
+        except PluginStateError:
             coro.close()
-            raise RuntimeError(f"{self.name} is closed; task {name} cannot be started")
-        task = asyncio.create_task(coro, name=name)
+            raise
+        task = asyncio.create_task(contained(coro, f"task {name}"), name=name, context=context)
         entry = self.push(f"task {name}", lambda: _cancel(task))
-        task.add_done_callback(lambda done: self._ended(entry, done))
+        task.add_done_callback(lambda done: self._ended(entry, coro, done))
         return task
 
-    async def close(self) -> list[BaseException]:
-        """Undo everything, newest first; the errors that came up. Nothing is left afterwards."""
+    async def close(self) -> list[Exception]:
+        """Undo everything, newest first; the errors that came up. Nothing is left afterwards.
+
+        A cancellation does not cut it short, it only makes the rest hurry, and is raised at the end.
+        """
         self._closed = True
-        errors: list[BaseException] = []
+        errors: list[Exception] = []
+        cancelled: asyncio.CancelledError | None = None
         while self._entries:
-            entry = self._entries[-1]
+            entry = next(reversed(self._entries))
             try:
-                await entry.undo()
+                await entry.undo(CANCEL_GRACE if cancelled else UNDO_TIMEOUT)
+            except asyncio.CancelledError as error:
+                cancelled = error
             except Exception as error:  # noqa: BLE001 - one failing undo must not keep the others from running
                 error.add_note(f"while undoing {entry.name} of {self.name}")
                 errors.append(error)
-        return errors
+        if cancelled is None:
+            return errors
+        for one in errors:
+            self._log.error("undo failed: %s", one, exc_info=one)
+        raise cancelled
 
     def _forget(self, entry: Entry) -> None:
-        if entry in self._entries:
-            self._entries.remove(entry)
+        self._entries.pop(entry, None)
 
-    def _ended(self, entry: Entry, task: asyncio.Task[Any]) -> None:
+    def _ended(self, entry: Entry, coro: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
         self._forget(entry)
+        coro.close()  # cancelled before its first step, it never ran
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("task %s of %s failed: %s", task.get_name(), self.name, error, exc_info=error)
 
@@ -108,3 +147,7 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 
 async def _leave(manager: AbstractAsyncContextManager[Any]) -> None:
     await manager.__aexit__(None, None, None)
+
+
+async def _awaited(awaitable: Awaitable[None]) -> None:
+    await awaitable

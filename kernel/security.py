@@ -129,11 +129,6 @@ class PermissionManager:
                 f'required_permissions = ["{permission.value}"] in its manifest, and a level that allows it',
             )
 
-    def check_any_permission(self, *permissions: Permission, why: str) -> None:
-        """Raise unless at least one of `permissions` was granted."""
-        if not any(self.context.validate_permission(permission) for permission in permissions):
-            self.check_permission(permissions[0], why=why)
-
     def check_publish(self, type_name: str) -> None:
         if topic_of(type_name) in RESERVED_TOPICS:
             self._refuse("publish", type_name, "a type whose first word is not kernel, plugin, audit or bus")

@@ -31,12 +31,13 @@ from pydantic import JsonValue
 
 from contracts.base import BasePlugin
 from contracts.bus import DEFAULT_TIMEOUT, DeadLetter, EventBus, GroupInfo, Tail, TailItem
-from contracts.errors import CallRefused
+from contracts.errors import CallRefused, PluginAlreadyRegisteredError
 from contracts.event import AnyEvent, Event, HandlerResult, PluginEvent, Receipt, dump_event, load_model
 from contracts.messages import PluginInfo
 from contracts.plugin import PluginHandle
 from contracts.query import Query, answer_adapter
 
+from .commands import plugin_info
 from .hosts import Host
 from .hosts.loopback import LoopbackHost
 from .manager import PluginManager
@@ -54,7 +55,6 @@ SOURCE = "/test"
 
 QUIET_DEADLINE = 10.0
 """Seconds after which `quiet` fails and says what is still under way."""
-
 
 THREAD_GRACE = 1.0
 """Seconds in which a thread that has done its work may end."""
@@ -97,11 +97,13 @@ class Harness:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-        if self._tail is not None:
-            self._tail.close()
-        await self.manager.stop("end of the test")
+        try:
+            if self._http is not None:
+                await self._http.aclose()
+            if self._tail is not None:
+                self._tail.close()
+        finally:
+            await self.manager.stop("end of the test")
 
     @property
     def bus(self) -> EventBus:
@@ -114,14 +116,21 @@ class Harness:
     ) -> PluginHandle:
         """Load and start a plugin: its class, its file or folder, or the id of a built-in one.
 
-        Raises what the author has to mend (`PluginStepFailed`, `ManifestError`).
+        One that was unloaded may be loaded again, with other code or configuration. Raises what the
+        author has to mend: `ManifestError`, `PluginStepFailed`, `PluginAlreadyRegisteredError` (it is
+        loaded).
         """
         if isinstance(plugin, str) and plugin in self.manager.registry:
             self.manager.registry.record(plugin).config = dict(config or {})
             handle = self.manager.get_plugin(plugin)
         else:
-            handle = await self.manager.register_plugin(plugin, config=config, **metadata)
-        await self.manager.start_plugin(handle.id)
+            handle = await self.manager.register_plugin(plugin, config=config, replace=True, **metadata)
+        if not await self.manager.kernel.start_plugin(handle.id, "the test"):
+            raise PluginAlreadyRegisteredError(
+                f"plugin {handle.id!r} is loaded already",
+                plugin_id=handle.id,
+                fix="await harness.unload(…) first",
+            )
         return handle
 
     async def unload(self, plugin_id: str) -> None:
@@ -129,8 +138,8 @@ class Harness:
         await self.manager.stop_plugin(plugin_id)
 
     def plugin(self, plugin_id: str) -> PluginInfo:
-        """How a plugin stands."""
-        return next(info for info in self.manager.plugins() if info.plugin_id == plugin_id)
+        """How a plugin stands. Raises `PluginNotFound`."""
+        return plugin_info(self.manager.registry.record(plugin_id))
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -165,8 +174,8 @@ class Harness:
 
     def published(self, model: type[E] | None = None) -> list[Any]:
         """What was published so far, oldest first: as instances of `model`, or everything as `TailItem`s."""
-        if self._tail is not None:
-            self._seen += self._tail.read_nowait()
+        while self._tail is not None and (more := self._tail.read_nowait()):
+            self._seen += more
         if model is None:
             return list(self._seen)
         wanted = model.__event_type__

@@ -14,12 +14,19 @@ from typing import Any, TypeVar
 from pydantic import JsonValue, ValidationError
 
 from contracts.bus import DEFAULT_TIMEOUT, CallReply, Subscription, SubscriptionOptions
-from contracts.errors import CallRefused, PermissionDeniedError
+from contracts.errors import (
+    CallRefused,
+    HandlerDefinitionError,
+    InvalidOption,
+    PermissionDeniedError,
+    PlugbusError,
+)
 from contracts.event import Event, HandlerResult, PluginEvent, Receipt, dump_event, invalid
 from contracts.metadata import PluginMetadata
 from contracts.query import Query, answer_adapter
 from contracts.security import Permission, SecurityContext
 
+from ..contain import contained
 from ..scope import Scope, Undo
 from . import HostPort, PublishOptions, RequestData, Setup
 from .declarations import Compiled, compile_provider, compile_subscription, place
@@ -138,8 +145,10 @@ class HostContext:
         """Register the local function, acquire the remote half, and have both undone together."""
         if name in table:
             acquiring.close()
-            raise CallRefused(
-                f"{self.metadata.plugin_id} has a handler {name!r} already", where=place(function)
+            raise HandlerDefinitionError(
+                f"plugin {self.metadata.plugin_id!r} has a handler {name!r} already",
+                where=place(function),
+                fix='give this one another name: subscribe(…, name="…")',
             )
         table[name] = function
         try:
@@ -149,10 +158,17 @@ class HostContext:
             raise
 
         async def undo() -> None:
-            await self._port.remove(id)
-            table.pop(name, None)
+            try:
+                await self._port.remove(id)
+            finally:
+                table.pop(name, None)
 
-        return Held(id, self.scope.push(f"subscription {name}", undo).undo)
+        try:
+            entry = self.scope.push(f"subscription {name}", undo)
+        except PlugbusError:  # closed meanwhile
+            await undo()
+            raise
+        return Held(id, entry.undo)
 
     # --- what stays here ----------------------------------------------------------------------------
 
@@ -167,6 +183,8 @@ class HostContext:
     def every(
         self, seconds: float, function: Callable[[], Awaitable[None]], *, name: str | None = None
     ) -> None:
+        if not seconds > 0:  # NaN too
+            raise InvalidOption(f"every({seconds!r}, …) would never rest", fix="seconds above 0")
         label = name or str(getattr(function, "__name__", "every"))
         self.spawn(self._repeat(seconds, function, label), name=label)
 
@@ -175,7 +193,7 @@ class HostContext:
         due = loop.time()
         while True:
             try:
-                await function()
+                await contained(function(), label)
             except Exception:  # noqa: BLE001 - whatever one turn raises, the next one comes
                 self._log.exception(
                     "%s: %s failed; next turn in %g s", self.metadata.plugin_id, label, seconds

@@ -31,6 +31,7 @@ from contracts.patterns import check_pattern, matches
 from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query, answer_adapter
 
+from ..contain import contained, outward
 from . import Declaration, HandlerDeclaration, ProviderDeclaration
 
 HandlerFunction = Callable[[PluginEvent], Coroutine[Any, Any, EventResult | None]]
@@ -58,11 +59,11 @@ def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
         if isinstance(mark := getattr(member, ON, None), OnMark):
             handler = compile_handler(getattr(instance, attribute), mark)
             _add(handlers, handler[0].name, handler, member)
-        if getattr(member, PROVIDES, False):
+        if getattr(member, PROVIDES, False) is True:
             provider = compile_provider(getattr(instance, attribute))
             _add(providers, provider[0].name, provider, member)
-    if isinstance(instance, IEventPlugin):
-        _add(handlers, "handle_event", _explicit(instance), type(instance).handle_event)
+    if isinstance(instance, IEventPlugin) and (explicit := _explicit(instance)) is not None:
+        _add(handlers, "handle_event", explicit, type(instance).handle_event)
     events, queries = _classes(cls, set(modules))
     named = [event for event in _named_events(cls) if event.__event_type__]
     provided = {declared.capability for declared, _ in providers.values()}
@@ -122,11 +123,34 @@ def compile_subscription(
     return declared, _returning(function)
 
 
-def _explicit(instance: IEventPlugin) -> tuple[HandlerDeclaration, HandlerFunction]:
+def _explicit(instance: IEventPlugin) -> tuple[HandlerDeclaration, HandlerFunction] | None:
+    """`handle_event` as a handler; None where it subscribes to nothing."""
     _require_async(instance.handle_event, "handler")
     listed = instance.get_subscribed_events()
-    patterns = tuple(check_pattern(item if isinstance(item, str) else item.__event_type__) for item in listed)
+    if isinstance(listed, str) or not isinstance(listed, Iterable):
+        raise _handler_error(
+            instance.get_subscribed_events,
+            f"returned {listed!r}",
+            'a list: ["orders.placed", "shop.**"]',
+            kind="method",
+        )
+    patterns = tuple(check_pattern(_pattern_of(item, instance)) for item in listed)
+    if not patterns:
+        return None
     return HandlerDeclaration(name="handle_event", patterns=patterns), _returning(instance.handle_event)
+
+
+def _pattern_of(item: object, instance: IEventPlugin) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, type) and issubclass(item, Event) and item.__event_type__:
+        return item.__event_type__
+    raise _handler_error(
+        instance.get_subscribed_events,
+        f"lists {item!r}",
+        "type names, patterns and event classes with a type",
+        kind="method",
+    )
 
 
 def _event_models(function: Any, annotation: Any) -> tuple[type[Event], ...]:
@@ -175,7 +199,12 @@ def _invoker(function: Any, models: tuple[type[Event], ...], wants_meta: bool) -
             value = event.message.event
             if type(value) is not model:
                 value = _make(event, model)
-            result = await (function(value, event) if wants_meta else function(value))
+            try:
+                result = await (function(value, event) if wants_meta else function(value))
+            except BaseException as error:
+                if (told := outward(error, _what(function))) is error:
+                    raise
+                raise told from error
             return None if result is None else check_result(result, function)
 
         return invoke
@@ -183,7 +212,8 @@ def _invoker(function: Any, models: tuple[type[Event], ...], wants_meta: bool) -
 
     async def invoke_one_of(event: PluginEvent) -> EventResult | None:
         value = _make(event, by_type[event.message.type])
-        result = await (function(value, event) if wants_meta else function(value))
+        call = function(value, event) if wants_meta else function(value)
+        result = await contained(call, _what(function))
         return None if result is None else check_result(result, function)
 
     return invoke_one_of
@@ -198,10 +228,19 @@ def _make(event: PluginEvent, model: type[Event]) -> Event:
 
 def _returning(function: Any) -> HandlerFunction:
     async def invoke(event: PluginEvent) -> EventResult | None:
-        result = await function(event)
+        try:
+            result = await function(event)
+        except BaseException as error:
+            if (told := outward(error, _what(function))) is error:
+                raise
+            raise told from error
         return None if result is None else check_result(result, function)
 
     return invoke
+
+
+def _what(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
 
 
 def check_result(result: Any, function: Any) -> EventResult:
@@ -248,7 +287,7 @@ def compile_provider(function: Any) -> tuple[ProviderDeclaration, ProviderFuncti
 
     async def invoke(call: Call) -> CallReply:
         query = load_model(model, call.data, what=f"the query of {call.capability}")
-        answer = await function(query)
+        answer = await contained(function(query), _what(function))
         try:
             checked = adapter.validate_python(answer)
         except ValidationError as error:

@@ -11,9 +11,10 @@ import importlib
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import CodeType
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -25,51 +26,15 @@ from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
 from contracts.web import ASGIApp, StaticMount, WebAdapter, WebMount
 
+from ..contain import contained, outward, run_apart
+from ..scope import Scope
 from . import Declaration, HostPort, Setup
+from .code import Code, GivenClass
 from .context import HostContext
 from .declarations import Compiled, HandlerFunction, ProviderFunction, compile_plugin, place
 
+T = TypeVar("T")
 ContextFactory = Callable[[Setup, HostPort, Compiled, logging.Logger], HostContext]
-
-
-class Code:
-    """Where the plugin's class comes from, and how its code is let go."""
-
-    def load(self) -> type:
-        """Import. May block; called in a thread of its own."""
-        raise NotImplementedError
-
-    def modules(self) -> tuple[str, ...]:
-        """Names of the modules that are the plugin's own."""
-        raise NotImplementedError
-
-    def files(self) -> Path | None:
-        """The plugin's folder (or file), for static mounts and for telling whose task is whose."""
-        raise NotImplementedError
-
-    def unload(self) -> tuple[str, ...]:
-        """Forget the modules; names of what is still there."""
-        raise NotImplementedError
-
-
-class GivenClass(Code):
-    """A class that the application or a test handed over: not loaded by us, and not unloaded."""
-
-    def __init__(self, cls: type) -> None:
-        self._cls = cls
-
-    def load(self) -> type:
-        return self._cls
-
-    def modules(self) -> tuple[str, ...]:
-        return (self._cls.__module__,)
-
-    def files(self) -> Path | None:
-        module = inspect.getmodule(self._cls)
-        return Path(module.__file__).parent if module is not None and module.__file__ else None
-
-    def unload(self) -> tuple[str, ...]:
-        return ()
 
 
 class InProcess:
@@ -90,76 +55,68 @@ class InProcess:
         self._make_context = make_context
         self._make_instance = make_instance or (lambda cls: cls())
         self._plugin: Any = None
+        self._plugin_name = ""
         self._compiled = Compiled(Declaration())
         self._context: HostContext | None = None
 
     # --- the steps ------------------------------------------------------------------------------------
 
     async def load(self) -> Declaration:
-        cls = await _in_daemon_thread(self._code.load, name="plugbus import")
-        try:
-            self._plugin = self._make_instance(cls)
-            self._compiled = compile_plugin(self._plugin, self._code.modules())
-        except PlugbusError:
-            raise
-        except Exception as error:
-            raise PluginLoadError(
-                f"{cls.__name__} could not be made: {type(error).__name__}: {error}",
-                where=place(cls),
-                fix="a plugin's class takes no arguments (or its metadata), and does nothing when it is made",
-            ) from error
+        cls = await contained(_in_daemon_thread(self._code.load, name="plugbus import"), "the import")
+        self._plugin = _told(
+            lambda: self._make_instance(cls),
+            f"{cls.__name__} could not be made",
+            cls,
+            "a plugin's class takes no arguments (or its metadata), and does nothing when it is made",
+        )
+        self._plugin_name = cls.__name__
+        self._compiled = _told(
+            lambda: compile_plugin(self._plugin, self._code.modules()),
+            f"what {cls.__name__} handles and provides could not be read",
+            cls,
+            "mend get_subscribed_events, or the annotation that the error names",
+        )
         return self._compiled.declaration
 
     async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
         if not self._compiled.declaration.is_configurable:
             return ConfigurationResult()
-        return await self._plugin.configure(config) or ConfigurationResult()
+        answer = await self._run("configure", config)
+        return (
+            ConfigurationResult() if answer is None else self._is_a(ConfigurationResult, "configure", answer)
+        )
 
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         context = self._context = self._make_context(setup, port, self._compiled, self._log)
         self._plugin.metadata = setup.metadata
         self._plugin.context = context
-        try:
-            await self._step("initialize")
-        except BaseException as error:
-            await self._undo(context.outer.close(), error)
-            raise
+        await self._all_or_nothing("initialize", context.outer)
 
     async def start(self) -> None:
         context = self._entered()
         context.stopping.clear()
-        context.inner = type(context.outer)(f"{context.metadata.plugin_id} (start)", self._log)
+        context.inner = Scope(f"{context.metadata.plugin_id} (start)", self._log)
         try:
-            await self._step("start")
-        except BaseException as error:
-            await self._undo(self._close_inner(context), error)
+            await self._all_or_nothing("start", context.inner)
+        except BaseException:
+            context.inner = None
             raise
 
     async def stop(self) -> None:
         context = self._entered()
         context.stopping.set()
-        error: BaseException | None = None
         try:
-            await self._step("stop")
-        except BaseException as raised:
-            error = raised
-            raise
+            await self._then_close("stop", context.inner or context.outer)
         finally:
-            await self._undo(self._close_inner(context), error)
+            context.inner = None
 
     async def shutdown(self) -> None:
-        context = self._entered()
-        error: BaseException | None = None
-        try:
-            await self._step("shutdown")
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            await self._undo(context.outer.close(), error)
+        await self._then_close("shutdown", self._entered().outer)
 
     async def unload(self) -> tuple[str, ...]:
-        leaks = [*(self._context.outer.names if self._context else ()), *self._stray_tasks()]
+        leaks = self._stray_tasks()
+        for scope in (self._context.inner, self._context.outer) if self._context else ():
+            leaks += await self._left_in(scope)
         self._plugin = self._context = None
         self._compiled = Compiled(Declaration())
         leaks += self._code.unload()
@@ -168,31 +125,69 @@ class InProcess:
 
     async def _step(self, name: str) -> None:
         """One step of the plugin with its hooks; False means failed."""
-        plugin = self._plugin
-        hooked = isinstance(plugin, BasePlugin)
+        hooked = isinstance(self._plugin, BasePlugin)
         if hooked:
-            await getattr(plugin, f"on_before_{name}")()
-        if await getattr(plugin, name)() is False:
-            raise PluginLoadError(f"{name} returned False", where=place(getattr(plugin, name)))
+            await self._run(f"on_before_{name}")
+        if await self._run(name) is False:
+            raise PluginLoadError(f"{name} returned False", where=place(getattr(self._plugin, name)))
         if hooked:
-            await getattr(plugin, f"on_after_{name}")()
+            await self._run(f"on_after_{name}")
 
-    async def _close_inner(self, context: HostContext) -> list[BaseException]:
-        inner, context.inner = context.inner, None
-        return await inner.close() if inner else []
+    async def _run(self, method: str, *args: Any) -> Any:
+        """Run a method of the plugin; only results and ordinary errors come out, and cancelling works."""
+        what = f"{method} of {self._plugin_name}"
 
-    async def _undo(
-        self, closing: Coroutine[Any, Any, list[BaseException]], error: BaseException | None
-    ) -> None:
-        """Close a scope; what went wrong there survives beside `error`."""
-        errors = await closing
-        if not errors:
-            return
-        if error is None:
-            raise BaseExceptionGroup("what was acquired could not be undone", errors)
-        for one in errors:
+        async def run() -> Any:
+            answer = getattr(self._plugin, method)(*args)
+            if not inspect.isawaitable(answer):
+                where = place(getattr(self._plugin, method))
+                raise PluginLoadError(
+                    f"{method} is not async", where=where, fix=f"async def {method}(self, …)"
+                )
+            return await answer
+
+        return await run_apart(run(), what)
+
+    def _is_a(self, kind: type[T], method: str, answer: object) -> T:
+        if not isinstance(answer, kind):
+            raise PluginLoadError(
+                f"{method} returned {type(answer).__name__}",
+                where=place(getattr(self._plugin, method)),
+                fix=f"return {kind.__name__}(…)",
+            )
+        return answer
+
+    async def _all_or_nothing(self, step: str, scope: Scope) -> None:
+        """Run a step up; where it fails, what it had acquired is undone and both errors survive."""
+        try:
+            await self._step(step)
+        except BaseException as error:
+            await self._undo(scope, error)
+            raise
+
+    async def _then_close(self, step: str, scope: Scope) -> None:
+        """Run a step down; what its opposite acquired is undone in any case, and all errors survive."""
+        try:
+            await self._step(step)
+        except BaseException as error:
+            await self._undo(scope, error)
+            raise
+        if errors := await scope.close():
+            raise ExceptionGroup("what was acquired could not be undone", errors)
+
+    async def _undo(self, scope: Scope, error: BaseException) -> None:
+        for one in await scope.close():
             error.add_note(f"and, while undoing it: {type(one).__name__}: {one}")
             self._log.error("undo failed: %s", one, exc_info=one)
+
+    async def _left_in(self, scope: Scope | None) -> list[str]:
+        """What a step that was never run would have undone: named, and undone now."""
+        if scope is None:
+            return []
+        names = list(scope.names)
+        for error in await scope.close():
+            self._log.error("undo failed: %s", error, exc_info=error)
+        return names
 
     def _entered(self) -> HostContext:
         if self._context is None:
@@ -213,14 +208,15 @@ class InProcess:
     async def health(self) -> HealthCheck:
         if not self._compiled.declaration.has_health:
             return HealthCheck()
-        answer: HealthCheck = await self._plugin.health_check()
-        return answer
+        return self._is_a(HealthCheck, "health_check", await self._run("health_check"))
 
     async def metrics(self) -> PerformanceMetrics:
         if not self._compiled.declaration.has_metrics:
             return PerformanceMetrics()
-        answer: PerformanceMetrics = self._plugin.get_metrics()
-        return answer
+        answer = _told(
+            self._plugin.get_metrics, "get_metrics failed", type(self._plugin), "return PerformanceMetrics(…)"
+        )
+        return self._is_a(PerformanceMetrics, "get_metrics", answer)
 
     def mirror_status(self, status: PluginStatus) -> None:
         if isinstance(self._plugin, BasePlugin):
@@ -231,8 +227,23 @@ class InProcess:
             return None
         context = self._entered()
         plugin_id = context.metadata.plugin_id
-        router: ASGIApp = await self._plugin.get_api_router()
-        mounts = tuple(self._checked(plugin_id, mount) for mount in await self._plugin.get_static_mounts())
+        router: ASGIApp = await self._run("get_api_router")
+        if not callable(router):
+            raise PluginLoadError(
+                f"get_api_router returned {type(router).__name__}",
+                where=place(self._plugin.get_api_router),
+                fix="return an APIRouter, or any ASGI application",
+            )
+        listed = await self._run("get_static_mounts")
+        if not isinstance(listed, Sequence):
+            raise PluginLoadError(
+                f"get_static_mounts returned {type(listed).__name__}",
+                where=place(self._plugin.get_static_mounts),
+                fix="return a list of StaticMount, or []",
+            )
+        mounts = tuple(
+            self._checked(plugin_id, self._is_a(StaticMount, "get_static_mounts", mount)) for mount in listed
+        )
         return self._adapter()(plugin_id, context.generation, router, mounts)
 
     def _adapter(self) -> WebAdapter:
@@ -268,12 +279,33 @@ class InProcess:
             return []
         stray = []
         for task in asyncio.all_tasks():
-            code = getattr(task.get_coro(), "cr_code", None)
-            if code is not None and Path(code.co_filename).is_relative_to(root):
-                stray.append(
-                    f"task {task.get_name()} ({code.co_qualname}, {code.co_filename}:{code.co_firstlineno})"
-                )
+            for code in _codes(task.get_coro()):
+                if Path(code.co_filename).is_relative_to(root):
+                    place = f"{code.co_filename}:{code.co_firstlineno}"
+                    stray.append(f"task {task.get_name()} ({code.co_qualname}, {place})")
+                    break
         return stray
+
+
+def _codes(coro: Any) -> Iterator[CodeType]:
+    """The code of a coroutine, and of what it awaits: ours may run the plugin's."""
+    while (code := getattr(coro, "cr_code", None)) is not None:
+        yield code
+        coro = coro.cr_await
+
+
+def _told(make: Callable[[], T], what: str, cls: type, fix: str) -> T:
+    """Run code of the plugin's author; whatever it raises becomes an error that tells them."""
+    try:
+        return make()
+    except PlugbusError:
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        told = outward(error, what)
+        text = told.message if isinstance(told, PlugbusError) else f"{what}: {type(told).__name__}: {told}"
+        raise PluginLoadError(text, where=place(cls), fix=fix) from error
 
 
 async def _in_daemon_thread(function: Callable[[], type], *, name: str) -> type:

@@ -1,0 +1,91 @@
+"""Lifecycle operations: one at a time for each plugin, each in a task of the kernel's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from typing import Any
+
+from contracts.errors import PluginBusy, PluginStateError
+
+from .registry import Activity, PluginRecord
+
+GOING_DOWN = (Activity.DRAINING, Activity.STOPPING)
+
+
+class Operations:
+    """What is under way. A caller that gives up waiting does not cut an operation in half.
+
+    Operations run in the context in which this was made, not in that of whoever commands one: what a
+    plugin starts outlives the command.
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        self._running: dict[str, tuple[PluginRecord, asyncio.Task[None]]] = {}
+
+    def __contains__(self, plugin_id: str) -> bool:
+        return plugin_id in self._running
+
+    @property
+    def context(self) -> contextvars.Context:
+        """A fresh copy of the context that operations run in."""
+        return self._context.copy()
+
+    async def run(
+        self, record: PluginRecord, activity: Activity, operation: Coroutine[Any, Any, None]
+    ) -> None:
+        """Run and wait. Raises what it raises, `PluginBusy` if another one is under way, and
+        `PluginStateError` if it was cut off by `end`."""
+        try:
+            self.require_idle(record)
+        except PluginBusy:
+            operation.close()
+            raise
+        record.activity = activity
+        name = f"{activity.value} {record.plugin_id}"
+        task = asyncio.create_task(operation, name=name, context=self.context)
+        self._running[record.plugin_id] = (record, task)
+        task.add_done_callback(lambda _: self._ended(record, operation))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise stopping(record) from None
+            raise
+
+    def _ended(self, record: PluginRecord, operation: Coroutine[Any, Any, None]) -> None:
+        operation.close()  # cancelled before its first step, it never ran
+        del self._running[record.plugin_id]
+        if record.activity is not Activity.WAITING:
+            record.activity = Activity.NONE
+
+    def require_idle(self, record: PluginRecord) -> None:
+        """Raise `PluginBusy` if an operation of this plugin is under way: it is refused, not queued."""
+        if record.plugin_id in self._running:
+            raise PluginBusy(
+                f"plugin {record.plugin_id!r} is busy: {record.activity.value}",
+                plugin_id=record.plugin_id,
+                fix="wait until it has finished, then try again",
+            )
+
+    async def idle(self, plugin_id: str) -> None:
+        """Return when no operation of this plugin is under way."""
+        while (running := self._running.get(plugin_id)) is not None:
+            await asyncio.wait([running[1]])
+
+    async def end(self) -> None:
+        """What is being started is cut off and undone; what is being stopped may finish."""
+        running = list(self._running.values())
+        for record, task in running:
+            if record.activity not in GOING_DOWN:
+                task.cancel()
+        if running:
+            await asyncio.wait([task for _, task in running])
+
+
+def stopping(record: PluginRecord) -> PluginStateError:
+    return PluginStateError(
+        f"plugin {record.plugin_id!r} cannot be started: the kernel is stopping", plugin_id=record.plugin_id
+    )
