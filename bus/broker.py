@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from contracts.bus import GroupInfo, SubscriptionSpec
+from contracts.bus import SubscriptionSpec
 from contracts.errors import BusFull, GroupConflict
 from contracts.event import Event, Message, Receipt
 from contracts.patterns import RESERVED_TOPICS, check_pattern, check_type_name, matches, topic_of
@@ -19,10 +16,12 @@ from contracts.patterns import RESERVED_TOPICS, check_pattern, check_type_name, 
 from .announce import SOURCE, Announcer
 from .calls import Directory
 from .catalog import Catalog
-from .clock import Clock, CountedIds, Ids, SystemClock
+from .clock import Clock, Ids, SystemClock
 from .codec import encode
+from .dead_letters import DeadLetters
 from .delayed import Delayed
-from .groups import DeadLetters, GroupPartition
+from .group import Group
+from .groups import GroupPartition
 from .losses import Losses
 from .partition import Limits, Partition
 from .policy.causes import Causes
@@ -30,43 +29,8 @@ from .topics import PatternIndex, may_select
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .hosting import Hosting
     from .memory import MemoryBus
     from .tail import Cursors, MemoryTail
-
-
-@dataclass(eq=False)
-class Group:
-    """What the broker keeps for a handler under its name."""
-
-    spec: SubscriptionSpec
-    dead: DeadLetters
-    parts: dict[Partition, GroupPartition] = field(default_factory=dict)
-    hosts: dict[str, Hosting] = field(default_factory=dict)
-    """Replica → who handles it there."""
-
-    def info(self) -> GroupInfo:
-        parts = self.parts.values()
-        return GroupInfo(
-            group=self.spec.group,
-            plugin_id=self.spec.plugin_id,
-            patterns=self.spec.patterns,
-            state="active" if self.hosts else "dormant",
-            waiting=sum(part.waiting for part in parts),
-            peak=sum(max(part.peak, len(part.backlog)) for part in parts),
-            in_flight=sum(part.open for part in parts),
-            parked=sum(part.parked for part in parts),
-            dead=len(self.dead),
-            handled=sum(part.handled for part in parts),
-            failed=sum(part.failed for part in parts),
-            stale=sum(part.stale for part in parts),
-            owners=dict(Counter(part.owner.replica for part in parts if part.owner is not None)),
-        )
-
-    @property
-    def is_silent(self) -> bool:
-        """What the bus says of this group's failures would come back to it: it says nothing."""
-        return any(topic_of(pattern) == "bus" for pattern in self.spec.patterns)
 
 
 class Route:
@@ -74,7 +38,9 @@ class Route:
 
     __slots__ = ("first", "is_split", "partitions", "tails", "targets")
 
-    def __init__(self, partitions: tuple[Partition, ...], groups: list[Group], tails: tuple[MemoryTail, ...]) -> None:
+    def __init__(
+        self, partitions: tuple[Partition, ...], groups: list[Group], tails: tuple[MemoryTail, ...]
+    ) -> None:
         self.partitions = partitions
         self.first = partitions[0]
         self.is_split = len(partitions) > 1
@@ -105,7 +71,7 @@ class MemoryBroker:
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.random = random or Random()  # noqa: S311 - jitter, not secrets
-        self.ids: Ids = ids or CountedIds()
+        self.ids: Ids = ids or Ids()
         self.limits = limits or Limits()
         self.incarnation = self.ids()
         """Tells positions of this broker from those of one that is gone."""
@@ -117,19 +83,20 @@ class MemoryBroker:
         self.losses = Losses(self.groups, self.announcer, self.clock, self.ids)
         self.watch = Watch(self.all_partitions, self._grant)
         self.delayed = Delayed(self.clock, self._publish_delayed)
-        self._own_prefix: str | None = getattr(self.ids, "prefix", None)
+        self._own_prefix = self.ids.prefix
         self._count = partitions
         self._topics: dict[str, tuple[Partition, ...]] = {}
         self._readers: PatternIndex[Group | MemoryTail] = PatternIndex()
         self._routes: dict[str, Route] = {}
 
-    # --- publishing ---------------------------------------------------------------------------------------
+    # --- publishing -------------------------------------------------------------------------------
 
     def publish(self, message: Message, now_ns: int, knows_id: bool, over: bool) -> Receipt | None:
         """Append, and hand to every reader; None: there is no room.
 
         `knows_id`: the id was given by the publisher, who may give it again. `over`: made while a
-        delivery is handled, so admitted up to twice the limit.
+        delivery is handled, so admitted up to twice the limit. No await from the look at the window to
+        the last reader. All in one piece: each call less is felt at every publish.
         """
         route = self._routes.get(message.type) or self.route(message.type)
         partition = route.select(message) if route.is_split else route.first
@@ -139,26 +106,30 @@ class MemoryBroker:
                 return Receipt(message.id, position, duplicate=True)
         if len(partition.messages) >= partition.look_at and not self._has_room(partition, now_ns, over):
             return None
-        return self._append(route, partition, message, now_ns, knows_id)
-
-    def _append(
-        self, route: Route, partition: Partition, message: Message, now_ns: int, knows_id: bool
-    ) -> Receipt:
-        sequence = partition.append(message, now_ns)
+        messages = partition.messages
+        message.sequence = sequence = partition.base + len(messages)
+        messages.append(message)
+        if now_ns >= partition.next_stamp:
+            partition.stamp(sequence, now_ns)
         for part in route.targets[partition.number]:
             part.backlog.append(message)
             if part.idle:
                 part.idle = False
                 part.owner.rouse(part)  # type: ignore[union-attr]  # only an owner makes it idle
-        if message.expires_ns is not None:
-            for part in route.targets[partition.number]:
-                part.expect_expiry()
-        for tail in route.tails:
-            tail.wake()
         position = f"{partition.prefix}{sequence}"
         if knows_id:
             partition.window.remember(message.source, message.id, position)
+        if route.tails or message.expires_ns is not None:
+            self._tell(route, partition, message)
         return Receipt(message.id, position)
+
+    def _tell(self, route: Route, partition: Partition, message: Message) -> None:
+        """What concerns few events: tails, and groups that must look at the clock from now on."""
+        for tail in route.tails:
+            tail.wake()
+        if message.expires_ns is not None:
+            for part in route.targets[partition.number]:
+                part.expect_expiry()
 
     def _has_room(self, partition: Partition, now_ns: int, over: bool) -> bool:
         if over:
@@ -175,10 +146,9 @@ class MemoryBroker:
         while partition.waiters and partition.has_room(now_ns):
             waiter = partition.waiters.popleft()
             if not waiter.future.done():
-                message = waiter.message
-                route = self._routes.get(message.type) or self.route(message.type)
-                receipt = self._append(route, partition, message, now_ns, waiter.knows_id)
-                waiter.future.set_result(receipt)
+                receipt = self.publish(waiter.message, now_ns, waiter.knows_id, True)
+                if receipt is not None:
+                    waiter.future.set_result(receipt)
         partition.trim(now_ns)
 
     def full(self, partition: Partition) -> BusFull:
@@ -190,7 +160,9 @@ class MemoryBroker:
             + (f"; group {group!r} has the oldest that is not handled" if group else ""),
             topic=partition.topic,
             group=group,
-            fix=f"start its plugin, or give up what waits for it: plugbus group drop {group}" if group else "",
+            fix=f"start its plugin, or give up what waits for it: plugbus group drop {group}"
+            if group
+            else "",
         )
 
     def _publish_own(self, event: Event, causes: Causes) -> None:
@@ -206,7 +178,7 @@ class MemoryBroker:
         self.watch.look_if_on()
         return self.publish(message, self.clock.time_ns(), False, True) is not None
 
-    # --- topics and routes ----------------------------------------------------------------------------------
+    # --- topics and routes ------------------------------------------------------------------------
 
     def all_partitions(self) -> Iterator[Partition]:
         for partitions in self._topics.values():
@@ -252,7 +224,7 @@ class MemoryBroker:
             for part in partition.parts
         )
 
-    # --- groups -----------------------------------------------------------------------------------------------
+    # --- groups -----------------------------------------------------------------------------------
 
     def declare(self, spec: SubscriptionSpec) -> Group:
         """The group of that name, made if it is new, with the patterns and options of `spec`.
@@ -308,7 +280,7 @@ class MemoryBroker:
             if partition not in group.parts:
                 part = group.parts[partition] = self._make_part(group.spec, partition)
                 partition.parts.append(part)
-                self.place(group, part)
+                group.place(part)
 
     def _make_part(self, spec: SubscriptionSpec, partition: Partition) -> GroupPartition:
         return GroupPartition(
@@ -329,48 +301,6 @@ class MemoryBroker:
             partition.parts.remove(part)
         self.watch.look_if_on()
         return tasks
-
-    # --- ownership ----------------------------------------------------------------------------------------------
-
-    def place_all(self, group: Group) -> None:
-        """Hosts came or went: each partition goes to whom it belongs now."""
-        for part in group.parts.values():
-            self.place(group, part)
-
-    def place(self, group: Group, part: GroupPartition) -> None:
-        """Move one partition to its owner, once nothing of it is in flight."""
-        wanted, owner = self._best(group, part), part.owner
-        if owner is wanted:
-            if part.leaving:
-                part.stay()
-            return
-        if owner is not None and part.open and not part.leaving:
-            part.leave()
-            owner.make_way()
-        if not part.open:
-            self.hand_over(group, part)
-
-    def hand_over(self, group: Group, part: GroupPartition) -> None:
-        """Move one partition now; what its owner has in flight is suspect."""
-        if part.owner is not None:
-            part.owner.disown(part)
-        wanted = self._best(group, part)
-        if wanted is None:
-            part.take_over(None)
-        else:
-            wanted.own(part)
-
-    def _best(self, group: Group, part: GroupPartition) -> Hosting | None:
-        """Rendezvous hashing: everybody comes to the same owner, and a change moves as little as possible.
-
-        Not by crc32: it is linear, so one replica would win all partitions.
-        """
-
-        def weight(hosting: Hosting) -> tuple[bytes, str]:
-            text = f"{part.group}/{part.topic}/{part.number}/{hosting.replica}"
-            return hashlib.blake2b(text.encode(), digest_size=8).digest(), hosting.replica
-
-        return max(group.hosts.values(), key=weight, default=None)
 
 
 def _selects(spec: SubscriptionSpec, message: Message) -> bool:

@@ -150,7 +150,7 @@ class Offer:
     def _lost(self) -> ProviderLost:
         capability = self.spec.capability
         return ProviderLost(
-            f"the provider of {capability} ({self.spec.plugin_id} on {self.replica}) went away during the call",
+            f"the provider of {capability} ({self.spec.plugin_id} on {self.replica}) went away meanwhile",
             capability=capability,
             fix="ask again; whether it was executed is unknown",
         )

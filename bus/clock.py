@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -27,16 +26,12 @@ class SystemClock:
     time_ns = staticmethod(time.time_ns)
 
 
-Ids = Callable[[], str]
-"""Makes a name that nobody else makes."""
-
-
-class CountedIds:
-    """A random prefix and a counter: unique among processes, at a tenth of the cost of a UUID."""
+class Ids:
+    """Makes names that nobody else makes: a random prefix and a counter, at a tenth of a UUID's cost."""
 
     def __init__(self, prefix: str | None = None) -> None:
-        self.prefix = secrets.token_hex(8) if prefix is None else prefix
-        self._next = itertools.count(1).__next__
+        self.prefix = f"{secrets.token_hex(8) if prefix is None else prefix}-"
+        self.number = itertools.count(1).__next__
 
     def __call__(self) -> str:
-        return f"{self.prefix}-{self._next()}"
+        return f"{self.prefix}{self.number()}"

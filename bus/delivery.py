@@ -146,7 +146,7 @@ class DeliveryLoop:
             _drop_closed(followers)
         self._following = sum(map(len, self._running.values()))
 
-    # --- lanes ------------------------------------------------------------------------------------------
+    # --- lanes ------------------------------------------------------------------------------------
 
     async def _run(self, lane: Lane, source: Iterator[Delivery | None]) -> None:
         # Every name in this loop is local and every step inline: it runs once for each message and group.
@@ -161,7 +161,7 @@ class DeliveryLoop:
             delivery.deadline = lane.deadline = monotonic() + timeout
             try:
                 result = await handler(delivery)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - `_raised` raises again what means the lane
                 self._raised(lane, delivery, error)
             else:
                 if result is None and not lane.cancels:
@@ -258,7 +258,7 @@ class DeliveryLoop:
             entry.attempts += 1  # counted before it runs: it may be what kills the process
         return True
 
-    # --- how an attempt ended -----------------------------------------------------------------------------
+    # --- how an attempt ended ---------------------------------------------------------------------
 
     def _raised(self, lane: Lane, delivery: Delivery, error: BaseException) -> None:
         """Settle what raised; raise again what means the lane, with the delivery handed back."""
@@ -275,7 +275,9 @@ class DeliveryLoop:
             lane.recover()
             self._failed(delivery, self._too_long(None))
         elif result is None or not isinstance(result, EventResult):
-            self._failed(delivery, TypeError(f"the handler returned {type(result).__name__}, not an EventResult"))
+            self._failed(
+                delivery, TypeError(f"the handler returned {type(result).__name__}, not an EventResult")
+            )
         elif result.action == "ok":
             await self._publish_returned(lane, delivery, result)
         elif result.action == "retry":
@@ -292,12 +294,14 @@ class DeliveryLoop:
         try:
             for index, event in enumerate(result.events):
                 await self._publish(event, delivery, index)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `_raised` raises again what means the lane
             self._raised(lane, delivery, error)
         else:
             self._port.acknowledge(delivery)
 
-    def _failed(self, delivery: Delivery, error: BaseException | ErrorInfo, after: float | None = None) -> None:
+    def _failed(
+        self, delivery: Delivery, error: BaseException | ErrorInfo, after: float | None = None
+    ) -> None:
         info = error if isinstance(error, ErrorInfo) else ErrorInfo.of(error)
         policy, now = self._spec.options.retry, self._clock.monotonic()
         outcome = judge(policy, info, delivery.attempt, now=now, random=self._random, after=after)
@@ -320,7 +324,7 @@ class DeliveryLoop:
         error.__cause__ = interrupted  # its traceback shows what the handler was waiting for
         return error
 
-    # --- ending -----------------------------------------------------------------------------------------------
+    # --- ending -----------------------------------------------------------------------------------
 
     def _wake_all(self) -> None:
         while self._idle:

@@ -1,4 +1,4 @@
-"""The state of one group in one partition: what waits, what runs, the lot, the dead.
+"""The state of one group in one partition: what waits, what runs, who owns it.
 
 Pure: no event loop, no clock, nobody is called but the owner that asked to be roused. Times come in as
 arguments. What the event loop does with it stands in `delivery.py`.
@@ -7,51 +7,15 @@ arguments. What the event loop does with it stands in `delivery.py`.
 from __future__ import annotations
 
 import bisect
-import heapq
 import itertools
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol
 
-from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.errors import ErrorInfo
 from contracts.event import Message, PluginEvent
 
-SlotKey = str | int
-"""The key that a slot of the lot holds back; for a delivery without one, its sequence."""
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """What is known of a delivery that did not go the straight way."""
-
-    message: Message
-    attempts: int = 0
-    """Starts of the handler that count."""
-    due: float | None = None
-    """Not before (monotonic seconds); None: at once."""
-    error: ErrorInfo | None = None
-    suspect: bool = False
-    """Its owner died with it: each start is counted before it runs."""
-    slot: Slot | None = None
-    """Where in the lot it came from, while it is out of it."""
-
-class Slot:
-    """One key's queue in the lot. It holds the key back while anything of it waits or is out."""
-
-    __slots__ = ("entries", "key", "out")
-
-    def __init__(self, key: SlotKey) -> None:
-        self.key = key
-        self.entries: deque[Entry] = deque()
-        self.out = 0
-        """Deliveries of this slot that were taken and are not settled."""
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.entries or self.out)
+from .lot import Entry, Lot, SlotKey
 
 
 class Delivery(PluginEvent):
@@ -96,12 +60,14 @@ class GroupPartition:
     """
 
     __slots__ = (
-        "_due", "_expiring", "_ready", "_taken", "_ties", "_total", "_unhandled", "backlog", "epoch", "failed",
-        "group", "handler", "idle", "irregular", "leaving", "lot_limit", "number", "open", "ordered", "owner",
-        "parked", "peak", "returned", "slots", "stale", "suspects", "topic",
+        "_expiring", "_taken", "_total", "_unhandled", "backlog", "epoch", "failed", "group",
+        "handler", "idle", "irregular", "leaving", "lot", "lot_limit", "number", "open", "ordered",
+        "owner", "peak", "returned", "stale", "suspects", "topic",
     )  # fmt: skip
 
-    def __init__(self, group: str, topic: str, number: int, handler: str, *, ordered: bool, lot_limit: int) -> None:
+    def __init__(
+        self, group: str, topic: str, number: int, handler: str, *, ordered: bool, lot_limit: int
+    ) -> None:
         self.group = group
         self.topic = topic
         self.number = number
@@ -122,17 +88,13 @@ class GroupPartition:
         """How many deliveries are in flight."""
         self.returned: list[Entry] = []
         self.suspects: deque[Entry] = deque()
-        self.slots: dict[SlotKey, Slot] = {}
-        self.parked = 0
+        self.lot = Lot()
         self.failed = self.stale = self.peak = 0
         self._taken: list[Delivery] = []  # whoever is in flight, and some who are not any more
         self._total = self._unhandled = 0
         self._expiring = False
-        self._ready: deque[Slot] = deque()
-        self._due: list[tuple[float, int, Slot, Entry]] = []
-        self._ties = itertools.count()
 
-    # --- taking ---------------------------------------------------------------------------------------
+    # --- taking -----------------------------------------------------------------------------------
 
     def take(self, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries, in flight from now on. Only the owner asks."""
@@ -142,8 +104,8 @@ class GroupPartition:
         if self.suspects:
             batch = [] if self.open else [self._out(self.suspects.popleft())]
         else:
-            batch = self._take_irregular(limit) if self._ready or self.returned else []
-            if self.backlog and self.parked < self.lot_limit:
+            batch = self._take_irregular(limit) if self.lot.has_ready or self.returned else []
+            if self.backlog and self.lot.parked < self.lot_limit:
                 self._take_waiting(min(limit - len(batch), len(self.backlog)), batch)
         self._remember(batch)
         return batch
@@ -174,18 +136,10 @@ class GroupPartition:
         self._total += len(batch)
 
     def _take_irregular(self, limit: int) -> list[Delivery]:
-        batch: list[Delivery] = []
-        while self._ready and len(batch) < limit:
-            slot = self._ready.popleft()
-            if slot.entries and not slot.out and slot.entries[0].due is None:
-                entry = slot.entries.popleft()
-                entry.slot = slot
-                slot.out += 1
-                self.parked -= 1
-                batch.append(self._out(entry))
-        handed_back = self.returned[: limit - len(batch)]
+        entries = self.lot.take(limit)
+        handed_back = self.returned[: limit - len(entries)]
         del self.returned[: len(handed_back)]
-        return batch + [self._out(entry) for entry in handed_back]
+        return [self._out(entry) for entry in entries + handed_back]
 
     def _out(self, entry: Entry) -> Delivery:
         delivery = Delivery(entry.message, self.handler, entry.attempts + 1)
@@ -199,21 +153,23 @@ class GroupPartition:
             return False
         if self.suspects:
             return not self.open
-        return bool(self._ready or self.returned or (self.backlog and self.parked < self.lot_limit))
+        if self.lot.has_ready or self.returned:
+            return True
+        return bool(self.backlog) and self.lot.parked < self.lot_limit
 
     def expect_expiry(self) -> None:
         """An event with an expiry waits: from now on every delivery asks."""
         self._expiring = self.irregular = True
 
-    # --- before a start -------------------------------------------------------------------------------
+    # --- before a start ---------------------------------------------------------------------------
 
     def is_blocked(self, delivery: Delivery) -> bool:
         """Whether an earlier event of its key is in the lot."""
         if delivery.entry is not None and delivery.entry.slot is not None:
             return False
-        return self._slot_key(delivery.message) in self.slots
+        return self.lot.is_blocked(self._key(delivery.message))
 
-    # --- settling: each answers whether the delivery was still this owner's ------------------------------
+    # --- settling: each answers whether the delivery was still this owner's -----------------------
 
     def remove(self, delivery: Delivery) -> bool:
         """It is dead, discarded or expired; its key goes on."""
@@ -228,12 +184,8 @@ class GroupPartition:
         if not self._land(delivery):
             return False
         entry = delivery.entry or Entry(delivery.message)
-        entry.attempts, entry.error, entry.due = delivery.attempt, error, due
-        entry.suspect = False
-        slot = self._return_to_slot(entry)
-        slot.entries.appendleft(entry)
-        self.parked += 1
-        heapq.heappush(self._due, (due, next(self._ties), slot, entry))
+        entry.attempts, entry.error, entry.suspect = delivery.attempt, error, False
+        self.lot.park(entry, self._key(delivery.message), due)
         self._regulate()
         return True
 
@@ -241,7 +193,7 @@ class GroupPartition:
         """Into the lot, behind the earlier event of its key."""
         if not self._land(delivery):
             return False
-        self._append(delivery.entry or Entry(delivery.message))
+        self._queue(delivery.entry or Entry(delivery.message))
         return True
 
     def give_back(self, delivery: Delivery) -> None:
@@ -252,10 +204,7 @@ class GroupPartition:
         entry = delivery.entry or Entry(delivery.message)
         entry.attempts = delivery.attempt - 1
         if entry.slot is not None:
-            slot = self._return_to_slot(entry)
-            slot.entries.appendleft(entry)
-            self.parked += 1
-            self._go_on(slot)
+            self.lot.put_back(entry, self._key(entry.message))
         elif entry.suspect:
             self.suspects.appendleft(entry)  # it was the first of them, and alone
         else:
@@ -264,7 +213,7 @@ class GroupPartition:
 
     def redrive(self, message: Message) -> None:
         """A dead letter comes back: through the lot, so that its key is never started twice at once."""
-        self._append(Entry(message))
+        self._queue(Entry(message))
 
     def _land(self, delivery: Delivery) -> bool:
         if not delivery.is_open:
@@ -275,66 +224,26 @@ class GroupPartition:
         self._unhandled += 1
         return True
 
-    # --- the lot --------------------------------------------------------------------------------------
-
-    def release_due(self, now: float) -> None:
-        """Make ready what is due by `now`."""
-        while self._due and self._due[0][0] <= now:
-            item = heapq.heappop(self._due)
-            if self._is_waiting(item):
-                _, _, slot, entry = item
-                entry.due = None
-                self._go_on(slot)
-        self._rouse()
-
-    @property
-    def next_due(self) -> float | None:
-        """When `release_due` has something to do."""
-        while self._due and not self._is_waiting(self._due[0]):
-            heapq.heappop(self._due)
-        return self._due[0][0] if self._due else None
-
-    @staticmethod
-    def _is_waiting(item: tuple[float, int, Slot, Entry]) -> bool:
-        return item[3].due == item[0]  # else it was released, handed back or parked anew
-
-    def _slot_key(self, message: Message) -> SlotKey:
-        return message.key if message.key is not None and self.ordered else message.sequence
-
-    def _append(self, entry: Entry) -> None:
-        slot = self._return_to_slot(entry)
-        slot.entries.append(entry)
-        self.parked += 1
-        self._go_on(slot)
-        self._regulate()
-
-    def _return_to_slot(self, entry: Entry) -> Slot:
-        if entry.slot is not None:
-            slot, entry.slot = entry.slot, None
-            slot.out -= 1
-            return slot
-        key = self._slot_key(entry.message)
-        return self.slots.setdefault(key, Slot(key))
-
     def leave_line(self, entry: Entry) -> None:
         """A delivery that was out of line is final."""
-        slot, entry.slot = entry.slot, None
-        if slot is not None:
-            slot.out -= 1
-            self._go_on(slot)
+        self.lot.leave(entry)
         self._regulate()
 
-    def _go_on(self, slot: Slot) -> None:
-        """Let the head of a slot go if nothing of it is out; drop the slot if it is empty."""
-        if slot.is_empty:
-            self.slots.pop(slot.key, None)
-        elif slot.entries and not slot.out and slot.entries[0].due is None:
-            self._ready.append(slot)
+    def release_due(self, now: float) -> None:
+        """Let go what is due in the lot by `now`."""
+        self.lot.release_due(now)
+        self._rouse()
+
+    def _queue(self, entry: Entry) -> None:
+        self.lot.append(entry, self._key(entry.message))
+        self._regulate()
+
+    def _key(self, message: Message) -> SlotKey:
+        return message.key if message.key is not None and self.ordered else message.sequence
 
     def _regulate(self) -> None:
-        self.irregular = bool(
-            self.slots or self.suspects or self.returned or self.leaving or self._expiring
-        )
+        waits = self.suspects or self.returned or not self.lot.is_empty
+        self.irregular = bool(waits) or self.leaving or self._expiring
         self._rouse()
 
     def _rouse(self) -> None:
@@ -342,7 +251,7 @@ class GroupPartition:
             self.idle = False
             self.owner.rouse(self)
 
-    # --- ownership --------------------------------------------------------------------------------------
+    # --- ownership --------------------------------------------------------------------------------
 
     def take_over(self, owner: Owner | None) -> None:
         """From now on `owner` takes (None: nobody). What the former one had in flight is suspect."""
@@ -369,7 +278,7 @@ class GroupPartition:
             entry.suspect = True
         self.suspects = deque(sorted([*left, *self.suspects], key=_sequence))
 
-    # --- questions ----------------------------------------------------------------------------------------
+    # --- questions --------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> list[Delivery]:
@@ -386,18 +295,15 @@ class GroupPartition:
         return len(self.backlog) + len(self.returned) + len(self.suspects)
 
     @property
-    def lot_size(self) -> int:
-        """Everything in the lot, what is out of it for an attempt included."""
-        return self.parked + sum(slot.out for slot in self.slots.values())
-
-    @property
     def oldest_need(self) -> int | None:
         """The lowest sequence that is not settled and not in the lot."""
         return min((message.sequence for message in self._first_of_each()), default=None)
 
     def _first_of_each(self) -> Iterator[Message]:
         yield from itertools.islice(self.backlog, 1)
-        yield from (entry.message for entry in itertools.chain(self.returned, self.suspects) if entry.slot is None)
+        yield from (
+            entry.message for entry in itertools.chain(self.returned, self.suspects) if entry.slot is None
+        )
         for delivery in self.in_flight:
             if delivery.entry is None or delivery.entry.slot is None:
                 yield delivery.message
@@ -410,11 +316,8 @@ class GroupPartition:
         yield from itertools.islice(reversed(self.backlog), 1)
         for delivery in self.in_flight:
             yield delivery.message
-        for entry in itertools.chain(self.returned, self.suspects):
+        for entry in itertools.chain(self.returned, self.suspects, self.lot.entries()):
             yield entry.message
-        for slot in self.slots.values():
-            for entry in slot.entries:
-                yield entry.message
 
 
 def acknowledge(delivery: Delivery) -> bool:
@@ -432,71 +335,3 @@ def acknowledge(delivery: Delivery) -> bool:
 
 def _sequence(entry: Entry) -> int:
     return entry.message.sequence
-
-
-# --- dead letters -----------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class DeadEntry:
-    """A dead letter as the broker keeps it: with what redrive needs."""
-
-    id: str
-    part: GroupPartition
-    message: Message
-    plugin_id: str
-    generation: int
-    reason: str
-    error: ErrorInfo | None
-    attempts: int
-    last_ns: int
-
-    def letter(self) -> DeadLetter:
-        message = self.message
-        return DeadLetter(
-            id=self.id,
-            group=self.part.group,
-            plugin_id=self.plugin_id,
-            generation=self.generation,
-            reason=self.reason,
-            error=self.error,
-            attempts=self.attempts,
-            first_at=_moment(message.time_ns),
-            last_at=_moment(self.last_ns),
-            envelope=message.envelope,
-            version=message.version,
-            data=message.data.decode(),
-        )
-
-
-class DeadLetters:
-    """The dead letters of one group; bounded, the oldest go."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._entries: OrderedDict[str, DeadEntry] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def add(self, entry: DeadEntry) -> int:
-        """How many had to go for it."""
-        self._entries[entry.id] = entry
-        dropped = max(0, len(self._entries) - self._limit)
-        for _ in range(dropped):
-            self._entries.popitem(last=False)
-        return dropped
-
-    def select(self, selection: DeadLetterSelection) -> list[DeadEntry]:
-        """The newest first."""
-        if selection.ids is None:
-            return list(reversed(self._entries.values()))
-        wanted = set(selection.ids)
-        return [entry for entry in reversed(self._entries.values()) if entry.id in wanted]
-
-    def remove(self, entry: DeadEntry) -> None:
-        del self._entries[entry.id]
-
-
-def _moment(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from contracts.bus import Acknowledged, Dead, Discarded, Expired, Handler, Outcome, Parked, SubscriptionSpec
@@ -13,7 +14,8 @@ from .groups import Delivery, GroupPartition, acknowledge
 from .policy.timeout import Sweeper
 
 if TYPE_CHECKING:
-    from .broker import Group, MemoryBroker
+    from .broker import MemoryBroker
+    from .group import Group
 
 
 class Hosting:
@@ -21,7 +23,7 @@ class Hosting:
 
     def __init__(
         self, broker: MemoryBroker, group: Group, spec: SubscriptionSpec, handler: Handler,
-        *, replica: str, publish: Publish, sweeper: Sweeper,
+        *, replica: str, publish: Publish, sweeper: Sweeper, ended: Callable[[Hosting], None],
     ) -> None:  # fmt: skip
         self.replica = replica
         self.group = group
@@ -31,13 +33,14 @@ class Hosting:
         """A partition of ours goes to somebody else as soon as nothing of it is in flight."""
         self._broker = broker
         self._losses = broker.losses
+        self._ended = ended
         self._ready: deque[GroupPartition] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.loop = DeliveryLoop(
             self, spec, handler, publish, clock=broker.clock, random=broker.random, sweeper=sweeper
         )
 
-    # --- subscription -----------------------------------------------------------------------------------
+    # --- subscription -----------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -52,28 +55,25 @@ class Hosting:
     async def _stop(self, grace: float | None) -> bool:
         """Leave first: what has not started goes to others while the rest finishes here."""
         self._leave()
-        self._broker.place_all(self.group)
+        self.group.place_all()
         finished = await self.loop.stop(grace)
         self.lane_ended()
+        self._ended(self)
         return finished
 
     def crash(self) -> list[asyncio.Task[None]]:
         """Vanish without settling anything."""
         self._leave()
         for part in list(self.parts):
-            self._broker.hand_over(self.group, part)
+            self.group.hand_over(part)
+        self._ended(self)
         return self.loop.kill()
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it may still have to be ended."""
-        return bool(self.parts) or self.group.hosts.get(self.replica) is self
 
     def _leave(self) -> None:
         if self.group.hosts.get(self.replica) is self:
             del self.group.hosts[self.replica]
 
-    # --- port -------------------------------------------------------------------------------------------
+    # --- port -------------------------------------------------------------------------------------
 
     def take(self, limit: int) -> list[Delivery]:
         if self.is_moving:
@@ -94,29 +94,27 @@ class Hosting:
     acknowledge = staticmethod(acknowledge)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> bool:
-        part = delivery.part
+        if isinstance(outcome, Acknowledged):
+            return acknowledge(delivery)
+        if isinstance(outcome, Parked):
+            return self._park(delivery, outcome)
+        if not delivery.part.remove(delivery):
+            return False
         match outcome:
-            case Acknowledged():
-                return acknowledge(delivery)
-            case Parked(due=due, error=error):
-                if due is None:
-                    return part.queue_behind(delivery)
-                parked = part.park(delivery, due, error)
-                self.arm()
-                return parked
             case Dead(reason=reason, error=error):
-                if part.remove(delivery):
-                    self._losses.bury(self.group, delivery, reason, error, self.spec.generation)
-                    return True
+                self._losses.bury(self.group, delivery, reason, error, self.spec.generation)
             case Discarded(reason=reason):
-                if part.remove(delivery):
-                    self._losses.give_up(self.group, delivery, reason)
-                    return True
+                self._losses.give_up(self.group, delivery, reason)
             case Expired():
-                if part.remove(delivery):
-                    self._losses.give_up(self.group, delivery, "expired")
-                    return True
-        return False
+                self._losses.give_up(self.group, delivery, "expired")
+        return True
+
+    def _park(self, delivery: Delivery, outcome: Parked) -> bool:
+        if outcome.due is None:
+            return delivery.part.queue_behind(delivery)
+        parked = delivery.part.park(delivery, outcome.due, outcome.error)
+        self.arm()
+        return parked
 
     @staticmethod
     def give_back(delivery: Delivery) -> None:
@@ -129,11 +127,11 @@ class Hosting:
         """Let partitions go that were to be moved and of which nothing is in flight any more."""
         for part in list(self.parts):
             if part.leaving:
-                self._broker.place(self.group, part)
+                self.group.place(part)
         self.is_moving = any(part.leaving for part in self.parts)
         self._broker.watch.look_if_on()
 
-    # --- owner --------------------------------------------------------------------------------------------
+    # --- owner ------------------------------------------------------------------------------------
 
     def own(self, part: GroupPartition) -> None:
         self.parts.add(part)
@@ -157,11 +155,11 @@ class Hosting:
         self._ready.append(part)
         self.loop.wake()
 
-    # --- what is due ----------------------------------------------------------------------------------------
+    # --- what is due ------------------------------------------------------------------------------
 
     def arm(self) -> None:
         """One timer for all lots of this group here, set to the earliest that is due."""
-        due = min((when for part in self.parts if (when := part.next_due) is not None), default=None)
+        due = min((when for part in self.parts if (when := part.lot.next_due) is not None), default=None)
         if self._timer is not None:
             if due is not None and self._timer.when() <= due:
                 return

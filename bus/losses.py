@@ -13,11 +13,12 @@ from contracts.messages.delivery import DeadLettered, DeadLettersDropped, Delive
 
 from .announce import Announcer
 from .clock import Clock, Ids
-from .groups import DeadEntry, Delivery
+from .dead_letters import DeadEntry
+from .groups import Delivery
 from .policy.causes import caused_by
 
 if TYPE_CHECKING:
-    from .broker import Group
+    from .group import Group
 
 log = logging.getLogger("plugbus.bus")
 
@@ -31,7 +32,9 @@ class Losses:
         self._clock = clock
         self._ids = ids
 
-    def bury(self, group: Group, delivery: Delivery, reason: str, error: ErrorInfo | None, generation: int) -> None:
+    def bury(
+        self, group: Group, delivery: Delivery, reason: str, error: ErrorInfo | None, generation: int
+    ) -> None:
         """Move a settled delivery to the dead letters of its group."""
         spec, message = group.spec, delivery.message
         entry = DeadEntry(

@@ -55,7 +55,7 @@ _EVERYTHING = DeadLetterSelection()
 
 
 class MemoryBus:
-    """One replica's handle on a `MemoryBroker`; see `contracts.bus.EventBus` for what each method promises."""
+    """One replica's handle on a `MemoryBroker`; `contracts.bus.EventBus` says what each method promises."""
 
     def __init__(self, broker: MemoryBroker | None = None, *, replica: str | None = None) -> None:
         self.broker = broker or MemoryBroker()
@@ -64,7 +64,7 @@ class MemoryBus:
         self._is_usable = False
         """Open, or closing: handlers that finish may still publish."""
         self._sweeper = Sweeper(self.broker.clock)
-        self._hosted: list[Hosting] = []
+        self._hosted: set[Hosting] = set()
         self._offers: list[Offer] = []
         self._pending = PendingCalls()
         self._tails: set[MemoryTail] = set()
@@ -86,13 +86,15 @@ class MemoryBus:
         """Answers to calls that came late or twice."""
         return self._pending.dropped
 
-    # --- open and close -----------------------------------------------------------------------------------
+    # --- open and close ---------------------------------------------------------------------------
 
     async def open(self) -> None:
         if self._state != "new":
             raise BusClosed("a bus is opened once", fix="make a new one")
         if self._replica in self.broker.buses:
-            raise BusError(f"replica {self._replica!r} is on this broker already", fix="give each bus its own name")
+            raise BusError(
+                f"replica {self._replica!r} is on this broker already", fix="give each bus its own name"
+            )
         self._state, self._is_usable = "open", True
         self.broker.buses[self._replica] = self
         self.broker.delayed.arm()
@@ -119,7 +121,7 @@ class MemoryBus:
         if self._state == "closed":
             return
         self._leave()
-        for hosting in self._hosted:
+        for hosting in list(self._hosted):
             self._ending += hosting.crash()
         for offer in self._offers:
             self._ending += offer.lose()
@@ -148,7 +150,7 @@ class MemoryBus:
     ) -> None:
         await self.close()
 
-    # --- publish --------------------------------------------------------------------------------------------
+    # --- publish ----------------------------------------------------------------------------------
 
     async def publish(
         self,
@@ -167,11 +169,12 @@ class MemoryBus:
         if not self._is_usable:
             self._check_open()
         broker, current = self.broker, CURRENT.get()
+        ids = broker.ids
         name, version, shared, data = encode(event)
         now_ns = broker.clock.time_ns()
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
-            broker.ids() if id is None else _checked_id(id),
+            f"{ids.prefix}{ids.number()}" if id is None else _checked_id(id),
             source, name, version, now_ns, shared, data, key, subject,
             None if expires is None else _nanoseconds(expires, "expires"),
             correlationid, causationid, depth,
@@ -221,7 +224,12 @@ class MemoryBus:
         return Receipt(message.id, "delayed")
 
     async def publish_many(
-        self, events: Sequence[AnyEvent], *, source: str, key: str | None = None, timeout: float = DEFAULT_TIMEOUT
+        self,
+        events: Sequence[AnyEvent],
+        *,
+        source: str,
+        key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> list[Receipt]:
         until = self.broker.clock.monotonic() + timeout
         receipts = []
@@ -230,13 +238,16 @@ class MemoryBus:
             receipts.append(await self.publish(event, source=source, key=key, timeout=left))
         return receipts
 
-    async def relay(self, envelope: Envelope, event: AnyEvent, *, timeout: float = DEFAULT_TIMEOUT) -> Receipt:
+    async def relay(
+        self, envelope: Envelope, event: AnyEvent, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> Receipt:
         if not self._is_usable:
             self._check_open()
         name, version, shared, data = encode(event)
         if name != envelope.type:
             raise InvalidOption(
-                f"the envelope says {envelope.type!r}, the event is {name!r}", fix="relay the event of the envelope"
+                f"the envelope says {envelope.type!r}, the event is {name!r}",
+                fix="relay the event of the envelope",
             )
         _checked_id(envelope.id)
         message = Message.from_envelope(envelope, data or b"", version=version)
@@ -247,7 +258,7 @@ class MemoryBus:
         receipt = self.broker.publish(message, self.broker.clock.time_ns(), True, over)
         return receipt or await self._wait_for_room(message, True, over, timeout)
 
-    # --- groups ---------------------------------------------------------------------------------------------
+    # --- groups -----------------------------------------------------------------------------------
 
     async def declare_group(self, spec: SubscriptionSpec) -> None:
         self._check_open()
@@ -273,18 +284,25 @@ class MemoryBus:
             )
 
         hosting = Hosting(
-            self.broker, group, spec, handler, replica=self._replica, publish=publish, sweeper=self._sweeper
+            self.broker,
+            group,
+            spec,
+            handler,
+            replica=self._replica,
+            publish=publish,
+            sweeper=self._sweeper,
+            ended=self._hosted.discard,
         )
         group.hosts[self._replica] = hosting
-        self._hosted = [*(known for known in self._hosted if known.is_live), hosting]
+        self._hosted.add(hosting)
         hosting.loop.start()
-        self.broker.place_all(group)
+        group.place_all()
         return hosting
 
     async def groups(self) -> list[GroupInfo]:
         return [self.broker.groups[name].info() for name in sorted(self.broker.groups)]
 
-    # --- calls ----------------------------------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------
 
     async def provide(self, spec: ProviderSpec, provider: Provider) -> Subscription:
         self._check_open()
@@ -314,7 +332,9 @@ class MemoryBus:
         finally:
             for future in pending:
                 future.cancel()  # an answer that comes now is late
-        return _replies(capability, timeout, [future.result() for future in pending if not future.cancelled()])
+        return _replies(
+            capability, timeout, [future.result() for future in pending if not future.cancelled()]
+        )
 
     def _ask(
         self, offer: Offer, data: str, source: str, timeout: float, deadline: float
@@ -331,7 +351,7 @@ class MemoryBus:
     def providers(self) -> list[ProviderInfo]:
         return [offer.info for offer in self.broker.directory.reachable(self._replica)]
 
-    # --- reading along, and being quiet ------------------------------------------------------------------------
+    # --- reading along, and being quiet -----------------------------------------------------------
 
     def tail(self, *patterns: str, position: str | None = None) -> MemoryTail:
         self._check_open()
@@ -355,7 +375,7 @@ class MemoryBus:
             cursors = {}
         await self.broker.watch.until(lambda: self.broker.is_quiet(cursors))
 
-    # --- dead letters, catalogue --------------------------------------------------------------------------------
+    # --- dead letters, catalogue ------------------------------------------------------------------
 
     async def dead_letters(
         self, selection: DeadLetterSelection = _EVERYTHING, *, limit: int = 100
@@ -381,13 +401,13 @@ class MemoryBus:
             raise _closed()
 
 
-# --- opening by URL ---------------------------------------------------------------------------------------------
+# --- opening by URL ------------------------------------------------------------------------------
 
 _shared: weakref.WeakValueDictionary[tuple[str, str], MemoryBroker] = weakref.WeakValueDictionary()
 
 
 def open_bus(url: str, *, namespace: str, replica: str | None = None, **options: Any) -> MemoryBus:
-    """A bus, not yet opened. `memory://` has a broker of its own; all `memory://NAME` of a namespace share one.
+    """A bus, not yet opened. `memory://` has a broker of its own; `memory://NAME` shares one by namespace.
 
     `options` are those of `MemoryBroker`.
     """
@@ -400,7 +420,7 @@ def open_bus(url: str, *, namespace: str, replica: str | None = None, **options:
     return MemoryBus(broker, replica=replica)
 
 
-# --- small helpers ------------------------------------------------------------------------------------------------
+# --- small helpers -------------------------------------------------------------------------------
 
 
 def _closed() -> BusClosed:
@@ -439,6 +459,6 @@ def _replies(capability: str, timeout: float, answers: list[Answer]) -> list[Cal
     replies = [answer for answer in answers if isinstance(answer, CallReply)]
     if replies:
         return replies
-    raise next((answer for answer in answers if isinstance(answer, CallError | BusClosed)), None) or timed_out(
-        capability, timeout
-    )
+    raise next(
+        (answer for answer in answers if isinstance(answer, CallError | BusClosed)), None
+    ) or timed_out(capability, timeout)

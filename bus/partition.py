@@ -51,8 +51,8 @@ class Partition:
     """The log of one partition."""
 
     __slots__ = (
-        "_limits", "_next_stamp", "_stamps", "base", "look_at", "messages", "number", "parts", "prefix",
-        "topic", "waiters", "window",
+        "_limits", "_stamps", "base", "look_at", "messages", "next_stamp", "number", "parts",
+        "prefix", "topic", "waiters", "window",
     )  # fmt: skip
 
     def __init__(self, topic: str, number: int, limits: Limits) -> None:
@@ -72,18 +72,14 @@ class Partition:
         self.look_at = 0
         """Length from which `append` must be preceded by `has_room`."""
         self._stamps: list[tuple[int, int]] = []  # (sequence, when it was appended), at most one a second
-        self._next_stamp = 0
+        self.next_stamp = 0
+        """From then on the next message must be stamped."""
         self._plan()
 
-    def append(self, message: Message, now_ns: int) -> int:
-        """Number and keep it. There is room, or the caller may go over the limit."""
-        messages = self.messages
-        message.sequence = sequence = self.base + len(messages)
-        messages.append(message)
-        if now_ns >= self._next_stamp:
-            self._stamps.append((sequence, now_ns))
-            self._next_stamp = now_ns + _SECOND
-        return sequence
+    def stamp(self, sequence: int, now_ns: int) -> None:
+        """Note when `sequence` came, at most once a second: by that the age of what is kept is judged."""
+        self._stamps.append((sequence, now_ns))
+        self.next_stamp = now_ns + _SECOND
 
     @property
     def end(self) -> int:
@@ -100,13 +96,13 @@ class Partition:
         self.trim(now_ns)
         return len(self.messages) < self._limits.limit * factor
 
-    def find(self, source: str, id: str, own_prefix: str | None, now: float) -> str | None:
+    def find(self, source: str, id: str, own_prefix: str, now: float) -> str | None:
         """The position of an event that was published lately, or None.
 
         Ids that the broker made itself are not remembered (nobody but a caller with a receipt can know
         one), they are looked up in the log: a publish without an id pays nothing for the window.
         """
-        if own_prefix is None or not id.startswith(own_prefix):
+        if not id.startswith(own_prefix):
             return self.window.find(source, id, now)
         for message in reversed(self.messages[-self._limits.window :]):
             if message.id == id and message.source == source:
@@ -119,7 +115,7 @@ class Partition:
         held = [(need, group, part) for need, group, part in needs if need is not None]
         return min(held, key=lambda item: item[:2])[2] if held else None
 
-    # --- retention --------------------------------------------------------------------------------------
+    # --- retention --------------------------------------------------------------------------------
 
     def trim(self, now_ns: int) -> None:
         """Let go of what is too old or too much, never of what a group still needs."""

@@ -12,8 +12,8 @@ from contracts.errors import InvalidOption
 from contracts.event import Message
 from contracts.patterns import matches
 
-from .topics import may_select
 from .partition import Partition
+from .topics import may_select
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -28,8 +28,12 @@ class MemoryTail:
     """See `contracts.bus.Tail`. What it misses because of trimming comes as `missed` of the next item."""
 
     def __init__(
-        self, broker: MemoryBroker, patterns: tuple[str, ...], position: str | None, closed: Callable[[MemoryTail], None]
-    ) -> None:  # fmt: skip
+        self,
+        broker: MemoryBroker,
+        patterns: tuple[str, ...],
+        position: str | None,
+        closed: Callable[[MemoryTail], None],
+    ) -> None:
         self.patterns = patterns
         self._broker = broker
         self._closed = closed
@@ -54,7 +58,7 @@ class MemoryTail:
         raise StopAsyncIteration
 
     def read_nowait(self) -> list[TailItem]:
-        items = []
+        items: list[TailItem] = []
         while self._open and len(items) < _AT_ONCE and (item := self._next()) is not None:
             items.append(item)
         return items

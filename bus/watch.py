@@ -26,7 +26,9 @@ class RoomWaiter:
 class Watch:
     """Looks once a turn of the event loop at most, however much was settled in it."""
 
-    def __init__(self, partitions: Callable[[], Iterable[Partition]], grant: Callable[[Partition], None]) -> None:
+    def __init__(
+        self, partitions: Callable[[], Iterable[Partition]], grant: Callable[[Partition], None]
+    ) -> None:
         self.is_on = False
         """Somebody waits."""
         self._partitions = partitions

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from contracts.bus import DEFAULT_TIMEOUT
+
 
 class IdWindow:
     """Remembers at least the last `seconds` or `count` ids, whichever is less, and at most twice that.
 
     Two generations that take turns: forgetting is dropping a dict. A generation that is younger than
-    `at_least` seconds is not dropped for its count: a publish is repeated until its deadline.
+    `at_least` seconds is not dropped for its count: so long a publish may be repeated.
     """
 
-    __slots__ = ("_began", "_count", "_current", "_previous", "_seconds", "at_least")
+    __slots__ = ("_began", "_count", "_current", "_previous", "_seconds", "_at_least")
 
-    def __init__(self, seconds: float, count: int) -> None:
+    def __init__(self, seconds: float, count: int, at_least: float = DEFAULT_TIMEOUT) -> None:
         self._seconds = seconds
         self._count = count
-        self.at_least = 0.0
-        """Seconds: the longest publish deadline that was seen."""
+        self._at_least = at_least
         self._current: dict[tuple[str, str], str] = {}
         self._previous: dict[tuple[str, str], str] = {}
         self._began = 0.0
@@ -33,8 +34,8 @@ class IdWindow:
 
     def _rotate(self, now: float) -> None:
         age = now - self._began
-        window = max(self._seconds, self.at_least)
-        if age < window and (len(self._current) < self._count or age < self.at_least):
+        window = max(self._seconds, self._at_least)
+        if age < window and (len(self._current) < self._count or age < self._at_least):
             return
         self._previous = self._current if age < 2 * window else {}
         self._current, self._began = {}, now

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, copy_context
 from contextvars import Context as Variables
+from contextvars import ContextVar, copy_context
 
 from contracts.event import Message, PluginEvent
 

@@ -11,7 +11,13 @@ _SCHEMA = "contracts.errors.InvalidEvent"
 
 
 def judge(
-    policy: RetryPolicy, error: ErrorInfo, attempt: int, *, now: float, random: Random, after: float | None = None
+    policy: RetryPolicy,
+    error: ErrorInfo,
+    attempt: int,
+    *,
+    now: float,
+    random: Random,
+    after: float | None = None,
 ) -> Outcome:
     """What becomes of a delivery whose `attempt` (from 1) ended with `error`.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bus.clock import CountedIds
+from bus.clock import Ids
 from bus.memory import Limits, MemoryBroker, MemoryBus
 from contracts.bus import BusSubscription, GroupInfo, SubscriptionOptions, SubscriptionSpec
 from contracts.event import Event, EventResult, PluginEvent, Receipt
@@ -118,7 +118,7 @@ class Rig:
         self.buses: list[MemoryBus] = []
 
     def make_broker(self, **options: Any) -> MemoryBroker:
-        self.broker = MemoryBroker(clock=self.clock, random=Random(7), ids=CountedIds("t"), **options)
+        self.broker = MemoryBroker(clock=self.clock, random=Random(7), ids=Ids("t"), **options)  # noqa: S311 - to be repeatable
         return self.broker
 
     def limit(self, **limits: Any) -> None:
@@ -131,7 +131,13 @@ class Rig:
         return bus
 
     async def on(
-        self, bus: MemoryBus, handler: Any, *patterns: str, group: str = "shop.handle", start: str = "oldest", **options: Any
+        self,
+        bus: MemoryBus,
+        handler: Any,
+        *patterns: str,
+        group: str = "shop.handle",
+        start: str = "oldest",
+        **options: Any,
     ) -> BusSubscription:
         spec = self.spec(*patterns, group=group, start=start, **options)
         return await bus.subscribe(spec, handler)
@@ -143,7 +149,9 @@ class Rig:
             options=SubscriptionOptions(**options), source=f"/plugins/{plugin_id}", generation=3,
         )  # fmt: skip
 
-    async def publish(self, bus: MemoryBus, *numbers: int, key: str | None = None, **options: Any) -> list[Receipt]:
+    async def publish(
+        self, bus: MemoryBus, *numbers: int, key: str | None = None, **options: Any
+    ) -> list[Receipt]:
         return [await bus.publish(Item(n=n), source=SOURCE, key=key, **options) for n in numbers]
 
     async def info(self, group: str = "shop.handle") -> GroupInfo:

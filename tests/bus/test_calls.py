@@ -227,7 +227,9 @@ async def test_a_local_provider_is_known_on_its_replica_only(rig: Any, bus: Any)
     assert reply.data == "b"
     with pytest.raises(NoProvider):
         await bus.request("kernel.ready", "{}", source="/test", target="b")
-    assert [(info.capability, info.replica, info.reach) for info in bus.providers()] == [("kernel.ready", "a", "local")]
+    assert [(info.capability, info.replica, info.reach) for info in bus.providers()] == [
+        ("kernel.ready", "a", "local")
+    ]
 
 
 async def test_closing_a_bus_lets_calls_finish_within_the_grace(rig: Any, bus: Any) -> None:

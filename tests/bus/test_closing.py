@@ -117,7 +117,9 @@ async def test_closing_at_any_moment_loses_nothing(rig: Any, recorder: Any, turn
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_cancelled_publish_is_published_or_not_but_never_twice(rig: Any, recorder: Any, turns: int) -> None:
+async def test_a_cancelled_publish_is_published_or_not_but_never_twice(
+    rig: Any, recorder: Any, turns: int
+) -> None:
     """Cancelled at any moment while it waits for room; repeating it with the same id is safe."""
     rig.limit(limit=1)
     bus = await rig.open()
@@ -143,7 +145,11 @@ async def test_the_catalogue_lists_types_as_long_as_somebody_declares_them(bus: 
     two = CatalogEntry(type="b.two", version=1, plugin_id="y")
     undo_one = bus.add_types([one, CatalogEntry(type="a.one", version=2)])
     undo_two = bus.add_types([two])
-    assert [(entry.type, entry.plugin_id) for entry in bus.types()] == [("a.one", ""), ("b.two", "x"), ("b.two", "y")]
+    assert [(entry.type, entry.plugin_id) for entry in bus.types()] == [
+        ("a.one", ""),
+        ("b.two", "x"),
+        ("b.two", "y"),
+    ]
     undo_one()
     undo_one()
     assert bus.types() == [two]

@@ -26,7 +26,7 @@ class Scalars(Event, type="sizes.scalars"):
 
 
 class Listed(Event, type="sizes.listed"):
-    items: list[str] = []
+    items: list[str]
 
 
 @pytest.mark.parametrize("size", [10, 1_040_000, 1_100_000])

@@ -33,7 +33,9 @@ def fail_until(attempt: int, *numbers: int) -> Any:
     return act
 
 
-async def test_every_group_gets_every_event_that_its_patterns_select(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_every_group_gets_every_event_that_its_patterns_select(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """Groups are independent; several patterns that select one event deliver it once."""
     exact, star, other, all_ = recorder(), recorder(), recorder(), recorder()
     await rig.on(bus, exact, "orders.item", group="a.h")
@@ -139,7 +141,9 @@ async def test_changed_patterns_select_from_now_on(rig: Any, bus: Any, recorder:
     assert handler.numbers == [2]
 
 
-async def test_a_group_belongs_to_one_plugin_and_is_hosted_once_on_a_bus(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_a_group_belongs_to_one_plugin_and_is_hosted_once_on_a_bus(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """The name of a group cannot be taken by another plugin, nor handled twice on one bus."""
     await rig.on(bus, recorder())
     with pytest.raises(GroupConflict, match="handles group"):
@@ -157,7 +161,9 @@ async def test_a_bad_pattern_changes_nothing(rig: Any, bus: Any, recorder: Any) 
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 5])
-async def test_events_of_a_key_never_overlap_and_start_in_order(rig: Any, bus: Any, recorder: Any, lanes: int) -> None:
+async def test_events_of_a_key_never_overlap_and_start_in_order(
+    rig: Any, bus: Any, recorder: Any, lanes: int
+) -> None:
     """However many lanes: one key is handled in order, one at a time."""
     running: set[str] = set()
 
@@ -289,7 +295,9 @@ async def test_after_the_last_attempt_an_event_is_a_dead_letter_and_its_key_goes
     )  # fmt: skip
 
 
-async def test_redrive_goes_to_the_group_that_failed_and_to_it_alone(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_redrive_goes_to_the_group_that_failed_and_to_it_alone(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """Attempts start at zero; the other group does not see the event again."""
     broken = recorder(fail_until(99))
     healthy = recorder()
@@ -335,7 +343,9 @@ async def test_a_redriven_event_never_runs_beside_its_key(rig: Any, bus: Any) ->
     assert [n for n in done if n != 1] == [2, 3, 4]
 
 
-async def test_dead_letters_are_listed_newest_first_and_discarded_by_id(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_dead_letters_are_listed_newest_first_and_discarded_by_id(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """Selection by id; what was discarded is gone."""
     await rig.on(bus, recorder(lambda n, a: EventResult.dead_letter("no")))
     await rig.publish(bus, 1)
@@ -412,7 +422,9 @@ async def test_data_that_do_not_fit_are_dead_at_once(rig: Any, bus: Any, recorde
     assert InvalidEvent.__name__ in letters[0].error.type
 
 
-async def test_returned_events_are_published_once_with_source_key_and_causes(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_returned_events_are_published_once_with_source_key_and_causes(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """They carry the handler's source, the delivery's key, its cause, and ids derived from it."""
 
     async def handle(event: PluginEvent) -> EventResult:
@@ -459,7 +471,9 @@ async def test_a_result_of_the_wrong_kind_is_a_failure(rig: Any, bus: Any) -> No
     assert letter.error.type == "TypeError"
 
 
-async def test_failures_of_listeners_to_the_bus_itself_are_not_announced(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_failures_of_listeners_to_the_bus_itself_are_not_announced(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """A handler of `bus.**` that always fails does not feed itself."""
     await rig.on(bus, recorder(fail_until(99)), group="a.h", retry=RetryPolicy(attempts=1))
     listener = recorder(fail_until(99))
@@ -495,7 +509,7 @@ async def test_a_handler_that_cancels_itself_has_failed(rig: Any, bus: Any, reco
         if attempt == 1:
             raise asyncio.CancelledError
 
-    handler = recorder(lambda n, attempt: act(n, attempt))
+    handler = recorder(act)
     await rig.on(bus, handler)
     await rig.publish(bus, 1, 2)
     await bus.quiet()

@@ -10,7 +10,15 @@ import pytest
 
 from bus.memory import MemoryBus
 from contracts.bus import RetryPolicy
-from contracts.errors import BusClosed, BusError, BusFull, InvalidEvent, InvalidOption, InvalidPattern, PayloadTooLarge
+from contracts.errors import (
+    BusClosed,
+    BusError,
+    BusFull,
+    InvalidEvent,
+    InvalidOption,
+    InvalidPattern,
+    PayloadTooLarge,
+)
 from contracts.event import Envelope, Event, EventData, EventResult, PluginEvent
 
 
@@ -92,7 +100,7 @@ async def test_what_a_handler_publishes_carries_its_cause(rig: Any, bus: Any, re
 
 async def test_too_large_data_are_refused(rig: Any, bus: Any) -> None:
     """Over 1 MiB of JSON: refused; just below: taken. Objects and data alike."""
-    with pytest.raises(PayloadTooLarge, match="notes.note"):
+    with pytest.raises(PayloadTooLarge, match=r"notes\.note"):
         await bus.publish(Note(text="x" * (1 << 20)), source="/test")
     with pytest.raises(PayloadTooLarge):
         await bus.publish(Note(text="\0" * 200_000), source="/test")
@@ -266,6 +274,23 @@ async def test_waiting_publishes_go_on_in_order_when_there_is_room(rig: Any, rec
     assert cancelled.cancelled()
 
 
+async def test_two_that_wait_with_one_id_are_one_event(rig: Any, recorder: Any) -> None:
+    """Idempotency holds for publishes that wait for room as well."""
+    rig.limit(limit=1)
+    bus = await rig.open()
+    gate = asyncio.Event()
+    handler = recorder(lambda n, attempt: gate.wait())
+    await rig.on(bus, handler)
+    await rig.publish(bus, 1)
+    waiting = [asyncio.create_task(rig.publish(bus, 2, id="x")) for _ in range(2)]
+    await asyncio.sleep(1)
+    gate.set()
+    receipts = [receipt for [receipt] in await asyncio.gather(*waiting)]
+    await bus.quiet()
+    assert handler.numbers == [1, 2]
+    assert [receipt.duplicate for receipt in receipts] == [False, True]
+
+
 async def test_dropping_the_group_that_holds_makes_room(rig: Any) -> None:
     """The command that the error names works."""
     rig.limit(limit=2)
@@ -307,7 +332,7 @@ async def test_a_handler_never_waits_for_room(rig: Any) -> None:
         for n in range(100, 110):
             try:
                 await rig.publish(bus, n)
-            except BusFull as error:
+            except BusFull:
                 errors.append(n)
                 raise
         return None
@@ -352,7 +377,12 @@ async def test_a_bus_must_be_open(rig: Any) -> None:
     with pytest.raises(BusError, match="on this broker already"):
         await MemoryBus(rig.broker, replica="new").open()
     await bus.close()
-    for call in (rig.publish(bus, 1), rig.publish(bus, 1, delay=1), bus.declare_group(rig.spec()), bus.request("a.b", "{}", source="/")):
+    for call in (
+        rig.publish(bus, 1),
+        rig.publish(bus, 1, delay=1),
+        bus.declare_group(rig.spec()),
+        bus.request("a.b", "{}", source="/"),
+    ):
         with pytest.raises(BusClosed):
             await call
 

@@ -47,7 +47,7 @@ async def test_a_waiting_tail_wakes(rig: Any, bus: Any) -> None:
 
     async def follow() -> None:
         async for item in tail:
-            seen.append(item.data)
+            seen.append(item.data)  # noqa: PERF401 - the list is looked at meanwhile
 
     follower = asyncio.create_task(follow())
     await asyncio.sleep(1)

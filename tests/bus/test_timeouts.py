@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -22,7 +23,9 @@ async def hang() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_handler_that_runs_too_long_is_cancelled_and_tried_again(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_a_handler_that_runs_too_long_is_cancelled_and_tried_again(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """A timeout counts as a failed attempt; the place where the handler waited is kept."""
     handler = recorder(lambda n, attempt: hang() if attempt == 1 else None)
     await rig.on(bus, handler, timeout=7, retry=RetryPolicy(first_delay=0))
@@ -53,7 +56,9 @@ async def test_each_attempt_has_its_own_deadline(rig: Any, bus: Any, recorder: A
     assert handler.done == list(range(10))
 
 
-async def test_timeouts_of_different_handlers_are_kept_side_by_side(rig: Any, bus: Any, recorder: Any) -> None:
+async def test_timeouts_of_different_handlers_are_kept_side_by_side(
+    rig: Any, bus: Any, recorder: Any
+) -> None:
     """A short timeout that comes into force while a long one runs is kept too, and the other way round."""
     loop = asyncio.get_running_loop()
     slow, quick = recorder(lambda n, attempt: hang()), recorder(lambda n, attempt: hang())
@@ -163,10 +168,8 @@ async def test_a_handler_that_never_ends_is_left_alone_at_close(
 
     async def deaf(event: PluginEvent) -> None:
         while not release.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await release.wait()
-            except asyncio.CancelledError:
-                pass
 
     other = await rig.open("b")
     await rig.on(bus, deaf, timeout=1_000)

@@ -48,12 +48,16 @@ def test_what_is_discarded_is_not_found(known: list[str], data: st.DataObject) -
         index.discard(*pair)
         pairs.remove(pair)
         for type_name in ("a", "a.b", "kernel.a", "b.a.b"):
-            assert set(index.find(type_name)) == {number for pattern, number in pairs if matches(pattern, type_name)}
+            assert set(index.find(type_name)) == {
+                number for pattern, number in pairs if matches(pattern, type_name)
+            }
     assert index.is_empty
 
 
 @given(patterns, types)
-def test_a_pattern_may_select_in_the_topics_of_the_types_that_it_selects(pattern: str, type_name: str) -> None:
+def test_a_pattern_may_select_in_the_topics_of_the_types_that_it_selects(
+    pattern: str, type_name: str
+) -> None:
     """No group misses a topic."""
     if matches(pattern, type_name):
         assert may_select(pattern, topic_of(type_name))
