@@ -12,7 +12,7 @@ class IdWindow:
     `at_least` seconds is not dropped for its count: so long a publish may be repeated.
     """
 
-    __slots__ = ("_began", "_count", "_current", "_previous", "_seconds", "_at_least")
+    __slots__ = ("_at_least", "_began", "_count", "_current", "_previous", "_seconds")
 
     def __init__(self, seconds: float, count: int, at_least: float = DEFAULT_TIMEOUT) -> None:
         self._seconds = seconds

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 TRACEBACK_LIMIT = 8_192
 """Characters of a traceback that are kept; the end is kept, because the cause stands there."""
+MESSAGE_LIMIT = 2_000
+"""Characters of an error's sentence that are kept."""
 
 
 class PlugbusError(Exception):
@@ -363,7 +365,7 @@ class ErrorInfo(BaseModel):
         return cls(
             type=qualified_name(type(error)),
             bases=names,
-            message=error.message if isinstance(error, PlugbusError) else str(error),
+            message=(error.message if isinstance(error, PlugbusError) else str(error))[:MESSAGE_LIMIT],
             traceback=text[-TRACEBACK_LIMIT:],
             place=getattr(error, "where", "") or _innermost(error),
             fix=getattr(error, "fix", ""),

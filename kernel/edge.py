@@ -52,13 +52,7 @@ class EdgeHostContext(HostContext):
         self, edge: Edge, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger
     ) -> None:
         super().__init__(setup, port, compiled, log)
-        if Permission.NETWORK_ACCESS not in setup.security.permissions:
-            raise PermissionDeniedError(
-                f"plugin {setup.metadata.plugin_id!r} stands at the edge without network access",
-                plugin_id=setup.metadata.plugin_id,
-                action="edge",
-                fix='required_permissions = ["network_access"] and security_level = "unrestricted"',
-            )
+        self._permissions.check_permission(Permission.NETWORK_ACCESS, why="the edge context")
         self._edge = edge
 
     @property

@@ -21,6 +21,7 @@ from contracts.bus import (
 )
 from contracts.errors import PluginStateError, ProviderLost
 from contracts.event import AnyEvent, Event, EventResult, PluginEvent, Receipt
+from contracts.messages import AuditRecorded
 
 from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData
 from .scope import Entry, Scope
@@ -87,6 +88,10 @@ class PluginPort:
         return await self._bus.publish_many(
             events, source=self.source, key=options.key, timeout=options.timeout
         )
+
+    def report(self, record: AuditRecorded) -> None:
+        # Identity is the port's: what the host says of it does not count.
+        self.permissions.report(record.model_copy(update={"plugin_id": self.plugin_id}))
 
     async def request(self, request: RequestData) -> list[CallReply]:
         self._check_live(f"request {request.capability!r}")

@@ -120,14 +120,15 @@ class PermissionManager:
         self.context = context
         self._audit = audit
 
+    def report(self, record: AuditRecorded) -> None:
+        """Hand on what was decided where the plugin runs."""
+        self._audit(record)
+
     def check_permission(self, permission: Permission, *, why: str) -> None:
-        """Raise `PermissionDeniedError` unless `permission` was granted."""
+        """Raise `PermissionDeniedError` unless `permission` was granted; `why` is what it is needed for."""
         if not self.context.validate_permission(permission):
-            self._refuse(
-                f"permission {permission.value}",
-                why,
-                f'required_permissions = ["{permission.value}"] in its manifest, and a level that allows it',
-            )
+            fix = f'required_permissions = ["{permission.value}"] in its manifest, and a level that allows it'
+            self._refuse("use", why, fix)
 
     def check_publish(self, type_name: str) -> None:
         if topic_of(type_name) in RESERVED_TOPICS:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from contracts.bus import DEFAULT_TIMEOUT, Call, CallReply, CatalogEntry, SubscriptionOptions
 from contracts.event import AnyEvent, EventResult, PluginEvent, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.messages import AuditRecorded
 from contracts.metadata import PluginMetadata
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
@@ -127,6 +128,9 @@ class HostPort(Protocol):
 
     async def remove(self, id: str) -> None:
         """End a subscription or a provision. Unknown ids are ignored."""
+
+    def report(self, record: AuditRecorded) -> None:
+        """Have a decision that was made where the plugin runs written into the audit log. Never waits."""
 
 
 class Host(Protocol):

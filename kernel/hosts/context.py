@@ -18,7 +18,6 @@ from contracts.errors import (
     CallRefused,
     HandlerDefinitionError,
     InvalidOption,
-    PermissionDeniedError,
     PlugbusError,
 )
 from contracts.event import Event, HandlerResult, PluginEvent, Receipt, dump_event, invalid
@@ -28,6 +27,7 @@ from contracts.security import Permission, SecurityContext
 
 from ..contain import contained
 from ..scope import Scope, Undo
+from ..security import PermissionManager
 from . import HostPort, PublishOptions, RequestData, Setup
 from .declarations import Compiled, compile_provider, compile_subscription, place
 
@@ -40,6 +40,7 @@ class HostContext:
 
     def __init__(self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger) -> None:
         self._setup = setup
+        self._permissions = PermissionManager(setup.security, port.report)
         self._port = port
         self._compiled = compiled
         self._log = log
@@ -68,14 +69,8 @@ class HostContext:
 
     @property
     def data_dir(self) -> Path:
-        security = self._setup.security
-        if not security.permissions & {Permission.READ_DATA, Permission.WRITE_DATA}:
-            raise PermissionDeniedError(
-                f"plugin {security.plugin_id!r} may not use its data folder",
-                plugin_id=security.plugin_id,
-                action="data_dir",
-                fix='required_permissions = ["write_data"] in its manifest',
-            )
+        if not self.security.validate_permission(Permission.READ_DATA):  # either of the two will do
+            self._permissions.check_permission(Permission.WRITE_DATA, why="data_dir")
         self._setup.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self._setup.data_dir
 

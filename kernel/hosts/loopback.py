@@ -14,6 +14,7 @@ from contracts.bus import Call, CallReply
 from contracts.errors import ErrorInfo
 from contracts.event import AnyEvent, Event, EventData, EventResult, PluginEvent, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.messages import AuditRecorded
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.web import WebMount
 
@@ -79,6 +80,9 @@ class LoopbackPort:
 
     async def remove(self, id: str) -> None:
         await answered(self._port.remove(id), None)
+
+    def report(self, record: AuditRecorded) -> None:
+        self._port.report(crossed(AuditRecorded, record))
 
 
 class LoopbackHost:

@@ -534,7 +534,7 @@ async def test_a_hundred_generations_leave_nothing_behind(tmp_path: Path) -> Non
         tail.close()
     # The bus retains what was announced: five facts for each cycle, of a few objects each, and no more.
     assert after.pop("objects") - before.pop("objects") < 100 * 5 * 4
-    assert after == before
+    assert {name: n for name, n in after.items() if n > before[name]} == {}
 
 
 @pytest.mark.parametrize("plugin_id", ["webhooks", "host_monitor", "alerts", "audit"])
@@ -550,5 +550,6 @@ async def test_starting_an_example_again_and_again_leaves_nothing_behind(
             await manager.start_plugin(plugin_id)
             await manager.stop_plugin(plugin_id)
         after = _what_there_is()
-        # Objects are left out: FastAPI remembers the last 4,096 route functions.
-        assert {**after, "objects": 0} == {**before, "objects": 0}
+        # Objects are left out: FastAPI remembers the last 4,096 route functions. Less than before is no
+        # leak: what an earlier test left to the collector may go meanwhile.
+        assert {name: n for name, n in after.items() if name != "objects" and n > before[name]} == {}

@@ -173,7 +173,10 @@ async def test_permissions_by_policy_are_added_and_audited(tmp_path: Path) -> No
 async def test_the_data_folder_needs_a_permission(harness: Harness) -> None:
     """Without read_data or write_data there is none; with it, it is the plugin's own."""
     await harness.load(Trier)
-    assert "may not use its data folder" in await attempt(harness, "data")
+    assert "may not use 'data_dir'" in await attempt(harness, "data")
+    await harness.quiet()
+    denied = [(record.action, record.subject) for record in harness.published(AuditRecorded)]
+    assert ("use.denied", "data_dir") in denied
     await harness.unload("trier")
     await harness.load(MockPlugin.make("other"))
 

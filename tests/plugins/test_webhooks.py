@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -335,12 +336,21 @@ json_values = st.recursive(
 )
 
 
+def is_standard(value: Any) -> bool:
+    """Whether JSON has a way to write it: it has none for NaN and the infinities."""
+    if isinstance(value, dict):
+        return all(map(is_standard, value.values()))
+    if isinstance(value, list):
+        return all(map(is_standard, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 @given(st.dictionaries(st.sampled_from(["action", "repository", "organization", "sender"]), json_values))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_json_object_is_taken_whole_or_refused(body: dict[str, Any]) -> None:
     """Whatever shape a signed body has, it is passed on as it was, or refused as bad input."""
     text = json.dumps(body).encode()
-    if b"NaN" in text or b"Infinity" in text:
+    if not is_standard(body):
         with pytest.raises(HTTPException, match="no JSON object"):
             make_event("push", text)
         return
