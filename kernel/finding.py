@@ -87,7 +87,8 @@ class PluginFinder:
         registry.register_plugin(record)
 
     def _register_refused(self, refusal: Refusal, registry: PluginRegistry) -> None:
-        self._log.error("%s", refusal.error.explain())
+        what = "; ".join(line.strip() for line in refusal.error.message.splitlines())
+        self._log.error("plugin %s is refused: %s (%s)", refusal.plugin_id, what, refusal.error.where)
         plugin_id = refusal.plugin_id
         if plugin_id in registry:
             plugin_id = f"{plugin_id} ({refusal.path})"

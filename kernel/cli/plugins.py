@@ -14,6 +14,7 @@ PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id
 
 _MARKS = {"started": "✔", "error": "✖"}
 _REASON_WIDTH = 200
+_REASON_LINES = 10
 _COMMAND_TIMEOUT = 130.0
 """Seconds; the kernel has deadlines of its own for each step, and answers sooner."""
 
@@ -104,8 +105,10 @@ def say_reason(item: Mapping[str, Any]) -> None:
     reason = item.get("reason")
     if reason is None or item["status"] != "error":
         return
-    what = clean(f"{item['plugin_id']}: {reason['code']}: {reason['text']}")
-    say(f"✖ {short(what, _REASON_WIDTH)}")
+    first, *more = (f"{item['plugin_id']}: {reason['code']}: {reason['text']}").splitlines()
+    say(f"✖ {short(clean(first), _REASON_WIDTH)}")
+    for line in more[:_REASON_LINES]:  # a manifest with several problems names each on a line
+        say(f"    {short(clean(line.strip()), _REASON_WIDTH)}")
     if reason.get("place"):
         say(f"    at:  {clean(reason['place'])}")
     if reason.get("next_step"):

@@ -105,3 +105,17 @@ def test_text_from_outside_cannot_drive_the_terminal(
     out = plugbus("plugin", "list").out
     assert "\\x1b[2J\\x9b1m\\nbad" in out
     assert "\x1b" not in out
+
+
+def test_a_reason_of_several_lines_is_shown_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A manifest with several problems names each on a line of its own, under the plugin."""
+    from kernel.cli.plugins import say_reason
+
+    reason = {"code": "manifest", "text": "2 problems\n  line 2: one\n  line 3: two", "place": "p.toml"}
+    say_reason({"plugin_id": "bad", "status": "error", "reason": reason})
+    assert capsys.readouterr().out.splitlines() == [
+        "✖ bad: manifest: 2 problems",
+        "    line 2: one",
+        "    line 3: two",
+        "    at:  p.toml",
+    ]
