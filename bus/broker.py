@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from contracts.bus import SubscriptionSpec
 from contracts.errors import BusFull, GroupConflict
-from contracts.event import Event, Message, Receipt
+from contracts.event import Event, Receipt
+from contracts.message import Message
 from contracts.patterns import RESERVED_TOPICS, check_pattern, check_type_name, matches, topic_of
 
 from .announce import SOURCE, Announcer

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.errors import ErrorInfo
-from contracts.event import Message
+from contracts.message import Message
 
 from .groups import GroupPartition
 

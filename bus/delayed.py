@@ -7,7 +7,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-from contracts.event import Message
+from contracts.message import Message
 
 from .clock import Clock
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from contracts.errors import ErrorInfo
-from contracts.event import Message, PluginEvent
+from contracts.message import Message, PluginEvent
 
 from .lot import Entry, Lot, SlotKey
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from contracts.errors import ErrorInfo
-from contracts.event import Message
+from contracts.message import Message
 
 SlotKey = str | int
 """The key that a slot holds back; for a delivery without one, its sequence."""

@@ -32,8 +32,10 @@ from contracts.bus import (
     Subscription,
     SubscriptionSpec,
 )
+from contracts.envelope import Envelope
 from contracts.errors import BusClosed, BusError, CallError, GroupConflict, InvalidOption
-from contracts.event import AnyEvent, Envelope, Message, PluginEvent, Receipt, dump_event
+from contracts.event import AnyEvent, Receipt, dump_event
+from contracts.message import Message, PluginEvent
 from contracts.patterns import check_pattern, check_type_name
 
 from .broker import MemoryBroker

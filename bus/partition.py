@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from contracts.event import Message
+from contracts.message import Message
 
 from .groups import GroupPartition
 from .window import IdWindow

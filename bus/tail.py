@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from contracts.bus import TailItem
 from contracts.errors import InvalidOption
-from contracts.event import Message
+from contracts.message import Message
 from contracts.patterns import matches
 
 from .partition import Partition

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from contracts.event import Message, Receipt
+from contracts.event import Receipt
+from contracts.message import Message
 
 from .partition import Partition
 

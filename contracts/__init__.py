@@ -8,6 +8,7 @@ __plugbus__ = "contracts"  # the door checks that this package is ours
 
 from .base import BasePlugin, on, provides
 from .bus import RetryPolicy, SubscriptionOptions
+from .envelope import Envelope
 from .errors import (
     BusClosed,
     BusFull,
@@ -26,8 +27,9 @@ from .errors import (
     ProviderLost,
     PublishUnknown,
 )
-from .event import Envelope, Event, EventResult, PluginEvent, Receipt, upcast
+from .event import Event, EventResult, Receipt, upcast
 from .health import HealthCheck, PerformanceMetrics
+from .message import PluginEvent
 from .metadata import PluginDependency, PluginMetadata
 from .plugin import (
     ConfigurationResult,

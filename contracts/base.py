@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from .bus import RetryPolicy, SubscriptionOptions
 from .errors import SettingsError
-from .event import Event, HandlerResult, PluginEvent
+from .event import Event, HandlerResult
+from .message import PluginEvent
 from .metadata import PluginMetadata
 from .patterns import check_pattern
 from .plugin import PluginContext, PluginStatus

@@ -63,8 +63,10 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from .envelope import Envelope
 from .errors import ErrorInfo
-from .event import AnyEvent, Envelope, EventResult, PluginEvent, Receipt
+from .event import AnyEvent, EventResult, Receipt
+from .message import PluginEvent
 
 MAX_PAYLOAD = 1 << 20
 """Bytes of JSON data that one event may carry."""

@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from .bus import DEFAULT_TIMEOUT, Subscription, SubscriptionOptions
-from .event import Event, EventResult, HandlerResult, PluginEvent, Receipt
+from .event import Event, EventResult, HandlerResult, Receipt
 from .health import HealthCheck, PerformanceMetrics
+from .message import PluginEvent
 from .metadata import PluginMetadata
 from .query import Query
 from .security import SecurityContext

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 if TYPE_CHECKING:
     from .bus import CatalogEntry, Tail
-    from .event import Envelope, EventData, Receipt
+    from .envelope import Envelope
+    from .event import EventData, Receipt
     from .plugin import PluginContext
 
     class _Context(PluginContext, Protocol): ...

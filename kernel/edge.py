@@ -15,8 +15,9 @@ from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
 from contracts.bus import DEFAULT_TIMEOUT, CatalogEntry, EventBus, Tail
+from contracts.envelope import Envelope
 from contracts.errors import PermissionDeniedError
-from contracts.event import Envelope, EventData, Receipt
+from contracts.event import EventData, Receipt
 from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.security import Permission
 

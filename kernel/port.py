@@ -20,7 +20,8 @@ from contracts.bus import (
     SubscriptionSpec,
 )
 from contracts.errors import PluginStateError, ProviderLost
-from contracts.event import AnyEvent, Event, EventResult, PluginEvent, Receipt
+from contracts.event import AnyEvent, Event, EventResult, Receipt
+from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded
 
 from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData

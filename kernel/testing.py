@@ -32,7 +32,8 @@ from pydantic import JsonValue
 from contracts.base import BasePlugin
 from contracts.bus import DEFAULT_TIMEOUT, DeadLetter, EventBus, GroupInfo, Tail, TailItem
 from contracts.errors import CallRefused, PluginAlreadyRegisteredError
-from contracts.event import AnyEvent, Event, HandlerResult, PluginEvent, Receipt, dump_event, load_model
+from contracts.event import AnyEvent, Event, HandlerResult, Receipt, dump_event, load_model
+from contracts.message import PluginEvent
 from contracts.messages import PluginInfo
 from contracts.plugin import PluginHandle
 from contracts.query import Query, answer_adapter

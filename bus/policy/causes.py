@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
 
-from contracts.event import Message, PluginEvent
+from contracts.message import Message, PluginEvent
 
 CURRENT: ContextVar[PluginEvent | None] = ContextVar("plugbus_delivery", default=None)
 """The delivery that is being handled in this context."""

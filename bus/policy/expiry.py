@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contracts.event import Message
+from contracts.message import Message
 
 
 def is_expired(message: Message, now_ns: int) -> bool:

@@ -17,8 +17,9 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.bus import DEFAULT_TIMEOUT, Call, CallReply, CatalogEntry, SubscriptionOptions
-from contracts.event import AnyEvent, EventResult, PluginEvent, Receipt
+from contracts.event import AnyEvent, EventResult, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded
 from contracts.metadata import PluginMetadata
 from contracts.plugin import ConfigurationResult, PluginStatus

@@ -20,7 +20,8 @@ from contracts.errors import (
     InvalidOption,
     PlugbusError,
 )
-from contracts.event import Event, HandlerResult, PluginEvent, Receipt, dump_event, invalid
+from contracts.event import Event, HandlerResult, Receipt, dump_event, invalid
+from contracts.message import PluginEvent
 from contracts.metadata import PluginMetadata
 from contracts.query import Query, answer_adapter
 from contracts.security import Permission, SecurityContext

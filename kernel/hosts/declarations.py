@@ -18,15 +18,8 @@ from pydantic import ValidationError
 from contracts.base import ON, PROVIDES, OnMark
 from contracts.bus import Call, CallReply, CatalogEntry, SubscriptionOptions
 from contracts.errors import CallRefused, HandlerDefinitionError
-from contracts.event import (
-    Event,
-    EventResult,
-    PluginEvent,
-    event_from_message,
-    event_schema,
-    invalid,
-    load_model,
-)
+from contracts.event import Event, EventResult, event_schema, invalid, load_model
+from contracts.message import PluginEvent, event_from_message
 from contracts.patterns import check_pattern, matches
 from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query, answer_adapter

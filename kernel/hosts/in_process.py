@@ -21,8 +21,9 @@ from pydantic import JsonValue
 from contracts.base import BasePlugin
 from contracts.bus import Call, CallReply
 from contracts.errors import PlugbusError, PluginLoadError
-from contracts.event import EventResult, PluginEvent
+from contracts.event import EventResult
 from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.message import PluginEvent
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
 from contracts.web import ASGIApp, StaticMount, WebAdapter, WebMount
 

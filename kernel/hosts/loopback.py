@@ -12,8 +12,9 @@ from pydantic import JsonValue, TypeAdapter
 
 from contracts.bus import Call, CallReply
 from contracts.errors import ErrorInfo
-from contracts.event import AnyEvent, Event, EventData, EventResult, PluginEvent, Receipt
+from contracts.event import AnyEvent, Event, EventData, EventResult, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
+from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.web import WebMount

@@ -18,8 +18,9 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from contracts.bus import TailItem
+from contracts.envelope import Envelope, schema_version
 from contracts.errors import InvalidEvent
-from contracts.event import Envelope, EventData, schema_version
+from contracts.event import EventData
 from contracts.patterns import is_type_name
 
 from .attributes import (

@@ -26,7 +26,8 @@ from rounds import Result, interleave, percentile, table
 
 from bus.memory import MemoryBus
 from contracts.bus import SubscriptionSpec
-from contracts.event import Event, PluginEvent
+from contracts.event import Event
+from contracts.message import PluginEvent
 
 BURST = 64
 RATE = 500

@@ -17,7 +17,8 @@ import pytest
 from bus.clock import Ids
 from bus.memory import Limits, MemoryBroker, MemoryBus
 from contracts.bus import BusSubscription, GroupInfo, SubscriptionOptions, SubscriptionSpec
-from contracts.event import Event, EventResult, PluginEvent, Receipt
+from contracts.event import Event, EventResult, Receipt
+from contracts.message import PluginEvent
 
 SOURCE = "/test"
 EPOCH_NS = 1_700_000_000_000_000_000

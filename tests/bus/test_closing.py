@@ -10,7 +10,8 @@ import pytest
 from bus.memory import MemoryBus, open_bus
 from contracts.bus import CatalogEntry, EventBus
 from contracts.errors import BusClosed
-from contracts.event import Event, EventResult, PluginEvent
+from contracts.event import Event, EventResult
+from contracts.message import PluginEvent
 
 
 class Answer(Event, type="answers.answer"):

@@ -10,7 +10,8 @@ import pytest
 
 from contracts.bus import DeadLetterSelection, RetryPolicy
 from contracts.errors import GroupConflict, InvalidEvent, InvalidPattern, PluginNotReady
-from contracts.event import Event, EventData, EventResult, PluginEvent
+from contracts.event import Event, EventData, EventResult
+from contracts.message import PluginEvent
 
 ALL = DeadLetterSelection()
 

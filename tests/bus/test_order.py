@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bus.clock import Ids
 from bus.memory import MemoryBroker, MemoryBus
 from contracts.bus import DeadLetterSelection, RetryPolicy, SubscriptionOptions, SubscriptionSpec
-from contracts.event import Event, EventResult, PluginEvent
+from contracts.event import Event, EventResult
+from contracts.message import PluginEvent
 
 KEYS = ["a", "b", None]
 EVERYTHING = DeadLetterSelection()

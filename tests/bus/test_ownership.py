@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from contracts.bus import RetryPolicy
-from contracts.event import Event, EventResult, PluginEvent
+from contracts.event import Event, EventResult
+from contracts.message import PluginEvent
 
 
 class Echo(Event, type="orders.item"):

@@ -15,7 +15,7 @@ from bus.policy.retry import backoff, judge
 from bus.window import IdWindow
 from contracts.bus import Dead, Parked, RetryPolicy
 from contracts.errors import ErrorInfo, InvalidEvent
-from contracts.event import Message
+from contracts.message import Message
 
 PLAIN = RetryPolicy(attempts=3, first_delay=2, factor=3, max_delay=10, jitter=0)
 ERROR = ErrorInfo(type="ValueError")

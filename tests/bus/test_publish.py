@@ -10,6 +10,7 @@ import pytest
 
 from bus.memory import MemoryBus
 from contracts.bus import RetryPolicy
+from contracts.envelope import Envelope
 from contracts.errors import (
     BusClosed,
     BusError,
@@ -19,7 +20,8 @@ from contracts.errors import (
     InvalidPattern,
     PayloadTooLarge,
 )
-from contracts.event import Envelope, Event, EventData, EventResult, PluginEvent
+from contracts.event import Event, EventData, EventResult
+from contracts.message import PluginEvent
 
 
 class Note(Event, type="notes.note"):

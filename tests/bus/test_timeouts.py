@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from contracts.bus import RetryPolicy
-from contracts.event import Event, EventResult, PluginEvent
+from contracts.event import Event, EventResult
+from contracts.message import PluginEvent
 
 ONCE = RetryPolicy(attempts=1)
 

@@ -13,20 +13,10 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from contracts.envelope import Envelope, schema_uri, schema_version
 from contracts.errors import EventDefinitionError, InvalidEvent
-from contracts.event import (
-    Envelope,
-    Event,
-    EventData,
-    EventResult,
-    Message,
-    PluginEvent,
-    dump_event,
-    event_from_message,
-    schema_uri,
-    schema_version,
-    upcast,
-)
+from contracts.event import Event, EventData, EventResult, dump_event, upcast
+from contracts.message import Message, PluginEvent, event_from_message
 
 
 class Placed(Event, type="orders.placed"):

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import pytest
 
 from contracts.bus import TailItem
+from contracts.envelope import Envelope
 from contracts.errors import AddressInUse, BusError, PlugbusError
-from contracts.event import Envelope
 from contracts.messages import PluginInfo
 from kernel.settings import Settings
 

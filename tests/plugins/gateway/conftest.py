@@ -10,8 +10,9 @@ import pytest
 from pydantic import JsonValue
 
 from contracts.bus import CatalogEntry, TailItem
+from contracts.envelope import Envelope
 from contracts.errors import NoProvider, PermissionDeniedError
-from contracts.event import Envelope, EventData, Receipt
+from contracts.event import EventData, Receipt
 from contracts.metadata import PluginMetadata
 from contracts.patterns import RESERVED_TOPICS, check_pattern, topic_of
 from contracts.query import Query

@@ -8,8 +8,8 @@ import pytest
 
 from contracts import errors
 from contracts.bus import CatalogEntry, DeadLetter, DeadLetterSelection, GroupInfo, ProviderInfo
+from contracts.envelope import Envelope
 from contracts.errors import CallTimeout, ErrorInfo, PlugbusError, ProviderFailed
-from contracts.event import Envelope
 from contracts.messages import (
     CapabilityInfo,
     CommandResult,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from contracts.bus import TailItem
-from contracts.event import Envelope, EventData
+from contracts.envelope import Envelope
+from contracts.event import EventData
 from plugins.gateway.cloudevents import parse, render
 from plugins.gateway.problems import Problem
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from contracts.event import Envelope, EventData
+from contracts.envelope import Envelope
+from contracts.event import EventData
 from plugins.gateway.gateway import Gateway
 from plugins.gateway.stream import pieces
 

@@ -1,0 +1,282 @@
+"""Messages: an event as it travels, and what a handler sees of it.
+
+A handler receives an instance of the model that *it* declared: the published object itself where that is
+the very class and deeply immutable, otherwise one made from the data.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic_core import CoreSchema, core_schema
+
+from .definition import place_of
+from .envelope import JSON, Envelope, moment_of, nanoseconds_of, schema_uri
+from .errors import InvalidEvent
+from .event import Event, dump_event, load_model
+
+E = TypeVar("E", bound=Event)
+_RETURNED = uuid.UUID("6b0d4d3e-8f43-5a63-9df5-0b8e0a4a7c11")
+"""Name space of the ids of returned events."""
+_EXTRA_NAMES = ("dataschema", "traceparent", "tracestate")
+
+
+class Message:
+    """One event as it travels: its attributes, and its data as an object, as JSON bytes, or both.
+
+    Bus, host and plugin context pass this on; nothing in it changes after publish. `event` is the
+    published object where it may be shared (deeply immutable), else None; the bytes are made at most
+    once, when somebody first needs them. Backends number what they store in `sequence`.
+    """
+
+    __slots__ = (
+        "_data",
+        "causationid",
+        "correlationid",
+        "depth",
+        "event",
+        "expires_ns",
+        "extra",
+        "id",
+        "key",
+        "sequence",
+        "source",
+        "subject",
+        "time_ns",
+        "type",
+        "version",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        source: str,
+        type: str,
+        version: int,
+        time_ns: int,
+        event: Event | None,
+        data: bytes | None,
+        key: str | None = None,
+        subject: str | None = None,
+        expires_ns: int | None = None,
+        correlationid: str | None = None,
+        causationid: str | None = None,
+        depth: int = 0,
+        extra: Mapping[str, str | int | bool] | None = None,
+    ) -> None:
+        self.id = id
+        self.source = source
+        self.type = type
+        self.version = version
+        self.time_ns = time_ns
+        """Wall clock, nanoseconds since the epoch."""
+        self.event = event
+        self._data = data
+        self.key = key
+        self.subject = subject
+        self.expires_ns = expires_ns
+        self.correlationid = correlationid
+        self.causationid = causationid
+        self.depth = depth
+        """How many events caused this one, one after the other."""
+        self.extra = extra
+        """Further attributes (trace context, data schema, foreign extensions)."""
+        self.sequence = -1
+
+    @property
+    def data(self) -> bytes:
+        """The event's data as JSON text."""
+        if self._data is None:
+            self._data = dump_event(cast(Event, self.event))
+        return self._data
+
+    @property
+    def envelope(self) -> Envelope:
+        extra = dict(self.extra) if self.extra else {}
+        named: dict[str, Any] = {name: extra.pop(name, None) for name in _EXTRA_NAMES}
+        named["datacontenttype"] = extra.pop("datacontenttype", JSON)
+        if named["dataschema"] is None:
+            named["dataschema"] = schema_uri(self.type, self.version)
+        return Envelope(
+            id=self.id,
+            source=self.source,
+            type=self.type,
+            time=moment_of(self.time_ns),
+            subject=self.subject,
+            partitionkey=self.key,
+            correlationid=self.correlationid or self.id,
+            causationid=self.causationid,
+            expirytime=None if self.expires_ns is None else moment_of(self.expires_ns),
+            extensions=extra,
+            **named,
+        )
+
+    @classmethod
+    def from_envelope(cls, envelope: Envelope, data: bytes, *, version: int = 1) -> Message:
+        """The inverse of `envelope` and `data`: what a host makes of what came over the wire."""
+        extra: dict[str, Any] = dict(envelope.extensions)
+        for name in _EXTRA_NAMES:
+            value = getattr(envelope, name)
+            if value is not None and not (
+                name == "dataschema" and value == schema_uri(envelope.type, version)
+            ):
+                extra[name] = value
+        if envelope.datacontenttype != JSON:
+            extra["datacontenttype"] = envelope.datacontenttype
+        return cls(
+            envelope.id,
+            envelope.source,
+            envelope.type,
+            version,
+            nanoseconds_of(envelope.time),
+            None,
+            data,
+            envelope.partitionkey,
+            envelope.subject,
+            None if envelope.expirytime is None else nanoseconds_of(envelope.expirytime),
+            envelope.correlationid,
+            envelope.causationid,
+            0,
+            extra or None,
+        )
+
+
+class PluginEvent:
+    """What a handler sees of one attempt: the envelope, the attempt, the deadline, the data.
+
+    It is also what the bus hands to a host, and what crosses to a worker (`WireEvent` is its form on
+    the wire). Two attempts of one event are two `PluginEvent`s of one `Message`.
+    """
+
+    __slots__ = ("_parsed", "attempt", "deadline", "handler", "message")
+
+    def __init__(
+        self, message: Message, handler: str, attempt: int = 1, deadline: float | None = None
+    ) -> None:
+        self.message = message
+        self.handler = handler
+        """Name of the subscription within its plugin, e.g. `watch`."""
+        self.attempt = attempt
+        """Counts from 1."""
+        self.deadline = deadline
+        """When the attempt is cancelled, on the bus's monotonic clock (seconds), or None."""
+        self._parsed: JsonValue | None = None
+
+    @property
+    def type(self) -> str:
+        return self.message.type
+
+    @property
+    def id(self) -> str:
+        return self.message.id
+
+    @property
+    def envelope(self) -> Envelope:
+        return self.message.envelope
+
+    @property
+    def data(self) -> JsonValue:
+        """The event's data as JSON values (`dict`, `list`, `str` …), of the version it was published in."""
+        if self._parsed is None:
+            self._parsed = json.loads(self.message.data)
+        return self._parsed
+
+    def as_(self, model: builtins.type[E]) -> E:
+        """The event as an instance of `model`: lifted to its version, unknown fields ignored.
+
+        Raises `InvalidEvent` if the data do not fit, or are of a newer version than `model` knows.
+        """
+        return event_from_message(self.message, model)
+
+    def derived_id(self, index: int) -> str:
+        """Id of the `index`-th event that the handler returns: the same at each attempt.
+
+        So a repetition after a crash publishes nothing twice within the idempotency window.
+        """
+        name = f"{self.message.source}\n{self.message.id}\n{self.handler}\n{index}"
+        return uuid.uuid5(_RETURNED, name).hex
+
+    @classmethod
+    def of(
+        cls, event: Event, *, id: str = "test", source: str = "/test", key: str | None = None
+    ) -> PluginEvent:
+        """A `PluginEvent` for calling a handler by hand, in tests."""
+        now = nanoseconds_of(datetime.now(UTC))
+        kind = builtins.type(event)
+        message = Message(id, source, kind.__event_type__, kind.__event_version__, now, event, None, key)
+        return cls(message, "test")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        wire = handler.generate_schema(WireEvent)
+        return core_schema.no_info_before_validator_function(
+            lambda value: WireEvent.pack(value) if isinstance(value, PluginEvent) else value,
+            core_schema.no_info_after_validator_function(WireEvent.unpack, wire),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                WireEvent.pack, return_schema=wire
+            ),
+        )
+
+
+class WireEvent(BaseModel):
+    """A `PluginEvent` as it crosses between kernel and host."""
+
+    model_config = ConfigDict(frozen=True)
+
+    envelope: Envelope
+    version: int
+    data: str
+    """JSON text, untouched."""
+    handler: str
+    attempt: int
+    deadline: float | None
+    depth: int = 0
+
+    @classmethod
+    def pack(cls, event: PluginEvent) -> WireEvent:
+        message = event.message
+        return cls(
+            envelope=message.envelope,
+            version=message.version,
+            data=message.data.decode(),
+            handler=event.handler,
+            attempt=event.attempt,
+            deadline=event.deadline,
+            depth=message.depth,
+        )
+
+    def unpack(self) -> PluginEvent:
+        message = Message.from_envelope(self.envelope, self.data.encode(), version=self.version)
+        message.depth = self.depth
+        return PluginEvent(message, self.handler, self.attempt, self.deadline)
+
+
+def event_from_message(message: Message, model: type[E]) -> E:
+    """`message` as an instance of `model`; see `PluginEvent.as_`."""
+    event = message.event
+    if type(event) is model:
+        return event
+    data: bytes | str = message.data
+    wanted = model.__event_version__
+    if message.version != wanted and model.__event_type__ == message.type:
+        data = _lift(message, model, wanted)
+    return load_model(model, data, what=f"{message.type} v{message.version} (id {message.id})")
+
+
+def _lift(message: Message, model: type[Event], wanted: int) -> str:
+    if message.version > wanted or message.version not in model.__event_upcasts__:
+        raise InvalidEvent(
+            f"{message.type} has version {message.version}; {model.__qualname__} knows {wanted}",
+            where=place_of(model),
+            fix=f"add @upcast({message.version}) to {model.__qualname__}, or upgrade the plugin",
+        )
+    data = json.loads(message.data)
+    for version in range(message.version, wanted):
+        data = model.__event_upcasts__[version](data)
+    return json.dumps(data)
