@@ -175,15 +175,6 @@ class CallReply(BaseModel):
 Provider = Callable[[Call], Awaitable[CallReply]]
 
 
-class RequestTarget(BaseModel):
-    """Whom a request goes to: any provider, all of them, or one replica."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Literal["any", "all", "replica"] = "any"
-    replica: str = ""
-
-
 # --- how an attempt ends ----------------------------------------------------------------------------------
 
 

@@ -249,8 +249,8 @@ class Kernel:
     async def stop_plugin(self, plugin_id: str, reason: str) -> bool:
         """Stop and unload one plugin, or stop trying to start it; False if there was nothing to stop.
 
-        Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (others need it), and an `ExceptionGroup`
-        of `PluginStepFailed` where it did not stop cleanly; it is unloaded then as well.
+        Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (others need it), and `PluginStepFailed`
+        where it did not stop cleanly; it is unloaded then as well.
         """
         record = self.registry.record(plugin_id)
         self.operations.require_idle(record)
@@ -349,8 +349,7 @@ class Kernel:
         try:
             await self.operations.run(record, Activity.DRAINING, self.lifecycle.bring_down(record, reason))
         except Exception as error:  # noqa: BLE001 - whatever one plugin does, the others are stopped as well
-            for one in error.exceptions if isinstance(error, ExceptionGroup) else (error,):
-                self._log.error("%s", one)
+            self._log.error("%s", error)
 
 
 def _is_not_ready(error: PluginStepFailed) -> bool:

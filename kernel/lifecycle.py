@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from contracts.bus import CatalogEntry, EventBus
-from contracts.errors import ErrorInfo, HandlerDefinitionError, PlugbusError, PluginStepFailed
+from contracts.errors import MESSAGE_LIMIT, ErrorInfo, HandlerDefinitionError, PlugbusError, PluginStepFailed
 from contracts.event import Event
 from contracts.messages import (
     PluginFailed,
@@ -43,9 +43,6 @@ from .settings import Deadlines, PluginSettings, Settings
 
 S = PluginStatus
 T = TypeVar("T")
-
-LONGEST_MESSAGE = 2_000
-"""Characters of an error's message that records, log lines and announcements repeat."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,12 @@ class PluginLifecycleManager:
     # --- down -----------------------------------------------------------------------------------------
 
     async def bring_down(self, record: PluginRecord, reason: str) -> None:
-        """From where it stands to unloaded, as far as it goes; what fails is recorded and gone past."""
-        errors: list[Exception] = []
+        """From where it stands to unloaded, as far as it goes; what fails is recorded and gone past.
+
+        Raises `PluginStepFailed` afterwards: the step that failed, or the first with all behind it as its
+        cause (an `ExceptionGroup`).
+        """
+        errors: list[PluginStepFailed] = []
         entered = record.status in (S.STARTED, S.STOPPED, S.INITIALIZED)
         if record.status is S.STARTED:
             await self._attempt(self.stop(record, reason), errors)
@@ -202,10 +203,21 @@ class PluginLifecycleManager:
             await self._attempt(self.shutdown(record, reason), errors)
         if record.current is not None:
             await self.unload(record, reason)
+        if len(errors) == 1:
+            raise errors[0]
         if errors:
-            raise ExceptionGroup(f"plugin {record.plugin_id!r} did not stop cleanly", errors)
+            group = ExceptionGroup(f"plugin {record.plugin_id!r} did not stop cleanly", errors)
+            first = errors[0]
+            raise PluginStepFailed(
+                "; ".join(error.message for error in errors),
+                plugin_id=record.plugin_id,
+                step=first.step,
+                info=first.info,
+                where=first.where,
+                fix=first.fix,
+            ) from group
 
-    async def _attempt(self, step: Awaitable[None], errors: list[Exception]) -> None:
+    async def _attempt(self, step: Awaitable[None], errors: list[PluginStepFailed]) -> None:
         try:
             await step
         except PluginStepFailed as error:
@@ -374,7 +386,7 @@ def _owned(generation: Generation, plugin_id: str) -> list[CatalogEntry]:
 
 
 def _bounded(text: str) -> str:
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]} …"
 
 
 def _deadline_fix(step: str) -> str:

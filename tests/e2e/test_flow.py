@@ -257,3 +257,16 @@ async def test_an_event_that_does_not_fit_is_refused_at_the_edge(
     assert [i for i in harness.published() if i.envelope.source == "/elsewhere"] == []
     unknown = {**event, "type": "shop.unknown"}
     assert (await client.post("/events", content=json.dumps(unknown), headers=sent)).status_code == 202
+
+
+async def test_a_plugin_that_does_not_stop_cleanly_says_why(
+    harness: Harness, client: httpx.AsyncClient
+) -> None:
+    """The operator is told the step, the error and the plugin's own line; it is gone all the same."""
+    await harness.load(MockPlugin.make("mock", fails_in="stop"))
+    response = await client.post("/admin/plugins/mock/stop")
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert "plugin 'mock' failed to stop: RuntimeError: mock was told to fail in stop" in problem["detail"]
+    assert "testing.py:" in problem["where"]
+    assert harness.plugin("mock").generation == 0

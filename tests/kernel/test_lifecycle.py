@@ -406,3 +406,45 @@ async def test_a_provider_is_gone_with_its_plugin(harness: Harness) -> None:
     await harness.unload("adder")
     with pytest.raises(NoProvider):
         await harness.request(Sum(a=2, b=3))
+
+
+async def test_when_stop_and_shutdown_both_fail_both_are_told(harness: Harness) -> None:
+    """One error with both sentences, and the two as its cause; the code is let go all the same."""
+
+    class Broken(BasePlugin, plugin_id="broken", version="1", security_level="trusted"):
+        async def stop(self) -> None:
+            raise ValueError("stop is broken")
+
+        async def shutdown(self) -> None:
+            raise LookupError("shutdown too")
+
+    await harness.load(Broken)
+    with pytest.raises(PluginStepFailed, match=r"stop is broken.*shutdown too") as caught:
+        await harness.manager.stop_plugin("broken")
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert len(caught.value.__cause__.exceptions) == 2
+    assert harness.plugin("broken").generation == 0
+
+
+async def test_everybody_who_provides_is_asked(harness: Harness) -> None:
+    """`request_all` gathers one answer from each replica; the registry finds who provides."""
+    answers: list[list[int]] = []
+
+    class Asker(BasePlugin, plugin_id="asker", version="1", security_level="trusted", requests=("life.*",)):
+        @on
+        async def ask(self, event: Ping) -> None:
+            answers.append(await self.context.request_all(Sum(a=1, b=event.n)))
+
+    class Adder(BasePlugin, plugin_id="adder", version="1", security_level="trusted"):
+        @provides
+        async def add(self, query: Sum) -> int:
+            return query.a + query.b
+
+    await harness.load(Adder)
+    await harness.load(Asker)
+    await harness.publish(Ping(n=4))
+    await harness.quiet()
+    assert answers == [[5]]
+    registry = harness.manager.registry
+    assert [handle.id for handle in registry.get_plugins_by_capability("life.sum")] == ["adder"]
+    assert registry.get_plugins_by_capability("life.nothing") == []

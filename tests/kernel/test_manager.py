@@ -196,7 +196,7 @@ async def test_a_step_that_raises_no_exception_harms_nobody_else(
                 await manager.start_plugin("exits")
         else:
             await manager.start_plugin("exits")
-            with pytest.raises(ExceptionGroup):
+            with pytest.raises(PluginStepFailed, match=f"{step} of Exits"):
                 await manager.stop_plugin("exits")
         assert manager.get_plugin("exits").status is PluginStatus.ERROR
         assert manager.get_plugin("other").status is PluginStatus.STARTED
@@ -234,7 +234,7 @@ async def test_a_step_that_ignores_its_cancellation_does_not_hold_the_kernel_up(
                 await manager.start_plugin("stubborn")
         else:
             await manager.start_plugin("stubborn")
-            with pytest.raises(ExceptionGroup):
+            with pytest.raises(PluginStepFailed, match=f"{step} took longer"):
                 await manager.stop_plugin("stubborn")
         assert manager.registry.record("stubborn").current is None
         assert [group.state for group in await manager.bus.groups()] in ([], ["dormant"])
