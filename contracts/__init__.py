@@ -7,7 +7,6 @@
 __plugbus__ = "contracts"  # the door checks that this package is ours
 
 from .base import BasePlugin, on, provides
-from .bus import RetryPolicy, SubscriptionOptions
 from .envelope import Envelope
 from .errors import (
     BusClosed,
@@ -26,6 +25,7 @@ from .errors import (
     ProviderFailed,
     ProviderLost,
     PublishUnknown,
+    StormDetected,
 )
 from .event import Event, EventResult, Receipt, upcast
 from .health import HealthCheck, PerformanceMetrics
@@ -45,6 +45,7 @@ from .plugin import (
 )
 from .query import Query
 from .security import Permission, ResourceLimits, SecurityLevel
+from .subscription import CircuitBreaker, RateLimit, RetryPolicy, RetryRule, SubscriptionOptions
 from .web import ASGIApp, StaticMount
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "CallError",
     "CallRefused",
     "CallTimeout",
+    "CircuitBreaker",
     "ConfigurationResult",
     "Envelope",
     "Event",
@@ -86,11 +88,14 @@ __all__ = [
     "ProviderLost",
     "PublishUnknown",
     "Query",
+    "RateLimit",
     "Receipt",
     "ResourceLimits",
     "RetryPolicy",
+    "RetryRule",
     "SecurityLevel",
     "StaticMount",
+    "StormDetected",
     "SubscriptionOptions",
     "on",
     "provides",

@@ -5,20 +5,21 @@ All three only *say* something; the host reads it when the plugin is loaded.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
-from .bus import RetryPolicy, SubscriptionOptions
-from .errors import SettingsError
+from .errors import InvalidOption, SettingsError
 from .event import Event, HandlerResult
 from .message import PluginEvent
 from .metadata import PluginMetadata
 from .patterns import check_pattern
 from .plugin import PluginContext, PluginStatus
 from .query import Query
+from .subscription import CircuitBreaker, RateLimit, RetryPolicy, SubscriptionOptions
 
 S = TypeVar("S")
 E = TypeVar("E", bound=Event | PluginEvent)
@@ -43,6 +44,8 @@ class OnMark:
     """Empty: the type of the annotated event."""
     name: str | None
     options: SubscriptionOptions
+    where: Callable[[Any], bool] | None = None
+    """What it is given is what the handler is given first."""
 
 
 @overload
@@ -60,32 +63,70 @@ def on(
     concurrency: int = 1,
     timeout: float = 30.0,
     retry: RetryPolicy | None = None,
-    order: Literal["key", "none"] = "key",
+    order: Literal["key", "topic", "none"] = "key",
     start: Literal["oldest", "new"] = "oldest",
+    where: Callable[[Any], bool] | None = None,
+    rate: RateLimit | None = None,
+    breaker: CircuitBreaker | None = None,
+    dedupe: bool = False,
+    overflow: Literal["hold", "drop_oldest", "drop_new"] = "hold",
+    max_waiting: int | None = None,
+    exclusive: bool = False,
+    broadcast: bool = False,
+    durable: bool | None = None,
+    keep: float = 604_800.0,
 ) -> _OnDecorator: ...
 
 
-def on(*args: Any, name: str | None = None, retry: RetryPolicy | None = None, **options: Any) -> Any:
+def on(
+    *args: Any,
+    name: str | None = None,
+    where: Callable[[Any], bool] | None = None,
+    retry: RetryPolicy | None = None,
+    **options: Any,
+) -> Any:
     """Mark an async method as a handler; its first parameter's annotation names the event.
 
     `@on` alone handles the type of the annotated event class. With patterns the parameter is
     `PluginEvent` or a common base class. A second parameter, where wanted, is the `PluginEvent`.
-    The group is `<plugin_id>.<name>`, by default the method's name. `concurrency`: lanes, how many keys
-    side by side on each replica. `timeout`: seconds of one attempt. `retry`: see `RetryPolicy`.
-    `order="none"`: give up the order of a key. `start`: where a new group begins.
+    The group is `<plugin_id>.<name>`, by default the method's name. `where`: a predicate on the event, given
+    what the handler is given first; where it says no, the event is acknowledged without a start. All other
+    options are those of `SubscriptionOptions`, which documents each and refuses what contradicts itself.
     """
     if len(args) == 1 and callable(args[0]):
         return on()(args[0])
     patterns = tuple(check_pattern(pattern) for pattern in args)
     if retry is not None:
         options["retry"] = retry
-    mark = OnMark(patterns, name, SubscriptionOptions(**options))
+    mark = OnMark(patterns, name, _checked(options), where)
 
     def decorate(function: Any) -> Any:
         setattr(function, ON, mark)
         return function
 
     return decorate
+
+
+def _checked(options: dict[str, Any]) -> SubscriptionOptions:
+    try:
+        return SubscriptionOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        what, _, fix = first["msg"].removeprefix("Value error, ").partition("; fix: ")
+        raise InvalidOption(
+            f"@on({name}=…): {what}" if name else f"@on: {what}",
+            where=_caller(),
+            fix=fix or "see SubscriptionOptions for what it may be",
+        ) from None
+
+
+def _caller() -> str:
+    """`file:line` of whoever wrote the decorator."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def provides(provider: Callable[[S, Q], _Async[R]], /) -> Callable[[S, Q], _Async[R]]:

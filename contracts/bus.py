@@ -1,54 +1,98 @@
 """The event bus: what it promises, and what a backend must do to be one.
 
+Whoever writes a backend needs this file, what it imports from here, and `bus.conformance`, the suite that
+every backend passes. Every sentence below is a promise of all of them.
+
 **Events.** An event is published under a type name, `topic.word.word`. The first word is its *topic*:
-the unit of storage, order, retention and back pressure. A topic has a fixed number of *partitions*; an
-event with a key goes to the partition that its key selects, one without to that which its source and
-id select. Each partition numbers its events without gaps.
+the unit of storage, order, retention and back pressure. A topic has a fixed number of *partitions*,
+recorded when it is made; an event with a key goes to the partition that its key selects, one without to
+that which its source and id select. Each partition numbers its events without gaps.
 
 **Publishing.** `publish` returns when the backend has taken the event. The same (source, id) published
-again within the idempotency window (two minutes or the last 50,000 events of the partition, whichever
-is less) is one event: the second receipt says `duplicate`. Publishing waits for room while the topic is
-at its limit, and raises `BusFull` at its deadline, naming the group that holds. A publish made while
-handling a delivery never waits: it is admitted up to twice the limit. Data over 1 MiB are refused
-before anything is sent.
+again within the idempotency window (`window_seconds` or the last `window` events of the partition,
+whichever is less, but never less than the longest publish deadline) is one event: the second receipt says
+`duplicate`. Publishing waits for room while the topic is at its limit, and raises `BusFull` at its
+deadline, naming the group that holds. A publish made while handling a delivery never waits: it is admitted
+up to twice the limit, then raises. Data over 1 MiB are refused before anything is sent.
 
 **Delivery.** Each handler has a *group* of its own, named `<plugin_id>.<name>`. Every event whose type
 one of the group's patterns selects is delivered to it at least once: its position, attempts, retries
 and dead letters are its own, and no group ever delays or repeats another. A group is durable: it keeps
 its place while nobody handles it, and a new one starts at the oldest event that is still retained
-(`start="new"`: at the end). Several buses on one backend that subscribe to the same group share it.
+(`start="new"`: at the end). Several buses on one backend that subscribe to the same group share it. A
+group that nobody has handled for `keep` seconds is retired: dropped, announced with what was given up.
 
-**Ownership.** Of one group and partition there is one owner at a time: (bus, epoch). Every take and
-every settlement checks it; what a former owner still sends is refused and counted. When an owner goes,
-another takes over with a higher epoch; what the former one had started is *suspect*: it is started one
-at a time, each start counted before it runs, before anything newer.
+**Broadcast.** A subscription with `broadcast` has an ephemeral group of its own on each replica. It holds
+nothing back: what is trimmed before it came to it is missed, counted and announced (`bus.gap`).
+
+**Ownership.** Of one group and partition there is one owner at a time: (replica, epoch). Every take and
+every settlement checks it; what a former owner still sends is refused and counted. Only replicas with the
+highest `plugin_version` of the group may own; with `exclusive`, one owns all partitions. When an owner
+leaves, or is not seen for `lease` seconds of the observers' monotonic clocks, another takes over with a
+higher epoch; what the former one had started is *suspect*: it is started one at a time, each start counted
+before it runs, before anything newer. A partition moves to a replica that joins when nothing of it runs.
 
 **Order.** Within one topic, events of one key start in the order in which they were published, and
 never two at once, through retries, takeover and redrive of others. Keys run in parallel, up to the
 subscription's `concurrency` (its lanes). Events without a key are not ordered among each other where
-there is more than one lane. Nothing is promised between topics.
+there is more than one lane. `order="topic"` treats a whole topic as one key; `order="none"` gives each
+event one of its own. Nothing is promised between topics.
 
 **Outcome.** Every attempt ends with exactly one `Outcome`: acknowledged, parked until a time, dead,
 discarded, expired. Being cancelled with the bus, or crashing, is no outcome: the event is delivered
 again. The events that a handler returns are published before it is acknowledged, with ids derived from
-the delivery.
+the delivery, so that a repetition is one event. An attempt is a start of the handler; having been fetched
+is none. An event whose expiry has passed is not started.
+
+**Retry.** `RetryPolicy` judges what a handler raises: rules in order, the first that fits; else parked with
+backoff, until the attempts are used up. Data that do not fit the handler's model never will: dead at once.
+
+**Flow.** In this order, before an attempt starts: predicate (`where`; no is acknowledged and counted; a
+predicate that raises is a failed attempt), dedupe, circuit breaker, rate. Each is per subscription and
+replica but dedupe, which is the group's.
 
 **The lot.** A delivery that must wait is moved out of the way, into the *lot* of its group; later
-events of its key queue behind it, other keys go on, and nothing in a lot holds back the topic's limit.
+events of its key queue behind it, other keys go on, and nothing in a lot holds back the topic's limit. At
+`lot` entries that partition of that group is read no further.
+
+**Overflow.** Above `max_waiting` events that wait for a group in one partition, `drop_oldest` or `drop_new`
+give up the oldest or the newest of them, for that group alone, counted and announced (`bus.overflowed`).
 
 **Dead letters.** A delivery that is given up is moved, once, to the dead letters of its group with
-everything that is known of its end. Its key goes on. Redrive puts it back to that group alone, with
-its attempts at zero. The number kept is bounded; the oldest go, counted.
+everything that is known of its end. Its key goes on. What cannot be decoded, does not fit its model, or is
+of a newer version than the handler knows, is a dead letter at once with its raw bytes; the next event is
+not delayed. Redrive puts it back to that group alone, with its attempts at zero. The number kept is
+bounded; the oldest go, counted and announced.
 
-**Tails.** A tail reads along from now on (or from a position), belongs to no group, settles nothing and
-disturbs nobody; what it misses because the topic was trimmed is reported as a gap.
+**Pausing.** A group that is paused, on all replicas, starts nothing; what runs finishes, and it keeps its
+place. Commands and retry rules pause groups; so does the storm guard.
+
+**Storms.** Each event carries the depth and the path (the groups that it went through) of its causal chain.
+A publish that would continue a chain beyond `depth`, or pass the same group more than `loops` times, raises
+`StormDetected`: the delivery is parked, its group is paused and named (`bus.storm`). What is published with a
+delay of a second or more begins a new chain: that is a schedule, not a storm.
+
+**Replay.** A second cursor of one group over events that are still retained, beside live traffic: with at
+most a quarter of its lanes, or every fourth turn where there are fewer than four. Replayed deliveries
+(`PluginEvent.replayed`) keep the order of their keys, and never run at once with a live one of their key.
+
+**Tails.** A tail reads along from now on (or from a position, or a time), belongs to no group, settles
+nothing and disturbs nobody; what it misses because the topic was trimmed is reported as a gap.
+
+**Retention.** What every group has settled is kept for `retain_seconds` or `retain` events, whichever is
+less; nothing younger than `young_seconds` is trimmed while the topic holds less than half of its limit, and
+never what an active or dormant group still needs.
 
 **Calls.** A request is not an event of the log: it is executed at most once by one provider, within the
 time that is left. No provider is known at once, not a timeout. An answer that comes late, or twice, is
 dropped and counted.
 
-**Clocks.** Deadlines, backoff and the idempotency window run on the monotonic clock; `time`, expiry and
-scheduled publishing on the wall clock.
+**What the bus says of itself** (`contracts.messages.delivery`) is published through a bounded queue that
+nobody waits for. Failures of groups that select `bus.**` are logged and counted, not announced.
+
+**Clocks.** Leases, deadlines, backoff, breakers and the idempotency window run on the monotonic clock;
+`time`, expiry, retention and delayed publishing on the wall clock. A jump of the wall clock shifts these
+and nothing else.
 
 **Closing.** `close` stops reading, lets handlers that run finish within the grace time, cancels the
 rest (they are delivered again to whoever comes next), and leaves no task behind.
@@ -61,12 +105,64 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 from .envelope import Envelope
 from .errors import ErrorInfo
 from .event import AnyEvent, EventResult, Receipt
+from .inspection import (
+    CatalogEntry,
+    DeadLetter,
+    DeadLetterSelection,
+    GroupInfo,
+    ProviderInfo,
+    TopicInfo,
+)
 from .message import PluginEvent
+from .subscription import (
+    CircuitBreaker,
+    RateLimit,
+    RetryPolicy,
+    RetryRule,
+    SubscriptionOptions,
+    SubscriptionSpec,
+)
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "MAX_PAYLOAD",
+    "Acknowledged",
+    "BusLimits",
+    "BusSubscription",
+    "Call",
+    "CallReply",
+    "CatalogEntry",
+    "CircuitBreaker",
+    "Dead",
+    "DeadLetter",
+    "DeadLetterSelection",
+    "Discarded",
+    "EventBus",
+    "Expired",
+    "Features",
+    "GroupInfo",
+    "Handler",
+    "Outcome",
+    "Parked",
+    "Predicate",
+    "Provider",
+    "ProviderInfo",
+    "ProviderSpec",
+    "RateLimit",
+    "RetryPolicy",
+    "RetryRule",
+    "Subscription",
+    "SubscriptionOptions",
+    "SubscriptionSpec",
+    "Tail",
+    "TailItem",
+    "TopicInfo",
+]
 
 MAX_PAYLOAD = 1 << 20
 """Bytes of JSON data that one event may carry."""
@@ -74,61 +170,50 @@ DEFAULT_TIMEOUT = 5.0
 """Seconds: deadline of a publish or a request that does not say."""
 
 
-# --- what a subscription may ask for ------------------------------------------------------------------
+class BusLimits(BaseModel):
+    """How much a backend keeps, and for how long: the numbers behind the promises above.
 
-
-class RetryPolicy(BaseModel):
-    """How often, and after which pauses, a failed delivery is tried again.
-
-    The pause before attempt n+1 is `first_delay * factor**(n-1)` seconds, at most `max_delay`,
-    lengthened at random by up to `jitter` of itself (never shortened). After `attempts` failed
-    attempts the delivery becomes a dead letter.
+    Counts are per partition where nothing else is said; seconds are seconds. All replicas of one backend
+    have the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attempts: int = Field(default=5, ge=1)
-    first_delay: float = Field(default=0.5, ge=0)
-    factor: float = Field(default=4.0, ge=1)
-    max_delay: float = Field(default=300.0, ge=0)
-    jitter: float = Field(default=0.2, ge=0, le=1)
+    partitions: int | dict[str, int] = 1
+    """Of each topic, or of each topic by name (others: 1). The reserved topics always have 1."""
+    retain: int = Field(default=100_000, ge=0)
+    """Events that stay readable for those who come late."""
+    retain_seconds: float = Field(default=86_400.0, ge=0)
+    young_seconds: float = Field(default=60.0, ge=0)
+    limit: int = Field(default=1_000_000, ge=1)
+    """Events that may wait for the slowest group; then publishing waits."""
+    lot: int = Field(default=200_000, ge=1)
+    """Parked deliveries of one group."""
+    dead_letters: int = Field(default=10_000, ge=1)
+    """Of one group, all partitions together."""
+    window_seconds: float = Field(default=120.0, ge=0)
+    window: int = Field(default=50_000, ge=1)
+    """Ids of published events that are remembered."""
+    dedupe_seconds: float = Field(default=86_400.0, ge=0)
+    dedupe: int = Field(default=100_000, ge=1)
+    """Ids of settled deliveries that a group with `dedupe` remembers."""
+    lease: float = Field(default=15.0, gt=0)
+    """Seconds without a beat after which a replica counts as gone; it beats three times as often."""
+    announcements: int = Field(default=10_000, ge=1)
+    """`bus.*` events of one replica that wait to be published; further ones are dropped and counted."""
+    depth: int = Field(default=100, ge=1)
+    """Events that may cause one another, one after the other."""
+    loops: int = Field(default=25, ge=1)
+    """How often one causal chain may pass the same group."""
 
 
-class SubscriptionOptions(BaseModel):
-    """Options of one handler. Validated where they are written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    concurrency: int = Field(default=1, ge=1, le=1_000)
-    """Lanes: how many keys are handled side by side on each replica."""
-    timeout: float = Field(default=30.0, gt=0)
-    """Seconds after which an attempt is cancelled and counts as failed."""
-    retry: RetryPolicy = RetryPolicy()
-    order: Literal["key", "none"] = "key"
-    """`none` gives up the order of a key; every event is on its own."""
-    start: Literal["oldest", "new"] = "oldest"
-    """Where a group that did not exist begins."""
-
-
-class SubscriptionSpec(BaseModel):
-    """What makes a group, and what makes a handler active in it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    group: str
-    """`<plugin_id>.<name>`."""
-    plugin_id: str
-    handler: str
-    """Name within the plugin; what the host is told."""
-    patterns: tuple[str, ...]
-    options: SubscriptionOptions = SubscriptionOptions()
-    source: str = ""
-    """Stamped on the events that the handler returns."""
-    generation: int = 0
-
+# --- who handles, who answers ---------------------------------------------------------------------------
 
 Handler = Callable[[PluginEvent], Awaitable[EventResult | None]]
 """Runs one attempt. None means acknowledged; raising means failed, judged by the retry policy."""
+
+Predicate = Callable[[PluginEvent], bool]
+"""Whether an event is wanted. Called once per delivery, before each attempt; it must not block."""
 
 
 class ProviderSpec(BaseModel):
@@ -185,7 +270,10 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Wait in the lot until `due` (monotonic seconds); None: behind the earlier event of its key."""
+    """Wait in the lot until `due` (monotonic seconds); None: behind the earlier event of its key.
+
+    `math.inf`: until the group is resumed.
+    """
 
     due: float | None
     error: ErrorInfo | None = None
@@ -193,7 +281,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Given up: `reason` is one of `attempts`, `asked`, `schema`, `decode`."""
+    """Given up; the reasons stand at `DeadLetter.reason`."""
 
     reason: str
     error: ErrorInfo | None = None
@@ -214,85 +302,7 @@ class Expired:
 Outcome = Acknowledged | Parked | Dead | Discarded | Expired
 
 
-class DeadLetter(BaseModel):
-    """A delivery that was given up, with everything that is known of its end."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    group: str
-    plugin_id: str
-    generation: int
-    reason: str
-    error: ErrorInfo | None = None
-    attempts: int
-    first_at: datetime
-    """When the event was published."""
-    last_at: datetime
-    """When it was given up."""
-    envelope: Envelope
-    version: int = 1
-    data: str
-    """JSON text, as published."""
-
-
-class DeadLetterSelection(BaseModel):
-    """Which dead letters: by id, of a group, or all (`ids=None, group=None`)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    ids: tuple[str, ...] | None = None
-    group: str | None = None
-
-
-class GroupInfo(BaseModel):
-    """The state of one group, for people and for tests."""
-
-    model_config = ConfigDict(frozen=True)
-
-    group: str
-    plugin_id: str
-    patterns: tuple[str, ...]
-    state: Literal["active", "dormant"]
-    waiting: int
-    """Taken by nobody yet."""
-    peak: int
-    """The most that ever waited."""
-    in_flight: int
-    parked: int
-    """Everything in the lot."""
-    dead: int
-    handled: int
-    failed: int
-    stale: int
-    """Settlements of former owners that were refused."""
-    owners: dict[str, int] = Field(default_factory=dict)
-    """Replica → partitions that it owns."""
-
-
-class ProviderInfo(BaseModel):
-    """One provider of a capability."""
-
-    model_config = ConfigDict(frozen=True)
-
-    capability: str
-    plugin_id: str
-    replica: str
-    reach: Literal["local", "shared"]
-
-
-class CatalogEntry(BaseModel):
-    """An event type that a plugin declares."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: str
-    version: int
-    description: str = ""
-    json_schema: dict[str, JsonValue] = Field(default_factory=dict)
-    plugin_id: str = ""
-    published: bool = True
-    """Whether the plugin may publish it; else it only handles it, with a model of its own."""
+# --- reading along, and what a backend is ----------------------------------------------------------------
 
 
 class TailItem(BaseModel):
@@ -388,10 +398,13 @@ class EventBus(Protocol):
     ) -> Receipt:
         """Publish one event; see *Publishing* above.
 
-        `delay` (seconds) or `at`: keep it back until then; it is numbered when it becomes visible.
-        `expires`: not handled after that moment. Causes (`correlationid`, `causationid`) are taken from
-        the delivery that is being handled in the current context, if any.
-        Raises `BusFull`, `PayloadTooLarge`, `PublishUnknown`, `InvalidOption`, `BusClosed`.
+        `delay` (seconds) or `at`: keep it back until then; it is numbered when it becomes visible. An `at`
+        that has passed means now. `expires`: not handled after that moment. Causes (`correlationid`,
+        `causationid`, depth and path) are taken from the delivery that is being handled in the current
+        context, if any.
+        Raises `BusFull`, `PayloadTooLarge`, `PublishUnknown`, `StormDetected`, `BusClosed`, and
+        `InvalidOption` for a negative delay, `delay` and `at` together, an `expires` that has passed, a
+        moment without time zone, an empty id, a timeout that is not positive.
         """
 
     async def publish_many(
@@ -412,14 +425,47 @@ class EventBus(Protocol):
     async def declare_group(self, spec: SubscriptionSpec) -> None:
         """Make the group exist, without handling it. Same options again: no change."""
 
-    async def drop_group(self, group: str) -> None:
-        """Forget a group with its place, its lot and its dead letters. Unknown names are ignored."""
+    async def drop_group(self, group: str, *, reason: str = "") -> None:
+        """Retire a group: forget its place, its lot and its dead letters, and announce what was given up.
 
-    async def subscribe(self, spec: SubscriptionSpec, handler: Handler) -> BusSubscription:
-        """Make `handler` active in its group (declared if new).
-
-        Raises `GroupConflict` if the group belongs to another plugin, or this bus already hosts it.
+        Unknown names are ignored.
         """
+
+    async def pause_group(self, group: str, *, reason: str = "") -> bool:
+        """Start nothing more of it, on all replicas, until it is resumed. False: it was paused already.
+
+        What runs finishes. Survives what the group survives. Raises `GroupNotFound`.
+        """
+
+    async def resume_group(self, group: str) -> bool:
+        """Go on where it was; what was parked until now is due. False: it was not paused.
+
+        Raises `GroupNotFound`.
+        """
+
+    async def subscribe(
+        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+    ) -> BusSubscription:
+        """Make `handler` active in its group (declared if new). `where`: only events for which it is true.
+
+        Raises `GroupConflict` if the group belongs to another plugin, or this bus already hosts it, and
+        `InvalidOption` for `order="topic"` where a topic that it may select has several partitions.
+        """
+
+    async def replay(
+        self, group: str, *, start: str | datetime = "oldest", end: str | datetime | None = None
+    ) -> int:
+        """Deliver retained events to one group once more; how many there are to go through.
+
+        `start`, `end`: a position that a receipt or a `TailItem` gave, a time, or `"oldest"`; events at
+        `start` and after it, before `end` (None: what has been published by now). A receipt's position
+        concerns its own partition; others are then left out. Replaces a replay of the group that is
+        under way. What is trimmed before its turn is left out, and announced (`bus.gap`).
+        Raises `GroupNotFound`, `InvalidOption` for what is no position.
+        """
+
+    async def cancel_replay(self, group: str) -> int:
+        """End a replay; how many events it had still to go through. Raises `GroupNotFound`."""
 
     async def provide(self, spec: ProviderSpec, provider: Provider) -> Subscription:
         """Offer a capability from this replica. Several providers may offer the same one."""
@@ -438,8 +484,8 @@ class EventBus(Protocol):
         Raises `NoProvider` at once, `CallTimeout`, `ProviderFailed`, `ProviderLost`.
         """
 
-    def tail(self, *patterns: str, position: str | None = None) -> Tail:
-        """Read along. `position`: None from now on, `"oldest"`, or one of a `TailItem`."""
+    def tail(self, *patterns: str, position: str | datetime | None = None) -> Tail:
+        """Read along. `position`: None from now on, `"oldest"`, a time, or one of a `TailItem`."""
 
     def mark(self) -> str:
         """A position in the whole bus, for `quiet`."""
@@ -450,18 +496,33 @@ class EventBus(Protocol):
         """
 
     async def dead_letters(
-        self, selection: DeadLetterSelection = ..., *, limit: int = 100
+        self, selection: DeadLetterSelection = ..., *, limit: int = 100, after: str | None = None
     ) -> list[DeadLetter]:
-        """The newest first."""
+        """The newest first. `after`: go on behind the dead letter with that id, for page after page."""
 
-    async def redrive(self, selection: DeadLetterSelection) -> int:
-        """Put back to the group that failed, and to it alone; attempts start at zero. How many."""
+    async def count_dead_letters(self, selection: DeadLetterSelection = ...) -> int:
+        """How many `redrive` or `discard` would take."""
+
+    async def redrive(self, selection: DeadLetterSelection, *, rate: float | None = None) -> int:
+        """Put back to the group that failed, and to it alone; attempts start at zero. How many.
+
+        The oldest first; `rate`: at most so many a second are let go, and they count as parked until then.
+        """
 
     async def discard(self, selection: DeadLetterSelection) -> int:
         """Give up for good. How many."""
 
+    async def import_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Add dead letters, e.g. of another installation, to groups that exist here; how many were new.
+
+        Raises `GroupNotFound`, and then adds none.
+        """
+
     async def groups(self) -> list[GroupInfo]:
         """All groups of the backend, by name."""
+
+    async def topics(self) -> list[TopicInfo]:
+        """All topics of the backend, by name."""
 
     def providers(self) -> list[ProviderInfo]:
         """All providers that this replica can reach."""

@@ -100,6 +100,18 @@ class InvalidEvent(PlugbusError):
         self.errors = tuple(errors)
 
 
+class UndecodableEvent(InvalidEvent):
+    """The event's data are no JSON at all; no version of any handler could read them."""
+
+    code = "undecodable-event"
+
+
+class VersionAhead(InvalidEvent):
+    """The event is of a newer version than the handler's class knows."""
+
+    code = "version-ahead"
+
+
 class InvalidPattern(PlugbusError):
     """A type name or a subscription pattern is not well formed."""
 
@@ -169,6 +181,25 @@ class GroupConflict(BusError):
     """The name of a group is taken by another plugin, or its options contradict the stored ones."""
 
     code = "group-conflict"
+
+
+class GroupNotFound(BusError):
+    """No group has that name: it was never declared, or it was retired."""
+
+    code = "group-not-found"
+
+
+class StormDetected(BusError):
+    """Events have caused one another more often than the limit allows; `path` names the groups.
+
+    The group that would have continued the chain is paused until an operator resumes it.
+    """
+
+    code = "storm-detected"
+
+    def __init__(self, message: str, *, path: Iterable[str] = (), **more: Any) -> None:
+        super().__init__(message, **more)
+        self.path = tuple(path)
 
 
 class DeadLetterNotFound(BusError):

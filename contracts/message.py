@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from .definition import place_of
 from .envelope import JSON, Envelope, moment_of, nanoseconds_of, schema_uri
-from .errors import InvalidEvent
+from .errors import InvalidEvent, UndecodableEvent, VersionAhead
 from .event import Event, dump_event, load_model
 
 E = TypeVar("E", bound=Event)
@@ -45,6 +45,7 @@ class Message:
         "extra",
         "id",
         "key",
+        "path",
         "sequence",
         "source",
         "subject",
@@ -69,6 +70,7 @@ class Message:
         causationid: str | None = None,
         depth: int = 0,
         extra: Mapping[str, str | int | bool] | None = None,
+        path: tuple[str, ...] = (),
     ) -> None:
         self.id = id
         self.source = source
@@ -87,6 +89,8 @@ class Message:
         """How many events caused this one, one after the other."""
         self.extra = extra
         """Further attributes (trace context, data schema, foreign extensions)."""
+        self.path = path
+        """The groups whose handlers published the events of the chain that led here, the first one first."""
         self.sequence = -1
 
     @property
@@ -154,7 +158,10 @@ class PluginEvent:
     the wire). Two attempts of one event are two `PluginEvent`s of one `Message`.
     """
 
-    __slots__ = ("_parsed", "attempt", "deadline", "handler", "message")
+    __slots__ = ("_parsed", "_replayed", "attempt", "deadline", "handler", "message")
+
+    _replayed: bool
+    """Set only where it is true, or came over a wire: one assignment less for each delivery."""
 
     def __init__(
         self, message: Message, handler: str, attempt: int = 1, deadline: float | None = None
@@ -181,16 +188,25 @@ class PluginEvent:
         return self.message.envelope
 
     @property
+    def replayed(self) -> bool:
+        """Whether an operator has asked for it once more (`plugbus event replay`)."""
+        return getattr(self, "_replayed", False)
+
+    @property
     def data(self) -> JsonValue:
-        """The event's data as JSON values (`dict`, `list`, `str` …), of the version it was published in."""
+        """The event's data as JSON values (`dict`, `list`, `str` …), of the version it was published in.
+
+        Raises `UndecodableEvent` for data that are no JSON.
+        """
         if self._parsed is None:
-            self._parsed = json.loads(self.message.data)
+            self._parsed = _parse(self.message)
         return self._parsed
 
     def as_(self, model: builtins.type[E]) -> E:
         """The event as an instance of `model`: lifted to its version, unknown fields ignored.
 
-        Raises `InvalidEvent` if the data do not fit, or are of a newer version than `model` knows.
+        Raises `InvalidEvent` if the data do not fit, its kinds `VersionAhead` if they are of a newer version
+        than `model` knows, `UndecodableEvent` if they are no JSON.
         """
         return event_from_message(self.message, model)
 
@@ -237,6 +253,8 @@ class WireEvent(BaseModel):
     attempt: int
     deadline: float | None
     depth: int = 0
+    path: tuple[str, ...] = ()
+    replayed: bool = False
 
     @classmethod
     def pack(cls, event: PluginEvent) -> WireEvent:
@@ -249,12 +267,16 @@ class WireEvent(BaseModel):
             attempt=event.attempt,
             deadline=event.deadline,
             depth=message.depth,
+            path=message.path,
+            replayed=event.replayed,
         )
 
     def unpack(self) -> PluginEvent:
         message = Message.from_envelope(self.envelope, self.data.encode(), version=self.version)
-        message.depth = self.depth
-        return PluginEvent(message, self.handler, self.attempt, self.deadline)
+        message.depth, message.path = self.depth, self.path
+        event = PluginEvent(message, self.handler, self.attempt, self.deadline)
+        event._replayed = self.replayed
+        return event
 
 
 def event_from_message(message: Message, model: type[E]) -> E:
@@ -266,17 +288,40 @@ def event_from_message(message: Message, model: type[E]) -> E:
     wanted = model.__event_version__
     if message.version != wanted and model.__event_type__ == message.type:
         data = _lift(message, model, wanted)
-    return load_model(model, data, what=f"{message.type} v{message.version} (id {message.id})")
+    try:
+        return load_model(model, data, what=_named(message))
+    except InvalidEvent:
+        _parse(message)  # what is no JSON at all has an error of its own
+        raise
 
 
 def _lift(message: Message, model: type[Event], wanted: int) -> str:
-    if message.version > wanted or message.version not in model.__event_upcasts__:
+    if message.version > wanted:
+        raise VersionAhead(
+            f"{message.type} has version {message.version}; {model.__qualname__} knows {wanted}",
+            where=place_of(model),
+            fix="upgrade the plugin",
+        )
+    if message.version not in model.__event_upcasts__:
         raise InvalidEvent(
             f"{message.type} has version {message.version}; {model.__qualname__} knows {wanted}",
             where=place_of(model),
-            fix=f"add @upcast({message.version}) to {model.__qualname__}, or upgrade the plugin",
+            fix=f"add @upcast({message.version}) to {model.__qualname__}",
         )
-    data = json.loads(message.data)
+    data = _parse(message)
     for version in range(message.version, wanted):
-        data = model.__event_upcasts__[version](data)
+        data = model.__event_upcasts__[version](cast(dict[str, Any], data))
     return json.dumps(data)
+
+
+def _parse(message: Message) -> JsonValue:
+    try:
+        return cast(JsonValue, json.loads(message.data))
+    except (ValueError, RecursionError) as error:
+        raise UndecodableEvent(
+            f"the data of {_named(message)} are no JSON: {error}", fix="publish a JSON object in UTF-8"
+        ) from None
+
+
+def _named(message: Message) -> str:
+    return f"{message.type} v{message.version} (id {message.id})"

@@ -235,8 +235,12 @@ class PluginContext(Protocol):
         *patterns: str,
         name: str | None = None,
         options: SubscriptionOptions | None = None,
+        where: Callable[[PluginEvent], bool] | None = None,
     ) -> Subscription:
-        """Handle events from now until removed. The group is `<plugin_id>.<name or handler's name>`."""
+        """Handle events from now until removed. The group is `<plugin_id>.<name or handler's name>`.
+
+        `where`: only events for which it is true; the others are acknowledged without a start.
+        """
 
     async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
         """Answer the query that `provider` is annotated with, until removed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -130,5 +131,5 @@ class EdgeContext(_Context, Protocol):
     ) -> JsonValue:
         """Ask any capability with plain data; errors as `PluginContext.request`."""
 
-    def tail(self, *patterns: str, position: str | None = None) -> Tail:
+    def tail(self, *patterns: str, position: str | datetime | None = None) -> Tail:
         """Read along; see `contracts.bus`."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from ..bus import CatalogEntry, DeadLetter, DeadLetterSelection, GroupInfo, RetryPolicy
+from ..bus import DeadLetter, DeadLetterSelection, GroupInfo, RetryPolicy, TopicInfo
 from ..health import HealthCheck
 from ..metadata import PluginMetadata
 from ..plugin import PluginStatus
@@ -110,10 +110,11 @@ class StopPlugin(Query[CommandResult], capability="kernel.plugin.stop"):
 
 
 class ListDeadLetters(Query[tuple[DeadLetter, ...]], capability="kernel.dlq.list"):
-    """Dead letters, the newest first."""
+    """Dead letters, the newest first; `after` an id, the next page."""
 
-    group: str | None = None
+    selection: DeadLetterSelection = DeadLetterSelection()
     limit: int = Field(default=100, ge=1, le=1_000)
+    after: str | None = None
 
 
 class ShowDeadLetter(Query[DeadLetter], capability="kernel.dlq.show"):
@@ -126,20 +127,103 @@ class RedriveDeadLetters(Query[int], capability="kernel.dlq.redrive"):
     """Put dead letters back to the group that failed; how many."""
 
     selection: DeadLetterSelection
+    dry_run: bool = False
+    """Only count."""
+    rate: float | None = Field(default=None, gt=0)
+    """At most so many a second."""
 
 
 class DiscardDeadLetters(Query[int], capability="kernel.dlq.discard"):
     """Give dead letters up for good; how many."""
 
     selection: DeadLetterSelection
+    dry_run: bool = False
+    """Only count."""
+
+
+class ImportDeadLetters(Query[int], capability="kernel.dlq.import"):
+    """Add dead letters that were exported elsewhere; how many were new."""
+
+    letters: tuple[DeadLetter, ...] = Field(max_length=1_000)
 
 
 class ListGroups(Query[tuple[GroupInfo, ...]], capability="kernel.group.list"):
     """All groups with what waits, runs, is parked and dead."""
 
 
-class ListEventTypes(Query[tuple[CatalogEntry, ...]], capability="kernel.event.types"):
-    """The catalogue of event types."""
+class ShowGroup(Query[GroupInfo], capability="kernel.group.show"):
+    """One group."""
+
+    group: str
+
+
+class PauseGroup(Query[GroupInfo], capability="kernel.group.pause"):
+    """Start nothing more of a group until it is resumed; it keeps its place."""
+
+    group: str
+    reason: str = ""
+
+
+class ResumeGroup(Query[GroupInfo], capability="kernel.group.resume"):
+    """Let a paused group go on."""
+
+    group: str
+
+
+class DropGroup(Query[GroupInfo], capability="kernel.group.drop"):
+    """Retire a group with its place, its lot and its dead letters; what it was."""
+
+    group: str
+
+
+class ListTopics(Query[tuple[TopicInfo, ...]], capability="kernel.bus.topics"):
+    """All topics with what they keep, and who holds them."""
+
+
+class ReplayResult(BaseModel):
+    """A replay has begun, or ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group: str
+    events: int
+    """To go through; for a cancelled one: that were left."""
+
+
+class ReplayEvents(Query[ReplayResult], capability="kernel.event.replay"):
+    """Deliver retained events to one group once more, beside live traffic."""
+
+    group: str
+    start: AwareDatetime | str = "oldest"
+    """`oldest`, a time, or a position."""
+    end: AwareDatetime | str | None = None
+
+
+class CancelReplay(Query[ReplayResult], capability="kernel.event.cancel_replay"):
+    """End a replay."""
+
+    group: str
+
+
+class EventTypeInfo(BaseModel):
+    """One version of an event type: its schema, who publishes it, who handles it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    version: int
+    description: str = ""
+    json_schema: dict[str, JsonValue] = Field(default_factory=dict)
+    publishers: tuple[str, ...] = ()
+    """Plugins that declare it."""
+    handlers: tuple[str, ...] = ()
+    """Groups whose patterns select it."""
+
+
+class ListEventTypes(Query[tuple[EventTypeInfo, ...]], capability="kernel.event.types"):
+    """The catalogue of event types, by name and version."""
+
+    pattern: str | None = None
 
 
 class Readiness(BaseModel):

@@ -24,7 +24,7 @@ class DeadLettered(_DeliveryFact, type="bus.dead_lettered"):
 
 
 class DeliveryDiscarded(_DeliveryFact, type="bus.discarded"):
-    """A handler gave an event up on purpose, or it had expired."""
+    """An event was given up on purpose, by its handler or a retry rule, or it had expired."""
 
     reason: str
 
@@ -41,3 +41,88 @@ class Redriven(Event, type="bus.redriven"):
 
     group: str
     count: int
+
+
+class GroupPaused(Event, type="bus.group_paused"):
+    """A group starts nothing until it is resumed."""
+
+    group: str
+    plugin_id: str
+    reason: str
+
+
+class GroupResumed(Event, type="bus.group_resumed"):
+    """A group goes on where it was."""
+
+    group: str
+    plugin_id: str
+
+
+class GroupRetired(Event, type="bus.group_retired"):
+    """A group was forgotten; what waited for it, was parked or dead was given up."""
+
+    group: str
+    plugin_id: str
+    reason: str
+    waiting: int
+    parked: int
+    dead: int
+
+
+class GroupOverflowed(Event, type="bus.overflowed"):
+    """Events were dropped for one group, because too many waited for it."""
+
+    group: str
+    plugin_id: str
+    topic: str
+    partition: int
+    policy: str
+    count: int
+    first_position: str
+    last_position: str
+
+
+class GapFound(Event, type="bus.gap"):
+    """Events were trimmed before a broadcast subscription or a replay came to them."""
+
+    group: str
+    topic: str
+    partition: int
+    count: int
+
+
+class BreakerOpened(Event, type="bus.breaker_opened"):
+    """A subscription mostly fails on one replica: nothing of it starts there for a while."""
+
+    group: str
+    plugin_id: str
+    replica: str
+    failed: int
+    attempts: int
+    pause: float
+
+
+class BreakerClosed(Event, type="bus.breaker_closed"):
+    """The subscription works again."""
+
+    group: str
+    plugin_id: str
+    replica: str
+
+
+class StormFound(Event, type="bus.storm"):
+    """Events caused one another beyond the limit; the group that would have gone on is paused."""
+
+    group: str
+    plugin_id: str
+    event_id: str
+    event_type: str
+    depth: int
+    path: tuple[str, ...]
+
+
+class OwnerLost(Event, type="bus.owner_lost"):
+    """A replica was not seen for as long as its lease; others have taken over what it owned."""
+
+    replica: str
+    partitions: int
