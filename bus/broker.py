@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
-from contracts.bus import SubscriptionSpec
-from contracts.errors import BusFull, GroupConflict
+from contracts.bus import DEFAULT_TIMEOUT, BusLimits
+from contracts.errors import BusFull
 from contracts.event import Event, Receipt
 from contracts.message import Message
-from contracts.patterns import RESERVED_TOPICS, check_pattern, check_type_name, matches, topic_of
+from contracts.patterns import check_type_name, topic_of
 
 from .announce import SOURCE, Announcer
-from .calls import Directory
 from .catalog import Catalog
+from .census import has_unsettled
 from .clock import Clock, Ids, SystemClock
 from .codec import encode
-from .dead_letters import DeadLetters
 from .delayed import Delayed
+from .directory import Directory
 from .group import Group
+from .group_table import GroupTable
 from .groups import GroupPartition
+from .limits import ROUTE_CACHE, check_partitions, merged, partitions_of
 from .losses import Losses
-from .partition import Limits, Partition
+from .members import Members
+from .overflow import Overflow
+from .partition import Partition
 from .policy.causes import Causes
-from .topics import PatternIndex, may_select
+from .topics import PatternIndex
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .memory import MemoryBus
-    from .tail import Cursors, MemoryTail
+    from .positions import Cursors
+    from .replica import Replica
+    from .tail import MemoryTail
 
 
 class Route:
     """Who reads one event type: compiled when it is first published, dropped when readers change."""
 
-    __slots__ = ("first", "is_split", "partitions", "tails", "targets")
+    __slots__ = ("bounded", "first", "is_split", "is_watched", "partitions", "tails", "targets")
 
     def __init__(
         self, partitions: tuple[Partition, ...], groups: list[Group], tails: tuple[MemoryTail, ...]
@@ -47,6 +51,9 @@ class Route:
         self.is_split = len(partitions) > 1
         self.targets = tuple(tuple(group.parts[partition] for group in groups) for partition in partitions)
         self.tails = tails
+        self.bounded = tuple(group for group in groups if group.spec.options.max_waiting is not None)
+        """Groups that drop what is too much for them."""
+        self.is_watched = bool(self.tails or self.bounded)
 
     def select(self, message: Message) -> Partition:
         """Which partition: by key, else by source and id."""
@@ -57,7 +64,7 @@ class Route:
 class MemoryBroker:
     """Topics, groups and dead letters in memory, shared by several `MemoryBus`es on one event loop.
 
-    `partitions`: of each topic that is not reserved. Clock, random and ids are injected; the event
+    `partitions`: short for `BusLimits(partitions=…)`. Clock, random and ids are injected; the event
     loop's `time()` must be the clock's `monotonic`.
     """
 
@@ -67,28 +74,46 @@ class MemoryBroker:
         clock: Clock | None = None,
         random: Random | None = None,
         ids: Ids | None = None,
-        partitions: int = 1,
-        limits: Limits | None = None,
+        partitions: int | dict[str, int] | None = None,
+        limits: BusLimits | None = None,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.random = random or Random()  # noqa: S311 - jitter, not secrets
         self.ids: Ids = ids or Ids()
-        self.limits = limits or Limits()
+        self.limits = check_partitions(merged(limits, partitions))
         self.incarnation = self.ids()
         """Tells positions of this broker from those of one that is gone."""
         self.catalog = Catalog()
         self.directory = Directory()
-        self.groups: dict[str, Group] = {}
-        self.buses: dict[str, MemoryBus] = {}
+        self.table = GroupTable(self)
+        self.groups = self.table.by_name
+        self.buses: dict[str, Replica] = {}
         self.announcer = Announcer(self._publish_own, self.limits.announcements)
+        self.members = Members(self.clock, self.limits.lease, self.announcer)
         self.losses = Losses(self.groups, self.announcer, self.clock, self.ids)
+        self.overflow = Overflow(self.announcer)
         self.watch = Watch(self.all_partitions, self._grant)
         self.delayed = Delayed(self.clock, self._publish_delayed)
         self._own_prefix = self.ids.prefix
-        self._count = partitions
+        self.longest_timeout = DEFAULT_TIMEOUT
+        """Seconds: of all publishes so far."""
         self._topics: dict[str, tuple[Partition, ...]] = {}
         self._readers: PatternIndex[Group | MemoryTail] = PatternIndex()
         self._routes: dict[str, Route] = {}
+
+    # --- buses ------------------------------------------------------------------------------------
+
+    def enter(self, bus: Replica) -> None:
+        """It is open. Timers die with the event loop that they are on, so they are set anew."""
+        self.buses[bus.replica] = bus
+        self.delayed.arm()
+        self.table.dormancy.start()
+
+    def leave(self, bus: Replica) -> None:
+        self.buses.pop(bus.replica, None)
+        if not self.buses:
+            self.delayed.disarm()
+            self.table.dormancy.stop()
 
     # --- publishing -------------------------------------------------------------------------------
 
@@ -120,14 +145,16 @@ class MemoryBroker:
         position = f"{partition.prefix}{sequence}"
         if knows_id:
             partition.window.remember(message.source, message.id, position)
-        if route.tails or message.expires_ns is not None:
+        if route.is_watched or message.expires_ns is not None:
             self._tell(route, partition, message)
         return Receipt(message.id, position)
 
     def _tell(self, route: Route, partition: Partition, message: Message) -> None:
-        """What concerns few events: tails, and groups that must look at the clock from now on."""
+        """What concerns few events: tails, bounds, and groups that must look at the clock from now on."""
         for tail in route.tails:
             tail.wake()
+        for group in route.bounded:
+            self.overflow.bound(group, group.parts[partition])
         if message.expires_ns is not None:
             for part in route.targets[partition.number]:
                 part.expect_expiry()
@@ -179,18 +206,42 @@ class MemoryBroker:
         self.watch.look_if_on()
         return self.publish(message, self.clock.time_ns(), False, True) is not None
 
+    def allow(self, timeout: float) -> None:
+        """A publish may be repeated for so long: ids are remembered at least until then."""
+        if timeout > self.longest_timeout:
+            self.longest_timeout = timeout
+            for partition in self.all_partitions():
+                partition.window.at_least = timeout
+
+    def pause(self, group: str, reason: str) -> bool:
+        """Start nothing more of a group, on all replicas; see `EventBus.pause_group`."""
+        return self.table.pause(group, reason)
+
+    def part_for(self, group: str, message: Message) -> GroupPartition:
+        """A group's place where a message from elsewhere belongs, whether it selects it or not."""
+        found, partition = self.table.find(group), self.partition_of(message)
+        message.sequence = partition.end
+        return self.table.part_in(found, partition)
+
     # --- topics and routes ------------------------------------------------------------------------
 
     def all_partitions(self) -> Iterator[Partition]:
         for partitions in self._topics.values():
             yield from partitions
 
+    def topics(self) -> list[tuple[Partition, ...]]:
+        return list(self._topics.values())
+
+    def partition(self, prefix: str) -> Partition | None:
+        """By the prefix of its positions."""
+        return next((one for one in self.all_partitions() if one.prefix == prefix), None)
+
     def route(self, type_name: str) -> Route:
         partitions = self._topic(topic_of(check_type_name(type_name)))
         readers = self._readers.find(type_name)
         groups = [reader for reader in readers if isinstance(reader, Group)]
         tails = tuple(reader for reader in readers if not isinstance(reader, Group))
-        if len(self._routes) >= self.limits.route_cache:
+        if len(self._routes) >= ROUTE_CACHE:
             self._routes.clear()
         route = self._routes[type_name] = Route(partitions, groups, tails)
         return route
@@ -198,111 +249,30 @@ class MemoryBroker:
     def _topic(self, name: str) -> tuple[Partition, ...]:
         found = self._topics.get(name)
         if found is None:
-            count = 1 if name in RESERVED_TOPICS else self._count
-            found = tuple(Partition(name, number, self.limits) for number in range(count))
-            self._topics[name] = found
-            for group in self.groups.values():
-                self._join(group, found)
+            count = partitions_of(self.limits, name)
+            found = self._topics[name] = tuple(
+                Partition(name, number, self.limits, self.longest_timeout) for number in range(count)
+            )
+            self.table.add_topic(found)
         return found
 
-    def open_tail(self, tail: MemoryTail) -> None:
-        for pattern in tail.patterns:
-            self._readers.add(pattern, tail)
+    def add_reader(self, patterns: Iterable[str], reader: Group | MemoryTail) -> None:
+        """What one of `patterns` selects goes to `reader` too."""
+        for pattern in patterns:
+            self._readers.add(pattern, reader)
         self._routes.clear()
 
-    def close_tail(self, tail: MemoryTail) -> None:
-        for pattern in tail.patterns:
-            self._readers.discard(pattern, tail)
+    def remove_reader(self, patterns: Iterable[str], reader: Group | MemoryTail) -> None:
+        for pattern in patterns:
+            self._readers.discard(pattern, reader)
         self._routes.clear()
 
     def is_quiet(self, since: Cursors) -> bool:
         """Whether everything from `since` on has a final outcome in every group, and nothing is to come."""
-        if not (self.announcer.is_silent and self.delayed.is_empty):
+        if not (self.announcer.is_silent and self.overflow.is_silent and self.delayed.is_empty):
             return False
         return not any(
-            part.has_unsettled(since.get(partition.prefix, 0))
+            has_unsettled(part, since.get(partition.prefix, 0))
             for partition in self.all_partitions()
             for part in partition.parts
         )
-
-    # --- groups -----------------------------------------------------------------------------------
-
-    def declare(self, spec: SubscriptionSpec) -> Group:
-        """The group of that name, made if it is new, with the patterns and options of `spec`.
-
-        Patterns that an existing group did not have select from now on. Raises `GroupConflict`.
-        """
-        group = self.groups.get(spec.group)
-        if group is None:
-            return self._make_group(spec)
-        if group.spec.plugin_id != spec.plugin_id:
-            raise GroupConflict(
-                f"group {spec.group!r} belongs to plugin {group.spec.plugin_id!r}, not to {spec.plugin_id!r}",
-                fix="name the group <plugin_id>.<handler>",
-            )
-        if group.spec != spec:
-            self._change(group, spec)
-        return group
-
-    def _make_group(self, spec: SubscriptionSpec) -> Group:
-        for pattern in spec.patterns:
-            check_pattern(pattern)
-        group = self.groups[spec.group] = Group(spec, DeadLetters(self.limits.dead_letters))
-        self._read(group)
-        if spec.options.start == "oldest":
-            now_ns = self.clock.time_ns()
-            for partition, part in group.parts.items():
-                partition.trim(now_ns)
-                part.backlog.extend(message for message in partition.messages if _selects(spec, message))
-        return group
-
-    def _read(self, group: Group) -> None:
-        for pattern in group.spec.patterns:
-            self._readers.add(pattern, group)
-        self._routes.clear()
-        for partitions in list(self._topics.values()):
-            self._join(group, partitions)
-
-    def _change(self, group: Group, spec: SubscriptionSpec) -> None:
-        for pattern in spec.patterns:
-            check_pattern(pattern)
-        for pattern in group.spec.patterns:
-            self._readers.discard(pattern, group)
-        group.spec = spec
-        self._read(group)
-        for part in group.parts.values():
-            part.handler, part.ordered = spec.handler, spec.options.order == "key"
-
-    def _join(self, group: Group, partitions: tuple[Partition, ...]) -> None:
-        """Give the group its place in a topic that it may read."""
-        if not any(may_select(pattern, partitions[0].topic) for pattern in group.spec.patterns):
-            return
-        for partition in partitions:
-            if partition not in group.parts:
-                part = group.parts[partition] = self._make_part(group.spec, partition)
-                partition.parts.append(part)
-                group.place(part)
-
-    def _make_part(self, spec: SubscriptionSpec, partition: Partition) -> GroupPartition:
-        return GroupPartition(
-            spec.group, partition.topic, partition.number, spec.handler,
-            ordered=spec.options.order == "key", lot_limit=self.limits.lot,
-        )  # fmt: skip
-
-    def drop(self, name: str) -> list[asyncio.Task[None]]:
-        """Forget a group; the tasks of handlers that ran are on their way out."""
-        group = self.groups.pop(name, None)
-        if group is None:
-            return []
-        for pattern in group.spec.patterns:
-            self._readers.discard(pattern, group)
-        self._routes.clear()
-        tasks = [task for hosting in list(group.hosts.values()) for task in hosting.crash()]
-        for partition, part in group.parts.items():
-            partition.parts.remove(part)
-        self.watch.look_if_on()
-        return tasks
-
-
-def _selects(spec: SubscriptionSpec, message: Message) -> bool:
-    return any(matches(pattern, message.type) for pattern in spec.patterns)

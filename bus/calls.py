@@ -1,4 +1,4 @@
-"""Calls: who provides what, who waits for an answer, and how a provider is run.
+"""Calls: who waits for an answer, and how a provider is run.
 
 A call is not an event of the log. It is executed at most once, in a task of its own that belongs to the
 provider's bus: a requester that gives up, or is cancelled, does not stop a provider half-way.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from contracts.bus import Call, CallReply, Provider, ProviderInfo, ProviderSpec
@@ -18,12 +18,12 @@ from contracts.errors import (
     CallTimeout,
     ErrorInfo,
     HandlerTimeout,
-    NoProvider,
     ProviderFailed,
     ProviderLost,
 )
 
 from .clock import Clock
+from .directory import Directory
 
 log = logging.getLogger("plugbus.bus")
 
@@ -65,12 +65,16 @@ class Offer:
     replica: str
     directory: Directory
     clock: Clock
+    awake: asyncio.Event
+    """Set unless the replica is suspended."""
+    is_lost: bool = False
+    """Its replica is, and comes back perhaps."""
     tasks: dict[asyncio.Task[None], tuple[str, Callable[[str, Answer], None]]] = field(default_factory=dict)
 
     @property
     def is_live(self) -> bool:
         """Whether it may still have to be ended."""
-        return bool(self.tasks) or self in self.directory
+        return bool(self.tasks) or self.is_lost or self in self.directory
 
     @property
     def info(self) -> ProviderInfo:
@@ -93,6 +97,7 @@ class Offer:
     async def withdraw(self, grace: float) -> None:
         """Take no more calls; wait up to `grace` seconds for those under way, then cancel them."""
         self.directory.discard(self)
+        self.is_lost = False
         tasks = [task for task in self.tasks if task is not asyncio.current_task()]
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
@@ -103,6 +108,7 @@ class Offer:
     def lose(self) -> list[asyncio.Task[None]]:
         """Cancel what is under way; the requesters know at once."""
         self.directory.discard(self)
+        self.is_lost = False
         tasks = [task for task in self.tasks if task is not asyncio.current_task()]
         for task in tasks:
             id, answer = self.tasks.pop(task)
@@ -110,7 +116,22 @@ class Offer:
             task.cancel()
         return tasks
 
+    def forsake(self) -> None:
+        """Its replica is lost: so is what is under way, and nobody asks it until it rejoins."""
+        if self in self.directory:
+            self.directory.discard(self)
+            self.is_lost = True
+        for id, answer in self.tasks.values():
+            answer(id, self._lost())
+
+    def rejoin(self) -> None:
+        if self.is_lost:
+            self.is_lost = False
+            self.directory.add(self)
+
     async def _execute(self, call: Call, deadline: float, answer: Callable[[str, Answer], None]) -> None:
+        if not self.awake.is_set():
+            await self.awake.wait()
         if self.clock.monotonic() >= deadline:
             answer(call.id, timed_out(call.capability, call.timeout))
             return
@@ -154,65 +175,6 @@ class Offer:
             capability=capability,
             fix="ask again; whether it was executed is unknown",
         )
-
-
-class Directory:
-    """All offers on a backend, by capability."""
-
-    def __init__(self) -> None:
-        self._offers: dict[str, list[Offer]] = {}
-
-    def add(self, offer: Offer) -> None:
-        self._offers.setdefault(offer.spec.capability, []).append(offer)
-
-    def discard(self, offer: Offer) -> None:
-        offers = self._offers.get(offer.spec.capability, [])
-        if offer in offers:
-            offers.remove(offer)
-            if not offers:
-                del self._offers[offer.spec.capability]
-
-    def __contains__(self, offer: Offer) -> bool:
-        return offer in self._offers.get(offer.spec.capability, ())
-
-    def reachable(self, replica: str) -> Iterator[Offer]:
-        """What a requester on `replica` can ask."""
-        for name in sorted(self._offers):
-            for offer in self._offers[name]:
-                if offer.spec.reach == "shared" or offer.replica == replica:
-                    yield offer
-
-    def choose(self, capability: str, replica: str, target: str) -> list[Offer]:
-        """Whom to ask: for `"any"` one, its own replica's first; for `"all"` one of each replica.
-
-        Several of one replica take turns. Raises `NoProvider`.
-        """
-        offers = self._offers.get(capability, [])
-        found: dict[str, Offer] = {}
-        for offer in offers:
-            if offer.spec.reach == "shared" or offer.replica == replica:
-                found.setdefault(offer.replica, offer)
-        if target == "any":
-            chosen = [found.get(replica) or next(iter(found.values()))] if found else []
-        elif target == "all":
-            chosen = list(found.values())
-        else:
-            chosen = [found[target]] if target in found else []
-        if not chosen:
-            raise _nobody(capability, target)
-        for offer in chosen:  # to the end of the line
-            offers.remove(offer)
-            offers.append(offer)
-        return chosen
-
-
-def _nobody(capability: str, target: str) -> NoProvider:
-    where = f" on replica {target!r}" if target not in ("any", "all") else ""
-    return NoProvider(
-        f"nobody provides {capability!r}{where}",
-        capability=capability,
-        fix="start a plugin that provides it: plugbus capability list",
-    )
 
 
 def timed_out(capability: str, timeout: float) -> CallTimeout:

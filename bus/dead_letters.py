@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from typing import cast
 
 from contracts.bus import DeadLetter, DeadLetterSelection
+from contracts.envelope import moment_of, nanoseconds_of
 from contracts.errors import ErrorInfo
 from contracts.message import Message
 
@@ -26,9 +29,21 @@ class DeadEntry:
     error: ErrorInfo | None
     attempts: int
     last_ns: int
+    number: int
+    """In the order in which they came, of all groups."""
+    traceparent: str | None = None
+
+    @classmethod
+    def of(cls, letter: DeadLetter, message: Message, part: GroupPartition, number: int) -> DeadEntry:
+        """What was exported elsewhere."""
+        return cls(
+            letter.id, part, message, letter.plugin_id, letter.generation, letter.reason, letter.error,
+            letter.attempts, nanoseconds_of(letter.last_at), number, letter.traceparent,
+        )  # fmt: skip
 
     def letter(self) -> DeadLetter:
         message = self.message
+        text, raw = _readable(message.data)
         return DeadLetter(
             id=self.id,
             group=self.part.group,
@@ -37,12 +52,19 @@ class DeadEntry:
             reason=self.reason,
             error=self.error,
             attempts=self.attempts,
-            first_at=_moment(message.time_ns),
-            last_at=_moment(self.last_ns),
+            first_at=moment_of(message.time_ns),
+            last_at=moment_of(self.last_ns),
             envelope=message.envelope,
             version=message.version,
-            data=message.data.decode(),
+            data=text,
+            data_base64=raw,
+            traceparent=self.traceparent or cast("str | None", (message.extra or {}).get("traceparent")),
         )
+
+    @property
+    def age_key(self) -> tuple[int, int]:
+        """Sorts the oldest first."""
+        return self.last_ns, self.number
 
 
 class DeadLetters:
@@ -50,29 +72,43 @@ class DeadLetters:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._entries: OrderedDict[str, DeadEntry] = OrderedDict()
+        self._entries: dict[str, DeadEntry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._entries
 
     def add(self, entry: DeadEntry) -> int:
         """How many had to go for it."""
         self._entries[entry.id] = entry
         dropped = max(0, len(self._entries) - self._limit)
         for _ in range(dropped):
-            self._entries.popitem(last=False)
+            del self._entries[next(iter(self._entries))]
         return dropped
 
-    def select(self, selection: DeadLetterSelection) -> list[DeadEntry]:
-        """The newest first."""
-        if selection.ids is None:
-            return list(reversed(self._entries.values()))
-        wanted = set(selection.ids)
-        return [entry for entry in reversed(self._entries.values()) if entry.id in wanted]
+    def select(self, selection: DeadLetterSelection, now: datetime) -> list[DeadEntry]:
+        """Those that fit."""
+        found: Iterable[DeadEntry] = self._entries.values()
+        if selection.ids is not None:
+            found = [self._entries[id] for id in dict.fromkeys(selection.ids) if id in self._entries]
+        if _asks_for_more(selection):
+            return [entry for entry in found if selection.fits(entry.letter(), now)]
+        return list(found)
 
     def remove(self, entry: DeadEntry) -> None:
         del self._entries[entry.id]
 
 
-def _moment(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+def _asks_for_more(selection: DeadLetterSelection) -> bool:
+    """Whether more than group and ids must be looked at, for which the letter must be made."""
+    return any(value is not None and name not in ("ids", "group") for name, value in selection)
+
+
+def _readable(data: bytes) -> tuple[str, str | None]:
+    """Text, or else base64."""
+    try:
+        return data.decode(), None
+    except UnicodeDecodeError:
+        return "", base64.b64encode(data).decode()

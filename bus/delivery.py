@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Protocol
 
-from contracts.bus import Dead, Discarded, Expired, Handler, Outcome, Parked, SubscriptionSpec
-from contracts.errors import ErrorInfo, HandlerTimeout
-from contracts.event import AnyEvent, EventResult
+from contracts.bus import Handler, Predicate, SubscriptionSpec
 
+from .attempt import Attempts, count_suspect
 from .clock import Clock
 from .groups import Delivery, GroupPartition
 from .policy.causes import CURRENT, without_cause
-from .policy.expiry import is_expired
-from .policy.retry import judge
+from .policy.guard import Guard
 from .policy.timeout import NEVER, Lane, Sweeper
+from .policy.waits import Waits
+from .port import Port, Publish
+from .settler import Settler
 
 log = logging.getLogger("plugbus.bus")
 
@@ -35,32 +35,7 @@ _PATIENCE = 20
 
 Followers = deque[Delivery]
 LaneKey = tuple[GroupPartition, str]
-
-
-class Port(Protocol):
-    """What a backend gives the loop of one group on one bus. Nothing here waits."""
-
-    def take(self, limit: int) -> list[Delivery]:
-        """Deliveries to start, in order; empty: sleep until `DeliveryLoop.wake`."""
-
-    def acknowledge(self, delivery: Delivery) -> bool:
-        """Settle the straight way. False: it was no longer ours."""
-
-    def settle(self, delivery: Delivery, outcome: Outcome) -> bool:
-        """Settle with any outcome. False: it was no longer ours."""
-
-    def give_back(self, delivery: Delivery) -> None:
-        """No outcome: to be taken again, in its place."""
-
-    def in_flight(self) -> list[Delivery]:
-        """What was taken and is not settled."""
-
-    def lane_ended(self) -> None:
-        """A lane has ended; what was in flight on it is settled or handed back."""
-
-
-Publish = Callable[[AnyEvent, Delivery, int], Awaitable[None]]
-"""Publishes the n-th event that a handler returned."""
+Admit = Callable[[Delivery], bool]
 
 
 class DeliveryLoop:
@@ -68,15 +43,17 @@ class DeliveryLoop:
 
     def __init__(
         self, port: Port, spec: SubscriptionSpec, handler: Handler, publish: Publish,
-        *, clock: Clock, random: Random, sweeper: Sweeper,
+        *, clock: Clock, random: Random, sweeper: Sweeper, where: Predicate | None = None,
     ) -> None:  # fmt: skip
         self._port = port
         self._spec = spec
         self._handler = handler
-        self._publish = publish
         self._clock = clock
-        self._random = random
         self._sweeper = sweeper
+        waits = Waits()
+        self._guard = Guard.of(port, spec, where, clock, waits)
+        self._settler = Settler(port, spec, publish, clock, random, self._guard)
+        self._attempts = Attempts(port, spec, handler, self._settler, self._guard, clock, sweeper, waits)
         self._lanes = [Lane(spec.options.timeout) for _ in range(spec.options.concurrency)]
         self._idle: list[asyncio.Future[None]] = []
         self._stopping = False
@@ -87,12 +64,14 @@ class DeliveryLoop:
         self._following = 0
 
     def start(self) -> None:
-        loop, several = asyncio.get_running_loop(), len(self._lanes) > 1
+        loop, guard = asyncio.get_running_loop(), self._guard
+        admit = self._attempts.admit if guard is None else self._attempts.may_start
         for number, lane in enumerate(self._lanes):
             self._sweeper.add(lane)
-            source = self._by_key() if several else self._in_order()
+            source = self._by_key(admit) if len(self._lanes) > 1 else self._in_order(admit)
+            run = self._run(lane, source) if guard is None else self._run_guarded(lane, source, guard)
             name = f"plugbus:{self._spec.group}:{number}"
-            lane.task = loop.create_task(self._run(lane, source), name=name, context=without_cause())
+            lane.task = loop.create_task(run, name=name, context=without_cause())
             lane.task.add_done_callback(self._ended)
 
     def wake(self) -> None:
@@ -103,6 +82,11 @@ class DeliveryLoop:
                 sleeper.set_result(None)
                 return
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether its circuit breaker is open."""
+        return self._guard is not None and self._guard.is_broken
+
     async def stop(self, grace: float | None) -> bool:
         """Start nothing more and wait for what runs; all partitions must be leaving or gone.
 
@@ -110,6 +94,7 @@ class DeliveryLoop:
         Returns whether everything finished. A lane that asks for its own end is not waited for.
         """
         self._stopping = True
+        self._attempts.look_again()
         self._wake_all()
         lanes = self._other_lanes()
         pending = await _finish(lanes, grace)
@@ -161,23 +146,58 @@ class DeliveryLoop:
             delivery.deadline = lane.deadline = monotonic() + timeout
             try:
                 result = await handler(delivery)
-            except BaseException as error:  # noqa: BLE001 - `_raised` raises again what means the lane
-                self._raised(lane, delivery, error)
+            except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
+                again = self._settler.raised(lane, delivery, error)
             else:
                 if result is None and not lane.cancels:
                     acknowledge(delivery)
-                else:
-                    lane.deadline = NEVER
-                    await self._decided(lane, delivery, result)
+                    continue
+                lane.deadline = NEVER
+                again = await self._settler.decided(lane, delivery, result)
+            if again is not None:
+                await self._attempts.repeat(lane, delivery, again)
+
+    async def _run_guarded(self, lane: Lane, source: Iterator[Delivery | None], guard: Guard) -> None:
+        """The same for a subscription with policies."""
+        handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
+        monotonic, begin, check = self._clock.monotonic, CURRENT.set, guard.check
+        worked = settler.worked if guard.hears else self._port.acknowledge
+        for delivery in source:
+            if delivery is None:
+                await self._sleep(lane)
+                continue
+            lane.delivery = delivery
+            now = monotonic()
+            passed = check(delivery, now)
+            if passed is not True:
+                if passed is not False:
+                    await attempts.repeat(lane, delivery, await attempts.hold_up(lane, delivery, passed))
+                continue
+            if delivery.entry is not None:
+                count_suspect(delivery)
+            begin(delivery)
+            delivery.deadline = lane.deadline = now + timeout
+            try:
+                result = await handler(delivery)
+            except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
+                again = settler.raised(lane, delivery, error)
+            else:
+                if result is None and not lane.cancels:
+                    worked(delivery)
+                    continue
+                lane.deadline = NEVER
+                again = await settler.decided(lane, delivery, result)
+            if again is not None:
+                await attempts.repeat(lane, delivery, again)
 
     async def _sleep(self, lane: Lane) -> None:
-        lane.deadline, lane.delivery = NEVER, None
+        lane.rest()
         CURRENT.set(None)
         sleeper = asyncio.get_running_loop().create_future()
         self._idle.append(sleeper)
         await sleeper
 
-    def _in_order(self) -> Iterator[Delivery | None]:
+    def _in_order(self, admit: Admit) -> Iterator[Delivery | None]:
         """One lane: deliveries as they were taken."""
         take, queue, following = self._port.take, self._queue, self._queue.popleft
         while not self._stopping:
@@ -188,20 +208,20 @@ class DeliveryLoop:
             self._sweeper.arm_once()
             while queue:
                 delivery = following()
-                if not delivery.part.irregular or self._admit(delivery):
+                if not delivery.part.irregular or admit(delivery):
                     yield delivery
 
-    def _by_key(self) -> Iterator[Delivery | None]:
+    def _by_key(self, admit: Admit) -> Iterator[Delivery | None]:
         """Several lanes: whatever is next and whose key nobody runs."""
         while not self._stopping:
-            delivery = self._assign()
+            delivery = self._assign(admit)
             yield delivery
             while delivery is not None:
-                delivery = self._next_of_key(delivery)
+                delivery = self._next_of_key(delivery, admit)
                 if delivery is not None:
                     yield delivery
 
-    def _assign(self) -> Delivery | None:
+    def _assign(self, admit: Admit) -> Delivery | None:
         queue = self._queue
         while True:
             if not queue and self._following < WINDOW:
@@ -214,7 +234,7 @@ class DeliveryLoop:
             if followers is not None:
                 followers.append(delivery)
                 self._following += 1
-            elif not delivery.part.irregular or self._admit(delivery):
+            elif not delivery.part.irregular or admit(delivery):
                 if key is not None:
                     self._running[key] = deque()
                 if queue:
@@ -222,7 +242,7 @@ class DeliveryLoop:
                 self._sweeper.arm_once()
                 return delivery
 
-    def _next_of_key(self, done: Delivery) -> Delivery | None:
+    def _next_of_key(self, done: Delivery, admit: Admit) -> Delivery | None:
         """The next delivery of the key that this lane has just finished; frees the key at the end."""
         key = self._lane_key(done)
         if key is None:
@@ -231,7 +251,7 @@ class DeliveryLoop:
         while followers:
             self._following -= 1
             delivery = followers.popleft()
-            if not delivery.part.irregular or self._admit(delivery):
+            if not delivery.part.irregular or admit(delivery):
                 return delivery
         del self._running[key]
         return None
@@ -239,90 +259,6 @@ class DeliveryLoop:
     def _lane_key(self, delivery: Delivery) -> LaneKey | None:
         key = delivery.message.key
         return (delivery.part, key) if key is not None and delivery.part.ordered else None
-
-    def _admit(self, delivery: Delivery) -> bool:
-        """Whether to start it now; what may not is settled here, or was handed back already."""
-        part, entry = delivery.part, delivery.entry
-        if not delivery.is_open:
-            return False
-        if part.is_blocked(delivery):
-            self._port.settle(delivery, Parked(None))
-            return False
-        if is_expired(delivery.message, self._clock.time_ns()):
-            self._port.settle(delivery, Expired())
-            return False
-        if entry is not None and entry.suspect:
-            if entry.attempts >= self._spec.options.retry.attempts:
-                self._port.settle(delivery, Dead("attempts", entry.error or _OWNER_DIED))
-                return False
-            entry.attempts += 1  # counted before it runs: it may be what kills the process
-        return True
-
-    # --- how an attempt ended ---------------------------------------------------------------------
-
-    def _raised(self, lane: Lane, delivery: Delivery, error: BaseException) -> None:
-        """Settle what raised; raise again what means the lane, with the delivery handed back."""
-        timed_out = lane.is_timed_out
-        lane.recover()
-        if isinstance(error, KeyboardInterrupt | GeneratorExit) or _is_cancelled(lane, error):
-            self._port.give_back(delivery)
-            raise error
-        self._failed(delivery, self._too_long(error) if timed_out else error)
-
-    async def _decided(self, lane: Lane, delivery: Delivery, result: object) -> None:
-        """Carry out what the handler returned."""
-        if lane.is_timed_out:  # it swallowed its cancellation: the attempt was over all the same
-            lane.recover()
-            self._failed(delivery, self._too_long(None))
-        elif result is None or not isinstance(result, EventResult):
-            self._failed(
-                delivery, TypeError(f"the handler returned {type(result).__name__}, not an EventResult")
-            )
-        elif result.action == "ok":
-            await self._publish_returned(lane, delivery, result)
-        elif result.action == "retry":
-            self._failed(delivery, _asked(result), after=result.after)
-        elif result.action == "discard":
-            self._port.settle(delivery, Discarded(result.reason))
-        else:
-            self._port.settle(delivery, Dead("asked", _asked(result)))
-
-    async def _publish_returned(self, lane: Lane, delivery: Delivery, result: EventResult) -> None:
-        if not delivery.is_open:
-            self._port.acknowledge(delivery)  # refused and counted: another owner has it
-            return
-        try:
-            for index, event in enumerate(result.events):
-                await self._publish(event, delivery, index)
-        except BaseException as error:  # noqa: BLE001 - `_raised` raises again what means the lane
-            self._raised(lane, delivery, error)
-        else:
-            self._port.acknowledge(delivery)
-
-    def _failed(
-        self, delivery: Delivery, error: BaseException | ErrorInfo, after: float | None = None
-    ) -> None:
-        info = error if isinstance(error, ErrorInfo) else ErrorInfo.of(error)
-        policy, now = self._spec.options.retry, self._clock.monotonic()
-        outcome = judge(policy, info, delivery.attempt, now=now, random=self._random, after=after)
-        delivery.part.failed += delivery.is_open
-        if isinstance(outcome, Parked) and outcome.due is not None:
-            next_step = f"again in {outcome.due - now:.3g} s"
-        else:
-            next_step = "dead letter"
-        log.warning(
-            "%s: attempt %d of %d of %s (id %s) failed, %s: %s",
-            self._spec.group, delivery.attempt, policy.attempts, delivery.type, delivery.id, next_step, info,
-        )  # fmt: skip
-        self._port.settle(delivery, outcome)
-
-    def _too_long(self, interrupted: BaseException | None) -> HandlerTimeout:
-        error = HandlerTimeout(
-            f"{self._spec.group} ran longer than its timeout of {self._spec.options.timeout:g} s",
-            fix="make the handler faster, or give it a longer timeout",
-        )
-        error.__cause__ = interrupted  # its traceback shows what the handler was waiting for
-        return error
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -345,23 +281,10 @@ class DeliveryLoop:
             self._sweeper.remove(lane)
 
 
-_OWNER_DIED = ErrorInfo(type="OwnerDied", message="each time that this event was started, its owner died")
-
-
 def _drop_closed(deliveries: deque[Delivery]) -> None:
     left = [delivery for delivery in deliveries if delivery.is_open]
     deliveries.clear()
     deliveries.extend(left)
-
-
-def _asked(result: EventResult) -> ErrorInfo:
-    """What the handler itself said of the event, where an error would stand."""
-    return ErrorInfo(type=f"EventResult.{result.action}", message=result.reason)
-
-
-def _is_cancelled(lane: Lane, error: BaseException) -> bool:
-    """Whether the lane itself is meant, not something that the handler waited for."""
-    return isinstance(error, asyncio.CancelledError) and lane.task.cancelling() > 0
 
 
 async def _finish(lanes: list[Lane], grace: float | None) -> list[Lane]:

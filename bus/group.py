@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,9 +9,13 @@ from typing import TYPE_CHECKING
 from contracts.bus import GroupInfo, SubscriptionSpec
 from contracts.patterns import topic_of
 
+from .census import oldest_ns
 from .dead_letters import DeadLetters
 from .groups import GroupPartition
 from .partition import Partition
+from .placement import best, only
+from .policy.dedupe import Settled
+from .rates import Rate
 
 if TYPE_CHECKING:
     from .hosting import Hosting
@@ -27,29 +30,74 @@ class Group:
     parts: dict[Partition, GroupPartition] = field(default_factory=dict)
     hosts: dict[str, Hosting] = field(default_factory=dict)
     """Replica → who handles it there."""
+    paused: str | None = None
+    """Why it starts nothing."""
+    rate: Rate = field(default_factory=Rate)
+    settled: Settled | None = None
+    """What `dedupe` suppresses, on all replicas."""
 
-    def info(self) -> GroupInfo:
-        parts = self.parts.values()
-        return GroupInfo(
-            group=self.spec.group,
-            plugin_id=self.spec.plugin_id,
-            patterns=self.spec.patterns,
-            state="active" if self.hosts else "dormant",
-            waiting=sum(part.waiting for part in parts),
-            peak=sum(max(part.peak, len(part.backlog)) for part in parts),
-            in_flight=sum(part.open for part in parts),
-            parked=sum(part.lot.parked for part in parts),
-            dead=len(self.dead),
-            handled=sum(part.handled for part in parts),
-            failed=sum(part.failed for part in parts),
-            stale=sum(part.stale for part in parts),
-            owners=dict(Counter(part.owner.replica for part in parts if part.owner is not None)),
-        )
+    @property
+    def name(self) -> str:
+        return self.spec.group
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """It ends with its subscription."""
+        return self.spec.options.broadcast
 
     @property
     def is_silent(self) -> bool:
         """What the bus says of this group's failures would come back to it: it says nothing."""
         return any(topic_of(pattern) == "bus" for pattern in self.spec.patterns)
+
+    @property
+    def taken(self) -> int:
+        """How many deliveries were ever taken."""
+        return sum(part.taken for part in self.parts.values())
+
+    @property
+    def given_up(self) -> dict[str, int]:
+        """What is lost with it, for the announcement of its end."""
+        parts = self.parts.values()
+        return {
+            "waiting": sum(part.waiting + part.open for part in parts),
+            "parked": sum(part.lot.parked for part in parts),
+            "dead": len(self.dead),
+        }
+
+    @property
+    def replaying(self) -> int:
+        """How many events of a replay are still to be taken."""
+        return sum(part.replay.left for part in self.parts.values() if part.replay is not None)
+
+    def info(self, now: float, now_ns: int) -> GroupInfo:
+        parts = list(self.parts.values())
+        oldest = min((when for part in parts if (when := oldest_ns(part)) is not None), default=None)
+        return GroupInfo(
+            group=self.name,
+            plugin_id=self.spec.plugin_id,
+            patterns=self.spec.patterns,
+            state="ephemeral" if self.is_ephemeral else "active" if self.hosts else "dormant",
+            paused=self.paused,
+            waiting=sum(part.waiting for part in parts),
+            peak=sum(max(part.peak, len(part.backlog)) for part in parts),
+            oldest_age=None if oldest is None else max(0.0, (now_ns - oldest) / 1e9),
+            in_flight=sum(part.open for part in parts),
+            parked=sum(part.lot.parked for part in parts),
+            dead=len(self.dead),
+            handled=sum(part.handled for part in parts),
+            failed=sum(part.failed for part in parts),
+            discarded=sum(part.discarded for part in parts),
+            expired=sum(part.expired for part in parts),
+            filtered=sum(part.filtered for part in parts),
+            repeated=sum(part.repeated for part in parts),
+            dropped=sum(part.dropped for part in parts),
+            stale=sum(part.stale for part in parts),
+            rate=self.rate.per_second(now, self.taken),
+            replaying=self.replaying,
+            open_breakers=tuple(sorted(name for name, hosting in self.hosts.items() if hosting.is_broken)),
+            owners=dict(Counter(part.owner.replica for part in parts if part.owner is not None)),
+        )
 
     # --- ownership --------------------------------------------------------------------------------
 
@@ -62,13 +110,13 @@ class Group:
         """Move one partition to its owner, once nothing of it is in flight."""
         wanted, owner = self._best(part), part.owner
         if owner is wanted:
-            if part.leaving:
+            if part.moving:
                 part.stay()
             return
-        if owner is not None and part.open and not part.leaving:
+        if owner is not None and not part.moving and (part.open or self._is_shared_with(wanted)):
             part.leave()
             owner.make_way()
-        if not part.open:
+        if not part.open and not self._is_shared_with(wanted):
             self.hand_over(part)
 
     def hand_over(self, part: GroupPartition) -> None:
@@ -82,13 +130,12 @@ class Group:
             wanted.own(part)
 
     def _best(self, part: GroupPartition) -> Hosting | None:
-        """Rendezvous hashing: everybody comes to the same owner, and a change moves as little as possible.
+        if self.spec.options.exclusive:
+            return only(self.hosts.values(), self.parts.values(), self.name)
+        return best(self.hosts.values(), part)
 
-        Not by crc32: it is linear, so one replica would win all partitions.
-        """
-
-        def weight(hosting: Hosting) -> tuple[bytes, str]:
-            text = f"{part.group}/{part.topic}/{part.number}/{hosting.replica}"
-            return hashlib.blake2b(text.encode(), digest_size=8).digest(), hosting.replica
-
-        return max(self.hosts.values(), key=weight, default=None)
+    def _is_shared_with(self, wanted: Hosting | None) -> bool:
+        """Whether `wanted`, who shall be the only owner, must wait for what runs elsewhere."""
+        return self.spec.options.exclusive and any(
+            part.open and part.owner is not wanted for part in self.parts.values()
+        )

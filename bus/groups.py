@@ -7,15 +7,21 @@ arguments. What the event loop does with it stands in `delivery.py`.
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from contracts.errors import ErrorInfo
 from contracts.message import Message, PluginEvent
 
 from .lot import Entry, Lot, SlotKey
+from .replay import Replay
+
+if TYPE_CHECKING:
+    from .owner import Owner
+
+_WHOLE = -1
+"""The slot of everything in one partition of a group with `order="topic"`."""
 
 
 class Delivery(PluginEvent):
@@ -34,53 +40,44 @@ class Delivery(PluginEvent):
     """In flight: neither settled nor handed back nor taken over."""
 
 
-class Owner(Protocol):
-    """Who takes from a partition."""
-
-    replica: str
-
-    def rouse(self, part: GroupPartition) -> None:
-        """There is something to take again, after `take` had found nothing."""
-
-    def own(self, part: GroupPartition) -> None:
-        """The partition is yours."""
-
-    def disown(self, part: GroupPartition) -> None:
-        """The partition is somebody else's, or nobody's."""
-
-    def make_way(self) -> None:
-        """A partition is to leave: hand back what has not started."""
-
-
 class GroupPartition:
     """One group's place in one partition.
+
+    `order`: as in `SubscriptionOptions`. `is_ephemeral`: needs nothing of the log, misses what is trimmed.
 
     Taken in this order: suspects (one at a time, nothing beside them), what is due in the lot, what was
     handed back, what waits. Within a key that is the order of publishing.
     """
 
     __slots__ = (
-        "_expiring", "_taken", "_total", "_unhandled", "backlog", "epoch", "failed", "group",
-        "handler", "idle", "irregular", "leaving", "lot", "lot_limit", "number", "open", "ordered",
-        "owner", "peak", "returned", "stale", "suspects", "topic",
+        "_by_topic", "_expiring", "_is_alone", "_taken", "_total", "_unhandled", "backlog", "discarded", "dropped",
+        "epoch", "expired", "failed", "filtered", "group", "handler", "idle", "irregular", "is_ephemeral",
+        "is_paused", "leaving", "lot", "lot_limit", "missed", "moving", "number", "open", "ordered",
+        "owner", "peak", "repeated", "replay", "returned", "stale", "suspects", "topic",
     )  # fmt: skip
 
     def __init__(
-        self, group: str, topic: str, number: int, handler: str, *, ordered: bool, lot_limit: int
-    ) -> None:
+        self, group: str, topic: str, number: int, handler: str,
+        *, order: str, lot_limit: int, is_ephemeral: bool = False,
+    ) -> None:  # fmt: skip
         self.group = group
         self.topic = topic
         self.number = number
         self.handler = handler
-        self.ordered = ordered
         self.lot_limit = lot_limit
+        self.is_ephemeral = is_ephemeral
+        self.order_by(order)
         self.owner: Owner | None = None
         self.epoch = 0
         """Counts the owners; with the owner, what a fence compares."""
         self.idle = False
         """The owner has found nothing to take, and wants to be roused."""
-        self.leaving = False
+        self.moving = False
         """Ownership moves on as soon as nothing is in flight."""
+        self.is_paused = False
+        """The group is."""
+        self.leaving = False
+        """Nothing is taken: it moves, it is paused, or its owner is suspended."""
         self.irregular = False
         """Something holds deliveries back: each must ask before it starts."""
         self.backlog: deque[Message] = deque()
@@ -88,8 +85,14 @@ class GroupPartition:
         """How many deliveries are in flight."""
         self.returned: list[Entry] = []
         self.suspects: deque[Entry] = deque()
+        self._is_alone = False  # a suspect is in flight, or was the last to be taken
         self.lot = Lot()
-        self.failed = self.stale = self.peak = 0
+        self.replay: Replay | None = None
+        """What is delivered once more."""
+        self.missed = 0
+        """Trimmed before its turn, and not yet told."""
+        self.failed = self.stale = self.peak = self.discarded = self.expired = 0
+        self.filtered = self.repeated = self.dropped = 0
         self._taken: list[Delivery] = []  # whoever is in flight, and some who are not any more
         self._total = self._unhandled = 0
         self._expiring = False
@@ -101,8 +104,10 @@ class GroupPartition:
         self.peak = max(self.peak, len(self.backlog))
         if self.leaving:
             return []
-        if self.suspects:
-            batch = [] if self.open else [self._out(self.suspects.popleft())]
+        if (self.suspects or self._is_alone) and not self._may_go_on():
+            return []
+        if self._is_alone:
+            batch = [self._out(self.suspects.popleft())]
         else:
             batch = self._take_irregular(limit) if self.lot.has_ready or self.returned else []
             if self.backlog and self.lot.parked < self.lot_limit:
@@ -135,6 +140,13 @@ class GroupPartition:
         self.open += len(batch)
         self._total += len(batch)
 
+    def _may_go_on(self) -> bool:
+        """Nothing runs beside a suspect: whether there is none in flight, and then what is next."""
+        if self.open:
+            return False
+        self._is_alone = bool(self.suspects)
+        return True
+
     def _take_irregular(self, limit: int) -> list[Delivery]:
         entries = self.lot.take(limit)
         handed_back = self.returned[: limit - len(entries)]
@@ -144,18 +156,41 @@ class GroupPartition:
     def _out(self, entry: Entry) -> Delivery:
         delivery = Delivery(entry.message, self.handler, entry.attempts + 1)
         delivery.part, delivery.entry, delivery.is_open = self, entry, True
+        if entry.replayed:
+            delivery._replayed = True
         return delivery
+
+    def add_retained(self, messages: Iterable[Message]) -> None:
+        """What was published before the group was there."""
+        self.backlog.extend(messages)
+        if any(message.expires_ns is not None for message in self.backlog):
+            self.expect_expiry()
+
+    def take_replayed(self, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries of the replay that is under way."""
+        if self.replay is None or self.leaving or self.lot.parked >= self.lot_limit:
+            return []
+        if self.suspects or (self._is_alone and self.open):
+            return []
+        batch = [self._out(Entry(message, replayed=True)) for message in self.replay.take(limit)]
+        if any(delivery.message.expires_ns is not None for delivery in batch):
+            self.expect_expiry()
+        self._remember(batch)
+        return batch
 
     @property
     def has_work(self) -> bool:
-        """Whether `take` would find something."""
+        """Whether `take` or `take_replayed` would find something."""
         if self.leaving:
             return False
+        if (self.suspects or self._is_alone) and self.open:
+            return False
         if self.suspects:
-            return not self.open
+            return True
         if self.lot.has_ready or self.returned:
             return True
-        return bool(self.backlog) and self.lot.parked < self.lot_limit
+        is_replaying = self.replay is not None and self.replay.left > 0
+        return (bool(self.backlog) or is_replaying) and self.lot.parked < self.lot_limit
 
     def expect_expiry(self) -> None:
         """An event with an expiry waits: from now on every delivery asks."""
@@ -203,17 +238,19 @@ class GroupPartition:
         self._land(delivery)
         entry = delivery.entry or Entry(delivery.message)
         entry.attempts = delivery.attempt - 1
-        if entry.slot is not None:
-            self.lot.put_back(entry, self._key(entry.message))
-        elif entry.suspect:
+        if entry.suspect:
             self.suspects.appendleft(entry)  # it was the first of them, and alone
+        elif entry.slot is not None:
+            self.lot.put_back(entry, self._key(entry.message))
         else:
             bisect.insort(self.returned, entry, key=_sequence)
         self._regulate()
 
-    def redrive(self, message: Message) -> None:
-        """A dead letter comes back: through the lot, so that its key is never started twice at once."""
-        self._queue(Entry(message))
+    def redrive(self, message: Message, due: float | None = None) -> None:
+        """A dead letter comes back, not before `due`: through the lot, so that its key waits for it."""
+        self._queue(Entry(message, redriven=True), due)
+        if due is not None and self.owner is not None:
+            self.owner.arm()
 
     def _land(self, delivery: Delivery) -> bool:
         if not delivery.is_open:
@@ -234,11 +271,50 @@ class GroupPartition:
         self.lot.release_due(now)
         self._rouse()
 
-    def _queue(self, entry: Entry) -> None:
-        self.lot.append(entry, self._key(entry.message))
+    def drop(self, *, oldest: bool) -> Message:
+        """Give up the oldest or the newest of what waits."""
+        if self.backlog and not (oldest and self.returned):
+            return self.backlog.popleft() if oldest else self.backlog.pop()
+        entry = self.returned.pop(0 if oldest else -1)
+        self._regulate()
+        return entry.message
+
+    def begin_replay(self, replay: Replay) -> None:
+        """Deliver it beside what else is taken."""
+        if replay.left or self.missed:
+            self.replay = replay
+            if self.owner is not None:
+                self.owner.replay()
+
+    def end_replay(self) -> int:
+        """How many were still to be taken."""
+        replay, self.replay = self.replay, None
+        if self.owner is not None:
+            self.owner.replay()
+        return 0 if replay is None else replay.left
+
+    def trimmed(self, before: int) -> None:
+        """What is below `before` is about to go from the log."""
+        if self.is_ephemeral:
+            while self.backlog and self.backlog[0].sequence < before:
+                self.backlog.popleft()
+                self.missed += 1
+                self.dropped += 1
+        if self.replay is not None:
+            self.missed += self.replay.skip_to(before)
+
+    def release_held(self) -> None:
+        """Let go what was parked until the group goes on."""
+        self.lot.release_held()
+        self._rouse()
+
+    def _queue(self, entry: Entry, due: float | None = None) -> None:
+        self.lot.append(entry, self._key(entry.message), due)
         self._regulate()
 
     def _key(self, message: Message) -> SlotKey:
+        if self._by_topic:
+            return _WHOLE
         return message.key if message.key is not None and self.ordered else message.sequence
 
     def _regulate(self) -> None:
@@ -256,18 +332,33 @@ class GroupPartition:
     def take_over(self, owner: Owner | None) -> None:
         """From now on `owner` takes (None: nobody). What the former one had in flight is suspect."""
         self._suspect()
-        self.owner, self.leaving, self.idle = owner, False, owner is not None
+        self.owner, self.moving, self.idle = owner, False, owner is not None
         self.epoch += 1
-        self._regulate()
+        self.hold()
 
     def leave(self) -> None:
         """Take nothing more; ownership moves when nothing is in flight."""
-        self.leaving = self.irregular = True
+        self.moving = True
+        self.hold()
 
     def stay(self) -> None:
         """Ownership does not move after all."""
-        self.leaving = False
+        self.moving = False
+        self.hold()
+
+    def pause(self, is_paused: bool) -> None:
+        """Take nothing more until it is called again."""
+        self.is_paused = is_paused
+        self.hold()
+
+    def hold(self) -> None:
+        """Whether anything may be taken has changed."""
+        stopped = self.owner is not None and self.owner.is_suspended
+        self.leaving = self.moving or self.is_paused or stopped
         self._regulate()
+
+    def order_by(self, order: str) -> None:
+        self.ordered, self._by_topic = order == "key", order == "topic"
 
     def _suspect(self) -> None:
         """Unsettled deliveries of a dead owner come first, in order, one at a time."""
@@ -295,29 +386,14 @@ class GroupPartition:
         return len(self.backlog) + len(self.returned) + len(self.suspects)
 
     @property
-    def oldest_need(self) -> int | None:
-        """The lowest sequence that is not settled and not in the lot."""
-        return min((message.sequence for message in self._first_of_each()), default=None)
+    def taken(self) -> int:
+        """How many deliveries were ever taken."""
+        return self._total
 
-    def _first_of_each(self) -> Iterator[Message]:
-        yield from itertools.islice(self.backlog, 1)
-        yield from (
-            entry.message for entry in itertools.chain(self.returned, self.suspects) if entry.slot is None
-        )
-        for delivery in self.in_flight:
-            if delivery.entry is None or delivery.entry.slot is None:
-                yield delivery.message
-
-    def has_unsettled(self, since: int) -> bool:
-        """Whether an event with at least this sequence has no final outcome yet."""
-        return any(message.sequence >= since for message in self._newest_first())
-
-    def _newest_first(self) -> Iterator[Message]:
-        yield from itertools.islice(reversed(self.backlog), 1)
-        for delivery in self.in_flight:
-            yield delivery.message
-        for entry in itertools.chain(self.returned, self.suspects, self.lot.entries()):
-            yield entry.message
+    @property
+    def replayed(self) -> int:
+        """How many replayed deliveries are in flight."""
+        return sum(delivery.replayed for delivery in self.in_flight)
 
 
 def acknowledge(delivery: Delivery) -> bool:

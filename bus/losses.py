@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from contracts.bus import DeadLetter, DeadLetterSelection
-from contracts.errors import ErrorInfo
+from contracts.envelope import moment_of
+from contracts.errors import DeadLetterNotFound, ErrorInfo, InvalidOption
+from contracts.message import Message
 from contracts.messages.delivery import DeadLettered, DeadLettersDropped, DeliveryDiscarded, Redriven
 
 from .announce import Announcer
 from .clock import Clock, Ids
 from .dead_letters import DeadEntry
-from .groups import Delivery
+from .groups import Delivery, GroupPartition
 from .policy.causes import caused_by
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ class Losses:
         self._announcer = announcer
         self._clock = clock
         self._ids = ids
+        self._numbers = itertools.count()
 
     def bury(
         self, group: Group, delivery: Delivery, reason: str, error: ErrorInfo | None, generation: int
@@ -39,7 +44,7 @@ class Losses:
         spec, message = group.spec, delivery.message
         entry = DeadEntry(
             self._ids(), delivery.part, message, spec.plugin_id, generation, reason, error,
-            delivery.attempt, self._clock.time_ns(),
+            delivery.attempt, self._clock.time_ns(), next(self._numbers),
         )  # fmt: skip
         dropped = group.dead.add(entry)
         log.error(
@@ -56,8 +61,7 @@ class Losses:
             ),
             caused_by(message),
         )  # fmt: skip
-        if dropped:
-            self._announcer.say(DeadLettersDropped(group=spec.group, count=dropped))
+        self._tell_dropped(group, dropped)
 
     def give_up(self, group: Group, delivery: Delivery, reason: str) -> None:
         """Tell of a delivery that its handler discarded, or that had expired."""
@@ -72,21 +76,32 @@ class Losses:
                 caused_by(message),
             )  # fmt: skip
 
-    def list(self, selection: DeadLetterSelection, limit: int) -> list[DeadLetter]:
+    def list(self, selection: DeadLetterSelection, limit: int, after: str | None = None) -> list[DeadLetter]:
+        """The newest first. Raises `DeadLetterNotFound` if `after` is gone."""
         found = [entry for _, entry in self._select(selection)]
-        found.sort(key=lambda entry: entry.last_ns, reverse=True)
+        found.sort(key=lambda entry: entry.age_key, reverse=True)
+        if after is not None:
+            bound = self._find(after).age_key
+            found = [entry for entry in found if entry.age_key < bound]
         return [entry.letter() for entry in found[:limit]]
 
-    def redrive(self, selection: DeadLetterSelection) -> int:
-        """Back to the groups that failed, the oldest first."""
-        moved: Counter[str] = Counter()
-        for group, entry in reversed(list(self._select(selection))):
+    def count(self, selection: DeadLetterSelection) -> int:
+        return sum(1 for _ in self._select(selection))
+
+    def redrive(self, selection: DeadLetterSelection, rate: float | None = None) -> int:
+        """Back to the groups that failed, the oldest first, `rate` of them a second."""
+        if rate is not None and not 0 < rate < math.inf:
+            raise InvalidOption(f"rate is {rate!r}", fix="dead letters a second, more than 0")
+        chosen = sorted(self._select(selection), key=lambda found: found[1].age_key)
+        moved, now = Counter[str](), self._clock.monotonic()
+        for number, (group, entry) in enumerate(chosen):
             group.dead.remove(entry)
-            entry.part.redrive(entry.message)
-            moved[group.spec.group] += 1
+            due = now + number / rate if rate is not None and number else None
+            entry.part.redrive(entry.message, due)
+            moved[group.name] += 1
         for name, count in moved.items():
             self._announcer.say(Redriven(group=name, count=count))
-        return moved.total()
+        return len(chosen)
 
     def discard(self, selection: DeadLetterSelection) -> int:
         chosen = list(self._select(selection))
@@ -94,8 +109,39 @@ class Losses:
             group.dead.remove(entry)
         return len(chosen)
 
+    def add(self, letters: Sequence[DeadLetter], part_for: Callable[[str, Message], GroupPartition]) -> int:
+        """Letters from elsewhere, to groups that exist; how many were new. Raises `GroupNotFound`."""
+        fresh = [
+            (part_for(letter.group, message), letter, message) for letter, message in map(_read, letters)
+        ]
+        added, dropped = 0, Counter[str]()
+        for part, letter, message in fresh:
+            dead = self._groups[letter.group].dead
+            if letter.id not in dead:
+                dropped[letter.group] += dead.add(DeadEntry.of(letter, message, part, next(self._numbers)))
+                added += 1
+        for name, count in dropped.items():
+            self._tell_dropped(self._groups[name], count)
+        return added
+
+    def _tell_dropped(self, group: Group, count: int) -> None:
+        if count and not group.is_silent:
+            self._announcer.say(DeadLettersDropped(group=group.name, count=count))
+
     def _select(self, selection: DeadLetterSelection) -> Iterator[tuple[Group, DeadEntry]]:
+        now = moment_of(self._clock.time_ns())
         for group in self._groups.values():
-            if selection.group in (None, group.spec.group):
-                for entry in group.dead.select(selection):
+            if selection.group in (None, group.name):
+                for entry in group.dead.select(selection, now):
                     yield group, entry
+
+    def _find(self, id: str) -> DeadEntry:
+        for _, entry in self._select(DeadLetterSelection(ids=(id,))):
+            return entry
+        raise DeadLetterNotFound(
+            f"there is no dead letter {id!r} any more to go on behind", fix="begin again, without `after`"
+        )
+
+
+def _read(letter: DeadLetter) -> tuple[DeadLetter, Message]:
+    return letter, Message.from_envelope(letter.envelope, letter.raw, version=letter.version)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class Entry:
     error: ErrorInfo | None = None
     suspect: bool = False
     """Its owner died with it: each start is counted before it runs."""
+    redriven: bool = False
+    """It was a dead letter."""
+    replayed: bool = False
+    """It is delivered once more."""
     slot: Slot | None = None
     """Where in the lot it came from, while it is out of it."""
 
@@ -54,7 +59,7 @@ class Slot:
 class Lot:
     """Slots, and when their heads are due."""
 
-    __slots__ = ("_due", "_ready", "_slots", "_ties", "parked")
+    __slots__ = ("_due", "_held", "_ready", "_slots", "_ties", "parked")
 
     def __init__(self) -> None:
         self.parked = 0
@@ -62,6 +67,7 @@ class Lot:
         self._slots: dict[SlotKey, Slot] = {}
         self._ready: deque[Slot] = deque()
         self._due: list[tuple[float, int, Slot, Entry]] = []
+        self._held: list[tuple[float, int, Slot, Entry]] = []
         self._ties = itertools.count()
 
     @property
@@ -78,20 +84,20 @@ class Lot:
         return key in self._slots
 
     def park(self, entry: Entry, key: SlotKey, due: float) -> None:
-        """Before everything of its key, until `due`."""
-        entry.due = due
-        slot = self._put_first(entry, key)
-        heapq.heappush(self._due, (due, next(self._ties), slot, entry))
+        """Before everything of its key, until `due`; infinity: until `release_held`."""
+        self._wait(entry, self._put_first(entry, key), due)
 
     def put_back(self, entry: Entry, key: SlotKey) -> None:
         """Before everything of its key, at once."""
         self._go_on(self._put_first(entry, key))
 
-    def append(self, entry: Entry, key: SlotKey) -> None:
-        """Behind everything of its key."""
+    def append(self, entry: Entry, key: SlotKey, due: float | None = None) -> None:
+        """Behind everything of its key, and not before `due`."""
         slot = self._slot(entry, key)
         slot.entries.append(entry)
         self.parked += 1
+        if due is not None:
+            self._wait(entry, slot, due)
         self._go_on(slot)
 
     def take(self, limit: int) -> list[Entry]:
@@ -122,6 +128,14 @@ class Lot:
                 item[3].due = None
                 self._go_on(item[2])
 
+    def release_held(self) -> None:
+        """Let go what was parked without an end."""
+        held, self._held = self._held, []
+        for item in held:
+            if _is_waiting(item):
+                item[3].due = None
+                self._go_on(item[2])
+
     @property
     def next_due(self) -> float | None:
         """When `release_due` has something to do."""
@@ -131,6 +145,14 @@ class Lot:
 
     def entries(self) -> Iterator[Entry]:
         return itertools.chain.from_iterable(slot.entries for slot in self._slots.values())
+
+    def _wait(self, entry: Entry, slot: Slot, due: float) -> None:
+        entry.due = due
+        item = (due, next(self._ties), slot, entry)
+        if due == math.inf:
+            self._held.append(item)
+        else:
+            heapq.heappush(self._due, item)
 
     def _put_first(self, entry: Entry, key: SlotKey) -> Slot:
         slot = self._slot(entry, key)

@@ -7,14 +7,17 @@ holds itself (`groups.py`), so that nobody skips over events that are not his.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from contracts.bus import DEFAULT_TIMEOUT, BusLimits
 from contracts.message import Message
 
+from .census import oldest_need
 from .groups import GroupPartition
+from .rates import Rate
 from .window import IdWindow
 
 if TYPE_CHECKING:
@@ -23,39 +26,17 @@ if TYPE_CHECKING:
 _SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much the broker keeps. Counts are per partition, seconds are seconds."""
-
-    retain: int = 100_000
-    """Events that stay readable for those who come late."""
-    retain_seconds: float = 86_400.0
-    young_seconds: float = 60.0
-    """Nothing younger is trimmed for its count while the log holds less than half of `limit`."""
-    limit: int = 1_000_000
-    """Events that may wait for the slowest group; then publishing waits."""
-    lot: int = 200_000
-    """Parked deliveries of one group; then it reads no further."""
-    dead_letters: int = 10_000
-    """Of one group; the oldest go."""
-    window_seconds: float = 120.0
-    window: int = 50_000
-    """Ids that are remembered, see `IdWindow`."""
-    announcements: int = 10_000
-    """`bus.*` events that wait to be published; further ones are dropped and counted."""
-    route_cache: int = 10_000
-    """Event types whose readers are remembered."""
-
-
 class Partition:
     """The log of one partition."""
 
     __slots__ = (
-        "_limits", "_stamps", "base", "look_at", "messages", "next_stamp", "number", "parts",
-        "prefix", "topic", "waiters", "window",
+        "_limits", "_peak", "_stamps", "base", "look_at", "messages", "next_stamp", "number", "parts",
+        "prefix", "rate", "topic", "waiters", "window",
     )  # fmt: skip
 
-    def __init__(self, topic: str, number: int, limits: Limits) -> None:
+    def __init__(
+        self, topic: str, number: int, limits: BusLimits, longest_timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
         self.topic = topic
         self.number = number
         self.prefix = f"{topic}/{number}:"
@@ -64,7 +45,9 @@ class Partition:
         self.messages: list[Message] = []
         self.base = 0
         """Sequence of the first message that is kept."""
-        self.window = IdWindow(limits.window_seconds, limits.window)
+        self.window = IdWindow(limits.window_seconds, limits.window, longest_timeout)
+        self.rate = Rate()
+        self._peak = 0
         self.parts: list[GroupPartition] = []
         """The groups' places in it."""
         self.waiters: deque[RoomWaiter] = deque()
@@ -79,6 +62,7 @@ class Partition:
     def stamp(self, sequence: int, now_ns: int) -> None:
         """Note when `sequence` came, at most once a second: by that the age of what is kept is judged."""
         self._stamps.append((sequence, now_ns))
+        self.rate.note(now_ns / _SECOND, sequence)
         self.next_stamp = now_ns + _SECOND
 
     @property
@@ -90,6 +74,13 @@ class Partition:
         """What is kept from `start` on."""
         for index in range(max(0, start - self.base), len(self.messages)):
             yield self.messages[index]
+
+    def sequence_at(self, when_ns: int) -> int:
+        """Of the first event that was published at `when_ns` or later."""
+        block = max(0, bisect.bisect_right(self._stamps, when_ns, key=_time) - 1)
+        first, last = ([sequence for sequence, _ in self._stamps[block : block + 2]] + [self.end] * 2)[:2]
+        following = itertools.islice(self.read(first), max(0, last - max(first, self.base)))
+        return next((message.sequence for message in following if message.time_ns >= when_ns), last)
 
     def has_room(self, now_ns: int, factor: int = 1) -> bool:
         """Trim what nobody needs; whether the log is below its limit (`factor` times it)."""
@@ -111,22 +102,37 @@ class Partition:
 
     def holder(self) -> GroupPartition | None:
         """The group whose oldest need holds the log."""
-        needs = [(part.oldest_need, part.group, part) for part in self.parts]
+        needs = [(oldest_need(part), part.group, part) for part in self.parts]
         held = [(need, group, part) for need, group, part in needs if need is not None]
         return min(held, key=lambda item: item[:2])[2] if held else None
+
+    def holder_now(self, now_ns: int) -> GroupPartition | None:
+        """The group that keeps the log from being trimmed now."""
+        holder = self.holder()
+        need = None if holder is None else oldest_need(holder)
+        return holder if need is not None and need < self._free_before(now_ns) else None
+
+    @property
+    def peak(self) -> int:
+        """The most that it ever kept."""
+        return max(self._peak, len(self.messages))
 
     # --- retention --------------------------------------------------------------------------------
 
     def trim(self, now_ns: int) -> None:
         """Let go of what is too old or too much, never of what a group still needs."""
-        end = max(self._too_old(now_ns), self._too_many(now_ns))
+        end = self._free_before(now_ns)
         if end > self.base:
             self._drop_before(min([end, *self._needs()]))
         self._plan()
 
+    def _free_before(self, now_ns: int) -> int:
+        """What is below may go, if nobody needs it."""
+        return max(self._too_old(now_ns), self._too_many(now_ns))
+
     def _needs(self) -> Iterator[int]:
         for part in self.parts:
-            need = part.oldest_need
+            need = oldest_need(part)
             if need is not None:
                 yield need
 
@@ -148,6 +154,9 @@ class Partition:
     def _drop_before(self, sequence: int) -> None:
         count = sequence - self.base
         if count > 0:
+            self._peak = self.peak
+            for part in self.parts:
+                part.trimmed(sequence)
             del self.messages[:count]
             self.base = sequence
             passed = bisect.bisect_right(self._stamps, sequence, key=_sequence)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from contracts.bus import TailItem
-from contracts.errors import InvalidOption
 from contracts.message import Message
 from contracts.patterns import matches
 
+from .checks import nanoseconds
 from .partition import Partition
+from .positions import OLDEST, Cursors, ends, read_position, write_position
 from .topics import may_select
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
 
-OLDEST = "oldest"
 _AT_ONCE = 1_000
-Cursors = dict[str, int]
-"""Prefix of a partition → the next sequence to read. A partition that is not named is read from its start."""
 
 
 class MemoryTail:
@@ -31,7 +29,7 @@ class MemoryTail:
         self,
         broker: MemoryBroker,
         patterns: tuple[str, ...],
-        position: str | None,
+        position: str | datetime | None,
         closed: Callable[[MemoryTail], None],
     ) -> None:
         self.patterns = patterns
@@ -82,7 +80,7 @@ class MemoryTail:
             message = self._advance(partition)
             if message is not None:
                 self._turn += step + 1
-                return self._item(message)
+                return self._item(partition, message)
         return None
 
     def _advance(self, partition: Partition) -> Message | None:
@@ -100,40 +98,24 @@ class MemoryTail:
         topic = partition.topic
         return any(may_select(pattern, topic) for pattern in self.patterns)
 
-    def _item(self, message: Message) -> TailItem:
+    def _item(self, partition: Partition, message: Message) -> TailItem:
         missed, self._missed = self._missed, 0
         return TailItem(
             envelope=message.envelope,
             version=message.version,
             data=message.data.decode(),
-            position=write_position(self._broker.incarnation, self._cursors),
+            position=write_position(self._broker.incarnation, self._cursors, partition.prefix),
             missed=missed,
         )
 
 
-def write_position(incarnation: str, cursors: Cursors) -> str:
-    return json.dumps([incarnation, cursors], separators=(",", ":"))
-
-
-def read_position(text: str) -> tuple[str, Cursors]:
-    """Raises `InvalidOption` for a text that is no position."""
-    try:
-        incarnation, cursors = json.loads(text)
-        return str(incarnation), {str(prefix): int(sequence) for prefix, sequence in cursors.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidOption(
-            f"{text[:60]!r} is not a position of this bus", fix="use the position of an item that a tail gave"
-        ) from None
-
-
-def ends(partitions: Iterable[Partition]) -> Cursors:
-    return {partition.prefix: partition.end for partition in partitions}
-
-
-def _start(broker: MemoryBroker, position: str | None) -> tuple[Cursors, int]:
+def _start(broker: MemoryBroker, position: str | datetime | None) -> tuple[Cursors, int]:
     """Where to begin, and how many events are known to be missed already."""
     if position is None:
         return ends(broker.all_partitions()), 0
+    if isinstance(position, datetime):
+        when_ns = nanoseconds(position, "position")
+        return {partition.prefix: partition.sequence_at(when_ns) for partition in broker.all_partitions()}, 0
     oldest = {partition.prefix: partition.base for partition in broker.all_partitions()}
     if position == OLDEST:
         return oldest, 0

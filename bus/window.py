@@ -12,12 +12,13 @@ class IdWindow:
     `at_least` seconds is not dropped for its count: so long a publish may be repeated.
     """
 
-    __slots__ = ("_at_least", "_began", "_count", "_current", "_previous", "_seconds")
+    __slots__ = ("_began", "_count", "_current", "_previous", "_seconds", "at_least")
 
     def __init__(self, seconds: float, count: int, at_least: float = DEFAULT_TIMEOUT) -> None:
         self._seconds = seconds
         self._count = count
-        self._at_least = at_least
+        self.at_least = at_least
+        """Seconds: the longest that a publish may be repeated."""
         self._current: dict[tuple[str, str], str] = {}
         self._previous: dict[tuple[str, str], str] = {}
         self._began = 0.0
@@ -34,8 +35,8 @@ class IdWindow:
 
     def _rotate(self, now: float) -> None:
         age = now - self._began
-        window = max(self._seconds, self._at_least)
-        if age < window and (len(self._current) < self._count or age < self._at_least):
+        window = max(self._seconds, self.at_least)
+        if age < window and (len(self._current) < self._count or age < self.at_least):
             return
         self._previous = self._current if age < 2 * window else {}
         self._current, self._began = {}, now

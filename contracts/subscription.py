@@ -40,7 +40,7 @@ class RetryRule(BaseModel):
 
     `retry_later`: parked, with the policy's backoff. `discard`: given up on purpose, counted and
     announced. `dead_letter`: without further attempts. `pause`: the whole group is paused, and the
-    delivery is parked until it is resumed.
+    delivery is parked until it is resumed, however many attempts it has had.
     """
     delay: float = Field(default=0.0, ge=0, le=IN_PLACE)
     """Seconds between attempts in place. When they have waited `IN_PLACE` seconds together, the delivery
@@ -60,8 +60,8 @@ class RetryPolicy(BaseModel):
     """How often, and after which pauses, a failed delivery is tried again.
 
     The pause before attempt n+1 is `first_delay * factor**(n-1)` seconds, at most `max_delay`,
-    lengthened at random by up to `jitter` of itself (never shortened). After `attempts` failed
-    attempts the delivery becomes a dead letter, whatever the rules say.
+    lengthened at random by up to `jitter` of itself (never shortened). Where the last of `attempts` would
+    be repeated, the delivery becomes a dead letter instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -107,7 +107,13 @@ class PluginLifecycleManager:
                 raise
             permissions = PermissionManager(security, services.audit)
             port = PluginPort(
-                metadata.plugin_id, number, services.bus, host, permissions, backoff=services.backoff
+                metadata.plugin_id,
+                number,
+                services.bus,
+                host,
+                permissions,
+                version=metadata.version,
+                backoff=services.backoff,
             )
             scope = Scope(f"{metadata.plugin_id} (kernel)", self._log)
             record.current = Generation(number, host, declaration, security, port, scope)

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from pydantic import ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
 from contracts.errors import PlugbusError, PluginLoadError
 
 from .discovered import PACKAGE, Discovered
@@ -140,13 +143,28 @@ def _own_module(missing: str, where: str, discovered: Discovered) -> str:
 
 
 def _failed(error: BaseException, discovered: Discovered) -> PluginLoadError:
-    text = _bounded(error.message if isinstance(error, PlugbusError) else str(error))
-    fix = error.fix if isinstance(error, PlugbusError) and error.fix else "mend the code that runs at import"
+    text, fix = _told(error)
     return PluginLoadError(
         f"the import raised {type(error).__name__}" + (f": {text}" if text else ""),
         where=_line_of(error, discovered) or discovered.metadata.file_path,
-        fix=fix,
+        fix=fix or "mend the code that runs at import",
     )
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """What it says in a few lines, and the fix where it names one."""
+    if isinstance(error, PlugbusError):
+        return _bounded(error.message), error.fix
+    if isinstance(error, PydanticSchemaGenerationError):
+        what = str(error).partition(". Set ")[0]
+        return _bounded(what), "use JSON types, or a pydantic type that has a JSON schema"
+    if not isinstance(error, ValidationError):
+        return _bounded(str(error)), ""
+    first = error.errors()[0]  # options that were made in the open: RetryPolicy(attempts=0)
+    field = ".".join(map(str, first["loc"]))
+    what, _, fix = first["msg"].removeprefix("Value error, ").partition("; fix: ")
+    said = f"{error.title}({field}=…)" if field else error.title
+    return _bounded(f"{said}: {what}"), fix or f"see {error.title} for what it may be"
 
 
 def _bounded(text: str) -> str:

@@ -45,9 +45,11 @@ class PluginPort:
         host: Host,
         permissions: PermissionManager,
         *,
+        version: str = "0",
         backoff: float = 1.0,
     ) -> None:
         self.plugin_id = plugin_id
+        self._version = version
         self.source = source_of(plugin_id)
         self.permissions = permissions
         self._resources = ResourceManager(permissions.context.limits)
@@ -59,6 +61,8 @@ class PluginPort:
         self._numbers = itertools.count(1)
         self._held: dict[str, Entry] = {}
         self._subscriptions: dict[str, tuple[SubscriptionSpec, BusSubscription]] = {}
+        self.filtered: set[str] = set()
+        """Names of the handlers that choose among their events."""
         self._providers: dict[str, ProviderSpec] = {}
         self._draining = False
         self._is_retired = False
@@ -127,10 +131,17 @@ class PluginPort:
             self.permissions.check_subscribe(pattern)
         spec = self.subscription_spec(handler)
         scope = self._open_scope(f"subscribe {handler.name!r}")
-        subscription = await self._bus.subscribe(spec, self._handle_checked)
+        subscription = await self._subscribe(spec, handler.filtered)
         id = await self._hold(scope, f"subscription {spec.group}", subscription)
         self._subscriptions[id] = (spec, subscription)
         return id
+
+    async def _subscribe(self, spec: SubscriptionSpec, filtered: bool) -> BusSubscription:
+        if not filtered:
+            self.filtered.discard(spec.handler)
+            return await self._bus.subscribe(spec, self._handle_checked)
+        self.filtered.add(spec.handler)
+        return await self._bus.subscribe(spec, self._handle_checked, where=self._host.wants)
 
     def subscription_spec(self, handler: HandlerDeclaration) -> SubscriptionSpec:
         """What the bus is told of a handler."""
@@ -147,6 +158,7 @@ class PluginPort:
             options=options.model_copy(update=update),
             source=self.source,
             generation=self._generation,
+            plugin_version=self._version,
         )
 
     async def provide(self, provider: ProviderDeclaration) -> str:

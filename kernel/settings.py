@@ -10,11 +10,13 @@ the environment (two underscores stand for the dot; an empty variable counts as 
 values are read as JSON where they are JSON, else as text.
 """
 
+import ast
+import functools
+import itertools
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -28,12 +30,6 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
-)
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
 from contracts.metadata import Pattern, PluginId
@@ -61,6 +57,7 @@ from .settings_sources import (
     from_flags,
     json_or_text,
     nested,
+    overlaid,
 )
 
 __all__ = [
@@ -101,7 +98,7 @@ def _lower(value: Any) -> Any:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BusSettings(_Frozen):
@@ -154,13 +151,10 @@ class PluginSettings(_Frozen):
     """Let it run at this level where the one that it asks for is not to be had."""
 
 
-_layers: ContextVar[Sequence[dict[str, Any]]] = ContextVar("_layers", default=())
-
-
-class Settings(BaseSettings):
+class Settings(_Frozen):
     """All settings. Frozen; secrets are never part of its text."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(validate_default=True)
 
     bus: BusSettings = BusSettings()
     state_dir: Path | None = None
@@ -182,18 +176,6 @@ class Settings(BaseSettings):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(default=None)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the constructor is given, over the layers of `load_settings`; nothing by itself."""
-        return (init_settings, *(InitSettingsSource(settings_cls, layer) for layer in _layers.get()))
 
     @property
     def file(self) -> Path | None:
@@ -248,15 +230,12 @@ def load_settings(
 
 
 def _validated(layers: Sequence[Sequence[Entry]]) -> Settings:
-    reset = _layers.set([nested(layer) for layer in layers])
     try:
-        return Settings()
+        return Settings.model_validate(functools.reduce(overlaid, map(nested, reversed(layers))))
     except ValidationError as error:
         entries = {entry.path: entry for layer in reversed(layers) for entry in layer}
         problems = [misfit(entries, details["loc"], details["msg"]) for details in error.errors()]
         raise settings_error(problems) from None
-    finally:
-        _layers.reset(reset)
 
 
 def _typed(entry: Entry) -> Entry:
@@ -287,11 +266,27 @@ def _absolute(value: Any, folder: Path) -> Any:
 def settings_table() -> str:
     """Every setting with its variable, default and meaning, as a Markdown table made from the model."""
     rows = ["| setting | variable | default | meaning |", "|---|---|---|---|"]
-    for path, field in leaves(Settings):
-        default = json.dumps(field.get_default(call_default_factory=True), default=_jsonable)
+    meanings = _meanings()
+    for path, model, name in leaves(Settings):
+        default = model.model_fields[name].get_default(call_default_factory=True)
+        shown = json.dumps(default, default=_jsonable)
         variable = spelled(path, ENV_PREFIX)
-        rows.append(f"| `{'.'.join(path)}` | `{variable}` | `{default}` | {field.description} |")
+        meaning = meanings[model.__name__, name]
+        rows.append(f"| `{'.'.join(path)}` | `{variable}` | `{shown}` | {meaning} |")
     return "\n".join(rows)
+
+
+def _meanings() -> dict[tuple[str, str], str]:
+    """(class, field) → the text below the field. Read here alone: pydantic would do it at each import."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    return {
+        (cls.name, field.target.id): str(text.value.value)
+        for cls in tree.body
+        if isinstance(cls, ast.ClassDef)
+        for field, text in itertools.pairwise(cls.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def _jsonable(value: Any) -> JsonValue:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, JsonValue
-from pydantic.fields import FieldInfo
 
 from contracts.errors import SettingsError
 
@@ -51,8 +50,11 @@ def annotation(model: Model, path: KeyPath) -> Any:
     return kind
 
 
-def leaves(model: Model, path: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
-    """Every setting that can be set, with `ID` and `KEY` for names that the operator chooses."""
+def leaves(model: Model, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Model, str]]:
+    """Every setting that can be set, with `ID` and `KEY` for names that the operator chooses.
+
+    Beside each path the model and the name of the field there.
+    """
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
         here = (*path, name)
@@ -61,7 +63,7 @@ def leaves(model: Model, path: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInf
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from leaves(kind, here)
         else:
-            yield here, field
+            yield here, model, name
 
 
 def spelled(path: KeyPath, source: str) -> str:
@@ -100,7 +102,7 @@ def _nearest(model: Model, path: KeyPath) -> KeyPath | None:
     if path[0] == "plugins" and len(path) > 2:
         close = get_close_matches(path[2], annotation(model, path[:2]).model_fields, 1)
         return (*path[:2], close[0], *path[3:]) if close else (*path[:2], "config", *path[2:])
-    known = {"_".join(leaf): leaf for leaf, _ in leaves(model)}
+    known = {"_".join(leaf): leaf for leaf, _, _ in leaves(model)}
     match = get_close_matches("_".join(path), known, 1)
     return known[match[0]] if match else None
 

@@ -127,6 +127,15 @@ def nested(entries: Iterable[Entry]) -> dict[str, Any]:
     return tree
 
 
+def overlaid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Both tables as one: where both say something, `upper` counts; tables in them are joined likewise."""
+    joined = {**lower, **upper}
+    for name in lower.keys() & upper.keys():
+        if isinstance(lower[name], dict) and isinstance(upper[name], dict):
+            joined[name] = overlaid(lower[name], upper[name])
+    return joined
+
+
 def json_or_text(value: str) -> Any:
     """`value` as JSON if it is JSON, else as it is."""
     try:

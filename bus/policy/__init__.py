@@ -1,5 +1,6 @@
-"""Delivery policies, one idea a file.
+"""Delivery policies, one idea a file; most are pure, with times as arguments.
 
-`expiry` and `causes` look at a delivery before its handler runs, `timeout` while it runs, `retry` when
-it has failed. The order is that of the loop in `delivery.py`.
+Before an attempt, in this order: `expiry`, then what `guard` puts together for a subscription that asks for
+it: predicate, `dedupe`, `breaker`, `rate`. While it runs: `timeout`; `causes` and `storm` for what is
+published meanwhile. When it has failed: `retry`. `waits` is how a lane waits for a moment.
 """

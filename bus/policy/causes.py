@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING
 
-from contracts.message import Message, PluginEvent
+from contracts.message import Message
 
-CURRENT: ContextVar[PluginEvent | None] = ContextVar("plugbus_delivery", default=None)
+if TYPE_CHECKING:
+    from ..groups import Delivery
+
+CURRENT: ContextVar[Delivery | None] = ContextVar("plugbus_delivery", default=None)
 """The delivery that is being handled in this context."""
 
 Causes = tuple[str | None, str | None, int]

@@ -21,7 +21,7 @@ _INSIST = 1.0
 class Lane:
     """One worker of a subscription, and the attempt that it is at."""
 
-    __slots__ = ("cancels", "deadline", "delivery", "task", "timeout")
+    __slots__ = ("cancels", "deadline", "delivery", "task", "timeout", "waited")
 
     task: asyncio.Task[None]
 
@@ -33,6 +33,8 @@ class Lane:
         """None while there is nothing to do."""
         self.cancels = 0
         """How often the sweeper cancelled the running attempt."""
+        self.waited = 0.0
+        """Seconds that the delivery at hand has waited in place, between attempts."""
 
     @property
     def is_started(self) -> bool:
@@ -41,6 +43,10 @@ class Lane:
     @property
     def is_timed_out(self) -> bool:
         return self.cancels > 0
+
+    def rest(self) -> None:
+        """No attempt runs."""
+        self.deadline, self.delivery = NEVER, None
 
     def interrupt(self, now: float) -> None:
         """Cancel the running attempt."""

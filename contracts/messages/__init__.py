@@ -4,6 +4,7 @@ that the kernel answers (`commands`, `capabilities`)."""
 from .audit import AuditRecorded, Severity
 from .capabilities import CapabilityInfo, ListCapabilities
 from .commands import (
+    BusInfo,
     CancelReplay,
     CommandResult,
     DiscardDeadLetters,
@@ -25,6 +26,7 @@ from .commands import (
     ReplayEvents,
     ReplayResult,
     ResumeGroup,
+    ShowBus,
     ShowDeadLetter,
     ShowGroup,
     ShowPlugin,
@@ -63,6 +65,7 @@ __all__ = [
     "AuditRecorded",
     "BreakerClosed",
     "BreakerOpened",
+    "BusInfo",
     "CancelReplay",
     "CapabilityInfo",
     "CommandResult",
@@ -107,6 +110,7 @@ __all__ = [
     "ReplayResult",
     "ResumeGroup",
     "Severity",
+    "ShowBus",
     "ShowDeadLetter",
     "ShowGroup",
     "ShowPlugin",

@@ -6,12 +6,13 @@ answered with the errors of `contracts.errors`, through `ProviderFailed`.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
-from ..bus import DeadLetter, DeadLetterSelection, GroupInfo, RetryPolicy, TopicInfo
+from ..bus import DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
 from ..health import HealthCheck
 from ..metadata import PluginMetadata
 from ..plugin import PluginStatus
@@ -62,6 +63,10 @@ class HandlerInfo(BaseModel):
     concurrency: int
     timeout: float
     retry: RetryPolicy
+    filtered: bool = False
+    """Whether a predicate (`where`) chooses among the events."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Those of `SubscriptionOptions` that are not as by default."""
 
 
 class PluginDetails(PluginInfo):
@@ -180,6 +185,31 @@ class ListTopics(Query[tuple[TopicInfo, ...]], capability="kernel.bus.topics"):
     """All topics with what they keep, and who holds them."""
 
 
+class BusInfo(BaseModel):
+    """The bus as one replica sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    replica: str
+    features: Features
+    topics: tuple[TopicInfo, ...]
+
+
+class ShowBus(Query[BusInfo], capability="kernel.bus.show"):
+    """What the bus promises, and what its topics keep."""
+
+
+def _moment(given: object) -> object:
+    """A time is told from a position by its form: a position may be a mere number."""
+    if isinstance(given, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]", given):
+        return datetime.fromisoformat(given)
+    return given
+
+
+Moment = Annotated[Annotated[AwareDatetime, Strict()] | str, BeforeValidator(_moment)]
+"""A time (RFC 3339, with its zone), or the text of a position."""
+
+
 class ReplayResult(BaseModel):
     """A replay has begun, or ended."""
 
@@ -194,9 +224,9 @@ class ReplayEvents(Query[ReplayResult], capability="kernel.event.replay"):
     """Deliver retained events to one group once more, beside live traffic."""
 
     group: str
-    start: AwareDatetime | str = "oldest"
+    start: Moment = "oldest"
     """`oldest`, a time, or a position."""
-    end: AwareDatetime | str | None = None
+    end: Moment | None = None
 
 
 class CancelReplay(Query[ReplayResult], capability="kernel.event.cancel_replay"):

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 from typer.main import get_command
 
-from . import capabilities, dlq, events, plugins, run, version
+from . import bus, capabilities, dlq, events, groups, plugins, run, version
 from .errors import ExitCode, outcome
 from .output import note
 
@@ -28,8 +28,10 @@ app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.add_typer(plugins.app, name="plugin")
 app.add_typer(events.app, name="event")
+app.add_typer(groups.app, name="group")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(capabilities.app, name="capability")
+app.add_typer(bus.app, name="bus")
 app.command("version")(version.version)
 
 

@@ -22,7 +22,7 @@ def read_data(pairs: list[str] | None, data: str | None, file: Path | None = Non
     if pairs:
         return dict(map(_pair, pairs))
     if file is not None:
-        return _object(_text(file), "stdin" if str(file) == "-" else str(file))
+        return _object(read_text(file), "stdin" if str(file) == "-" else str(file))
     return _object(data, "--data") if data is not None else {}
 
 
@@ -38,7 +38,8 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """All of a UTF-8 file; `-` is stdin."""
     try:
         if str(file) == "-":
             return typer.get_text_stream("stdin").read()

@@ -8,26 +8,34 @@ import typer
 from .client import Client, with_client, word
 from .errors import CommandError, ExitCode, usage
 from .output import AsJson, clean, local, say, say_fields, say_item, say_items, say_table, short
+from .selection import choose, with_filters
+from .transfer import export_letters, import_letters
 
-app = typer.Typer(help="Dead letters: list, show, redrive, discard.")
+app = typer.Typer(help="Dead letters: list, show, redrive, discard, export, import.")
+app.command("export")(with_client(with_filters(export_letters)))
+app.command("import")(with_client(import_letters))
 
-Group = Annotated[str | None, typer.Option("--group", help="Only those of this group.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Dead letters, by id.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of all groups.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")]
 
+_COMMAND_TIMEOUT = 130.0
+"""Seconds; the kernel answers sooner."""
 _TRACEBACK_LINES = 12
 
 
 @app.command("list")
 @with_client
+@with_filters
 def list_letters(
     client: Client,
-    group: Group = None,
+    filters: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 100,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on behind this one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, the newest first."""
-    items = client.get("/admin/dead-letters", group=group, limit=limit)
+    items = client.get("/admin/dead-letters", **filters, limit=limit, after=after)
     if as_json:
         say_items("dlq.list", items)
     elif not items:
@@ -71,6 +79,7 @@ def show_letter(
         {
             "dead letter": letter["id"],
             "group": letter["group"],
+            "plugin": f"{letter['plugin_id']} (generation {letter['generation']})",
             "reason": letter["reason"],
             "error": _error(letter.get("error")),
             "at": error.get("place"),
@@ -81,7 +90,7 @@ def show_letter(
             "event": f"{envelope['type']} v{letter.get('version', 1)} id={envelope['id']}",
             "source": envelope["source"],
             "key": envelope.get("partitionkey"),
-            "data": short(letter["data"], 2_000),
+            "data": short(letter.get("data_base64") or letter["data"], 2_000),
         }
     )
     for line in error.get("traceback", "").splitlines()[-_TRACEBACK_LINES:]:
@@ -91,50 +100,64 @@ def show_letter(
 
 @app.command("redrive")
 @with_client
+@with_filters
 def redrive(
-    client: Client, ids: Ids = None, group: Group = None, all: All = False, as_json: AsJson = False
+    client: Client,
+    filters: dict[str, Any],
+    ids: Ids = None,
+    all: All = False,
+    dry_run: DryRun = False,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many a second.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put dead letters back to the group that failed, and to it alone."""
-    _settle(client, "redrive", ids, _selection(ids, group, all), as_json)
+    selection = choose(ids, filters, all)
+    options = {} if rate is None else {"rate": rate}
+    count = _settle(client, "redrive", selection, dry_run, options)
+    _tell("redrive", ids, count, dry_run, as_json)
 
 
 @app.command("discard")
 @with_client
+@with_filters
 def discard(
     client: Client,
+    filters: dict[str, Any],
     ids: Ids = None,
-    group: Group = None,
     all: All = False,
+    dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Give dead letters up for good."""
-    selection = _selection(ids, group, all)
-    if not yes:
-        _confirm(ids, group)
-    _settle(client, "discard", ids, selection, as_json)
+    selection = choose(ids, filters, all)
+    if not (yes or dry_run):
+        _confirm(client, selection)
+    _tell("discard", ids, _settle(client, "discard", selection, dry_run, {}), dry_run, as_json)
 
 
-def _selection(ids: list[str] | None, group: str | None, all: bool) -> dict[str, Any]:
-    if sum(map(bool, (ids, group, all))) != 1:
-        raise usage("which dead letters?", "give their ids, or --group GROUP, or --all")
-    if ids:
-        return {"ids": ids}
-    return {"group": group} if group else {}
-
-
-def _confirm(ids: list[str] | None, group: str | None) -> None:
+def _confirm(client: Client, selection: dict[str, Any]) -> None:
     if not sys.stdin.isatty():
         raise usage("discarding cannot be undone, and nobody is here to ask", "add --yes")
-    which = f"{len(ids)} dead letters" if ids else f"all dead letters{f' of {group}' if group else ''}"
-    if not typer.confirm(f"discard {which} for good?"):
+    count = _settle(client, "discard", selection, True, {})
+    if not typer.confirm(f"discard {letters(count)} for good?"):
         raise CommandError("declined", "nothing was discarded")
 
 
+def letters(count: int) -> str:
+    """`1 dead letter`, `2 dead letters`."""
+    return f"{count} dead letter{'' if count == 1 else 's'}"
+
+
 def _settle(
-    client: Client, verb: str, ids: list[str] | None, selection: dict[str, Any], as_json: bool
-) -> None:
-    count = client.post(f"/admin/dead-letters/{verb}", selection)["count"]
+    client: Client, verb: str, selection: dict[str, Any], dry_run: bool, options: dict[str, Any]
+) -> int:
+    parameters = options | ({"dry_run": True} if dry_run else {})
+    answer = client.post(f"/admin/dead-letters/{verb}", selection, wait=_COMMAND_TIMEOUT, **parameters)
+    return int(answer["count"])
+
+
+def _tell(verb: str, ids: list[str] | None, count: int, dry_run: bool, as_json: bool) -> None:
     wanted = len(set(ids)) if ids else count
     if count == 0 and wanted:
         raise CommandError(
@@ -144,8 +167,11 @@ def _settle(
             exit_code=ExitCode.NOT_FOUND,
         )
     if as_json:
-        say_item(f"dlq.{verb}", {"count": count, "requested": wanted if ids else None})
+        item = {"count": count, "requested": wanted if ids else None, "dry_run": dry_run}
+        say_item(f"dlq.{verb}", item)
     else:
-        say(f"{verb}: {count}{f' of {wanted}; the others are not there' if count < wanted else ''}")
+        missing = f" of {wanted}; the others are not there" if count < wanted else ""
+        said = f"would {verb} {letters(count)}" if dry_run else f"{verb}: {count}"
+        say(f"{said}{missing}{'; nothing was done' if dry_run else ''}")
     if count < wanted:
         raise typer.Exit(ExitCode.PARTIAL)

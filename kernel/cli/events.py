@@ -1,4 +1,4 @@
-"""`plugbus event …`: publishing events and reading along."""
+"""`plugbus event …`: the catalogue, publishing events, reading along, replays."""
 
 import json
 import time
@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from .arguments import Data, File, Pairs, read_data
+from .catalogue import list_types, show_schema
 from .client import Client, with_client
 from .errors import CommandError, ExitCode
 from .output import AsJson, note, say, say_event, say_item, say_json_line
+from .replay import replay
 from .sse import ServerEvent
 
-app = typer.Typer(help="Events: publish, tail.")
+app = typer.Typer(help="Events: list, schema, publish, tail, replay.")
+app.command("list")(with_client(list_types))
+app.command("schema")(with_client(show_schema))
 
 SOURCE = "urn:plugbus:cli"
 _PAUSE = 1.0
@@ -106,3 +110,6 @@ def _follow(client: Client, patterns: list[str]) -> Iterator[ServerEvent]:
         told = True
         client.forget()
         time.sleep(pause)
+
+
+app.command("replay")(with_client(replay))

@@ -46,8 +46,13 @@ def say_item(schema: str, item: Any) -> None:
 
 
 def say_json_line(value: Any) -> None:
-    """One line of NDJSON. As all JSON here it is pure ASCII: no terminal and no encoding can spoil it."""
-    say(json.dumps(value, separators=(",", ":")))
+    """One line of NDJSON."""
+    say(json_line(value))
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line. As all JSON here it is pure ASCII: no terminal and no encoding can spoil it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def pretty(value: Any) -> str:

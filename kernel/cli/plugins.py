@@ -63,11 +63,27 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
         }
     )
     for handler in item.get("handlers", ()):
-        say(clean(f"  {handler['group']}  ← {', '.join(handler['patterns'])}"))
+        say(clean(f"  {handler['group']}  ← {', '.join(handler['patterns'])}{_options(handler)}"))
     say_reason(item)
     if metadata.get("configuration_schema"):
         say("configuration schema:")
         say(pretty(metadata["configuration_schema"]))
+
+
+def _options(handler: Mapping[str, Any]) -> str:
+    """What a handler asks for beyond the defaults."""
+    said = [f"{name}={_option(value)}" for name, value in handler.get("options", {}).items()]
+    if handler.get("filtered"):
+        said.append("where=…")
+    return f"  ({', '.join(said)})" if said else ""
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}={_option(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_option, value)) + "]"
+    return str(value)
 
 
 @app.command("start")

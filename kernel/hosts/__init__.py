@@ -35,6 +35,8 @@ class HandlerDeclaration(BaseModel):
     name: str
     patterns: tuple[str, ...]
     options: SubscriptionOptions = SubscriptionOptions()
+    filtered: bool = False
+    """It wants only those events for which `Host.wants` is true."""
 
 
 class ProviderDeclaration(BaseModel):
@@ -163,6 +165,12 @@ class Host(Protocol):
 
     async def asgi(self) -> WebMount | None:
         """The plugin's web face, built anew; None where it has none. After `initialize`."""
+
+    def wants(self, event: PluginEvent) -> bool:
+        """Whether a filtered handler wants the event. Raises what its predicate raises.
+
+        A host that would have to wait for the answer says yes, and asks in `handle`.
+        """
 
     async def handle(self, event: PluginEvent) -> EventResult | None: ...
 

@@ -30,10 +30,15 @@ from ..contain import contained
 from ..scope import Scope, Undo
 from ..security import PermissionManager
 from . import HostPort, PublishOptions, RequestData, Setup
-from .declarations import Compiled, compile_provider, compile_subscription, place
+from .declarations import Compiled
+from .handlers import compile_subscription
+from .providers import compile_provider
+from .reading import place
 
 R = TypeVar("R")
 T = TypeVar("T")
+Local = tuple[dict[str, Any], Any]
+"""A table of functions by name, and the one to enter there."""
 
 
 class HostContext:
@@ -123,22 +128,23 @@ class HostContext:
         *patterns: str,
         name: str | None = None,
         options: SubscriptionOptions | None = None,
+        where: Callable[[PluginEvent], bool] | None = None,
     ) -> Subscription:
-        declared, function = compile_subscription(handler, patterns, name, options or SubscriptionOptions())
-        return await self._hold(
-            self._compiled.handlers, declared.name, function, self._port.subscribe(declared)
-        )
+        compiled = compile_subscription(handler, patterns, name, options or SubscriptionOptions(), where)
+        local: list[Local] = [(self._compiled.handlers, compiled.run)]
+        if compiled.wants is not None:
+            local.append((self._compiled.predicates, compiled.wants))
+        declared = compiled.declaration
+        return await self._hold(declared.name, local, self._port.subscribe(declared))
 
     async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
         declared, function = compile_provider(provider)
-        return await self._hold(
-            self._compiled.providers, declared.name, function, self._port.provide(declared)
-        )
+        local: list[Local] = [(self._compiled.providers, function)]
+        return await self._hold(declared.name, local, self._port.provide(declared))
 
-    async def _hold(
-        self, table: dict[str, Any], name: str, function: Any, acquiring: Coroutine[Any, Any, str]
-    ) -> Subscription:
-        """Register the local function, acquire the remote half, and have both undone together."""
+    async def _hold(self, name: str, local: list[Local], acquiring: Coroutine[Any, Any, str]) -> Subscription:
+        """Register the local functions, acquire the remote half, and have both undone together."""
+        table, function = local[0]
         if name in table:
             acquiring.close()
             raise HandlerDefinitionError(
@@ -146,18 +152,24 @@ class HostContext:
                 where=place(function),
                 fix='give this one another name: subscribe(…, name="…")',
             )
-        table[name] = function
+        for table, function in local:
+            table[name] = function
+
+        def forget() -> None:
+            for table, _ in local:
+                table.pop(name, None)
+
         try:
             id = await acquiring
         except BaseException:
-            del table[name]
+            forget()
             raise
 
         async def undo() -> None:
             try:
                 await self._port.remove(id)
             finally:
-                table.pop(name, None)
+                forget()
 
         try:
             entry = self.scope.push(f"subscription {name}", undo)

@@ -32,7 +32,10 @@ from ..scope import Scope
 from . import Declaration, HostPort, Setup
 from .code import Code, GivenClass
 from .context import HostContext
-from .declarations import Compiled, HandlerFunction, ProviderFunction, compile_plugin, place
+from .declarations import Compiled, compile_plugin
+from .handlers import HandlerFunction
+from .providers import ProviderFunction
+from .reading import place
 
 T = TypeVar("T")
 ContextFactory = Callable[[Setup, HostPort, Compiled, logging.Logger], HostContext]
@@ -201,6 +204,9 @@ class InProcess:
         # Not `async def`: one coroutine less for each event.
         handler: HandlerFunction = self._compiled.handlers[event.handler]
         return handler(event)
+
+    def wants(self, event: PluginEvent) -> bool:
+        return self._compiled.predicates[event.handler](event)
 
     def call(self, call: Call) -> Coroutine[Any, Any, CallReply]:
         provider: ProviderFunction = self._compiled.providers[call.provider]

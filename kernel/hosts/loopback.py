@@ -123,6 +123,14 @@ class LoopbackHost:
     async def asgi(self) -> WebMount | None:
         return await self._inner.asgi()
 
+    def wants(self, event: PluginEvent) -> bool:
+        try:
+            answer: bool = crossed(bool, self._inner.wants(crossed(PluginEvent, event)))
+        except Exception as error:
+            info: ErrorInfo = crossed(ErrorInfo, ErrorInfo.of(error))
+            raise info.to_exception() from error
+        return answer
+
     async def handle(self, event: PluginEvent) -> EventResult | None:
         result = await answered(self._handled(crossed(PluginEvent, event)), EventResult | None)
         if self._watch is not None:

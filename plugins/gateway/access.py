@@ -77,17 +77,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def read_object(request: Request, limit: int) -> dict[str, JsonValue]:
-    """The body as a JSON object; 400 for anything else."""
-    value = parse_json(await read_body(request, limit))
+async def read_object(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, JsonValue]:
+    """The body as a JSON object, no body as an empty one where it may be left out; 400 for anything else."""
+    body = await read_body(request, limit)
+    value = {} if may_be_empty and not body else parse_json(body)
     if not isinstance(value, dict):
         raise Problem(400, "malformed-json", "the body is not a JSON object", fix="send an object, like {}")
     return value
 
 
-async def read_model(request: Request, model: type[M], limit: int) -> M:
+async def read_model(request: Request, model: type[M], limit: int, *, may_be_empty: bool = False) -> M:
     """The body as a `model`; 422 with each field that does not fit."""
-    value = await read_object(request, limit)
+    value = await read_object(request, limit, may_be_empty=may_be_empty)
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -7,7 +7,6 @@ an hour of backoff takes no time, and a test that waits for what never comes fai
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import pytest
 
 from bus.clock import Ids
-from bus.memory import Limits, MemoryBroker, MemoryBus
-from contracts.bus import BusSubscription, GroupInfo, SubscriptionOptions, SubscriptionSpec
+from bus.conformance.virtual import JumpingClock, JumpingLoop
+from bus.memory import MemoryBroker, MemoryBus
+from contracts.bus import BusLimits, BusSubscription, GroupInfo, SubscriptionOptions, SubscriptionSpec
 from contracts.event import Event, EventResult, Receipt
 from contracts.message import PluginEvent
 
 SOURCE = "/test"
-EPOCH_NS = 1_700_000_000_000_000_000
 
 
 class Item(Event, type="orders.item"):
@@ -30,57 +29,8 @@ class Item(Event, type="orders.item"):
     n: int
 
 
-STANDSTILL = 50_000
-"""Turns of the loop in which time may stand still."""
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Never blocks: tells the loop how long it would have. Fails where nothing, or too much, goes on."""
-
-    advance: Callable[[float], None]
-    turns = 0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("everybody waits for something that will never happen")
-        self.turns = 0 if timeout and timeout > 1e-6 else self.turns + 1
-        if self.turns > STANDSTILL:
-            raise RuntimeError("somebody turns in circles while time stands still")
-        if not ready and timeout:
-            self.advance(timeout)
-        return ready
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        selector = JumpingSelector()
-        selector.advance = self.advance
-        self._now = 1_000.0
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
-
-
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Any]:
     return {"jumping": JumpingLoop}
-
-
-class JumpingClock:
-    """The clocks that go with it; `jump` moves the wall clock alone."""
-
-    def __init__(self) -> None:
-        self.jump = 0.0
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def time_ns(self) -> int:
-        return EPOCH_NS + round((asyncio.get_running_loop().time() + self.jump) * 1e9)
 
 
 Act = Callable[[int, int], Any]
@@ -123,7 +73,7 @@ class Rig:
         return self.broker
 
     def limit(self, **limits: Any) -> None:
-        self.make_broker(limits=Limits(**limits))
+        self.make_broker(limits=BusLimits(**limits))
 
     async def open(self, replica: str = "a") -> MemoryBus:
         bus = MemoryBus(self.broker, replica=replica)

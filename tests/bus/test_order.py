@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ from contracts.event import Event, EventResult
 from contracts.message import PluginEvent
 
 KEYS = ["a", "b", None]
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 EVERYTHING = DeadLetterSelection()
 
 
@@ -100,7 +102,7 @@ async def play(  # noqa: C901, PLR0915 - one scene, told from top to bottom
     def dead() -> set[int]:
         group = broker.groups.get("p.h")
         return (
-            {json.loads(entry.message.data)["n"] for entry in group.dead.select(EVERYTHING)}
+            {json.loads(entry.message.data)["n"] for entry in group.dead.select(EVERYTHING, NOW)}
             if group
             else set()
         )

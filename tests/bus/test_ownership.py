@@ -121,6 +121,53 @@ async def test_what_a_former_owner_still_settles_is_refused_and_counted(rig: Any
     assert (await rig.info()).stale == 1
 
 
+async def test_a_handler_that_survives_its_bus_is_the_last_of_it(rig: Any, recorder: Any) -> None:
+    """What its lane had taken as well is not started there, also when others have long done it."""
+    release = asyncio.Event()
+    started = []
+
+    async def zombie(event: PluginEvent) -> None:
+        started.append(event.data["n"])
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    a, b = await rig.open("a"), await rig.open("b")
+    await rig.on(a, zombie)
+    await rig.publish(a, 1, 2, 3)
+    await asyncio.sleep(1)
+    a.kill()
+    heir = recorder()
+    await rig.on(b, heir)
+    await b.quiet()
+    release.set()
+    await a.close()
+    assert (started, heir.numbers) == ([1], [1, 2, 3])
+
+
+async def test_nothing_runs_beside_the_last_suspect(rig: Any, recorder: Any) -> None:
+    """It may be the one that kills: what is newer waits for its end, on every lane."""
+    a, b = await rig.open("a"), await rig.open("b")
+    await rig.on(a, recorder(lambda n, attempt: asyncio.sleep(1_000)), concurrency=2, timeout=5_000)
+    await rig.publish(a, 1, 2)
+    await asyncio.sleep(1)
+    a.kill()
+    await rig.publish(b, 3, 4)
+    running = 0
+    together = []
+
+    async def act(n: int, attempt: int) -> None:
+        nonlocal running
+        running += 1
+        together.append((n, running))
+        await asyncio.sleep(1)
+        running -= 1
+
+    await rig.on(b, recorder(act), concurrency=4)
+    await b.quiet()
+    assert together == [(1, 1), (2, 1), (3, 1), (4, 2)]
+
+
 async def test_an_event_that_kills_its_owners_is_found_and_innocents_are_not_blamed(
     rig: Any, recorder: Any
 ) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.groups import GroupPartition
-from bus.partition import Limits, Partition
+from bus.partition import Partition
 from bus.policy.retry import backoff, judge
 from bus.window import IdWindow
-from contracts.bus import Dead, Parked, RetryPolicy
+from contracts.bus import BusLimits, Dead, Parked, RetryPolicy
 from contracts.errors import ErrorInfo, InvalidEvent
 from contracts.message import Message
 
@@ -100,7 +100,7 @@ def message(n: int = 0, key: str | None = None) -> Message:
 
 
 def part(limit: int = 100) -> GroupPartition:
-    return GroupPartition("shop.handle", "orders", 0, "handle", ordered=True, lot_limit=limit)
+    return GroupPartition("shop.handle", "orders", 0, "handle", order="key", lot_limit=limit)
 
 
 def fill(partition: Partition, count: int, now: int) -> None:
@@ -113,7 +113,7 @@ def fill(partition: Partition, count: int, now: int) -> None:
 
 def test_messages_are_numbered_without_gaps_through_trimming() -> None:
     """The base moves, the numbers go on."""
-    partition = Partition("orders", 0, Limits(retain=3, young_seconds=0))
+    partition = Partition("orders", 0, BusLimits(retain=3, young_seconds=0))
     fill(partition, 5, 10 * SECOND)
     partition.trim(20 * SECOND)
     fill(partition, 2, 20 * SECOND)
@@ -125,15 +125,15 @@ def test_messages_are_numbered_without_gaps_through_trimming() -> None:
 @pytest.mark.parametrize(
     ("limits", "now", "kept"),
     [
-        (Limits(retain=4), 10, 10),  # all young
-        (Limits(retain=4), 200, 4),
-        (Limits(retain=4, limit=16), 10, 4),  # half of the limit is reached: young does not count
-        (Limits(retain_seconds=100), 90, 10),
-        (Limits(retain_seconds=100), 200, 0),
-        (Limits(retain=100), 10_000, 10),
+        (BusLimits(retain=4), 10, 10),  # all young
+        (BusLimits(retain=4), 200, 4),
+        (BusLimits(retain=4, limit=16), 10, 4),  # half of the limit is reached: young does not count
+        (BusLimits(retain_seconds=100), 90, 10),
+        (BusLimits(retain_seconds=100), 200, 0),
+        (BusLimits(retain=100), 10_000, 10),
     ],
 )
-def test_retention(limits: Limits, now: int, kept: int) -> None:
+def test_retention(limits: BusLimits, now: int, kept: int) -> None:
     """Count, age, and the protection of the young."""
     partition = Partition("orders", 0, limits)
     fill(partition, 10, 5 * SECOND)
@@ -143,7 +143,7 @@ def test_retention(limits: Limits, now: int, kept: int) -> None:
 
 def test_nothing_is_trimmed_that_a_group_still_needs() -> None:
     """What waits or runs holds the log; what is parked does not."""
-    partition, holder = Partition("orders", 0, Limits(retain=1, young_seconds=0)), part()
+    partition, holder = Partition("orders", 0, BusLimits(retain=1, young_seconds=0)), part()
     partition.parts.append(holder)
     fill(partition, 5, SECOND)
     holder.backlog.extend(partition.messages[1:])

@@ -28,6 +28,18 @@ def plugin(plugin_id: str, body: str, **keywords: str) -> str:
     return HEAD + "class Ping(Event, type='bad.ping'): ...\n" + line + body
 
 
+def event(body: str, version: int = 1) -> str:
+    """An event class below the head of a plugin's file, from line 6 on."""
+    return f"from plugbus import *\nclass Pong(Event, type='bad.pong', version={version}):\n{body}"
+
+
+def options(plugin_id: str, text: str, before: str = "") -> dict[str, str]:
+    """A plugin whose handler, on line 5, asks for `text`."""
+    body = f"    @on({text})\n    async def handle(self, event: Ping): ...\n"
+    head, _, rest = plugin(plugin_id, body).partition("\n")
+    return {f"{plugin_id}.py": f"{head}, upcast, RetryPolicy, SubscriptionOptions\n{before}{rest}"}
+
+
 CASES: dict[str, tuple[dict[str, str], str, str]] = {
     # plugin id: (files, what the reason says, what the place ends with)
     "unknown_key": (
@@ -102,6 +114,56 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         },
         "takes int, which is not an event",
         "wrong_annotation.py:4",
+    ),
+    "upcast_gap": (
+        {
+            "upcast_gap.py": plugin("upcast_gap", "    ...\n")
+            + event("    n: int\n    @upcast(1)\n    def one(data): return data\n", 3)
+        },
+        "without a gap to version 3",
+        "upcast_gap.py:6",
+    ),
+    "upcast_cycle": (
+        {
+            "upcast_cycle.py": plugin("upcast_cycle", "    ...\n")
+            + event("    n: int\n    @upcast(2)\n    def one(data): return data\n", 2)
+        },
+        "the upcasts of 'bad.pong'",
+        "upcast_cycle.py:6",
+    ),
+    "no_schema": (
+        {
+            "no_schema.py": plugin("no_schema", "    ...\n")
+            + "from collections.abc import Callable\n"
+            + event("    n: Callable[[int], int]\n")
+        },
+        "event 'bad.pong' has a field without a JSON schema",
+        "no_schema.py:7",
+    ),
+    "no_type": (
+        {"no_type.py": plugin("no_type", "    ...\n") + event("    n: type(print)\n")},
+        "Unable to generate pydantic-core schema for <class 'builtin_function_or_method'>",
+        "no_type.py:6",
+    ),
+    "contradiction": (
+        options("contradiction", "broadcast=True, durable=True"),
+        "broadcast keeps no place",
+        "contradiction.py:4",
+    ),
+    "no_bound": (
+        options("no_bound", "overflow='drop_oldest'"),
+        "overflow='drop_oldest' has no bound",
+        "no_bound.py:4",
+    ),
+    "out_of_range": (
+        options("out_of_range", "retry=RetryPolicy(attempts=0)"),
+        "RetryPolicy(attempts=…): Input should be greater than or equal to 1",
+        "out_of_range.py:4",
+    ),
+    "async_where": (
+        options("async_where", "where=later", "async def later(event): return True\n"),
+        "handler 'handle' has a predicate that is async",
+        "async_where.py:5",
     ),
     "not_async": (
         {"not_async.py": plugin("not_async", "    @on\n    def handle(self, event: Ping): ...\n")},

@@ -6,6 +6,7 @@ from typing import assert_type
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from contracts.bus import CircuitBreaker, RateLimit, RetryRule
 from plugbus import (
     BasePlugin,
     Event,
@@ -80,6 +81,18 @@ class Orders(
         receipt = await self.context.publish(Shipped(order_id="a"), key="a", delay=1)
         assert_type(receipt.duplicate, bool)
 
+    @on(where=lambda event: len(event.lines) > 3)
+    async def only_some(self, event: Placed) -> None: ...
+
+    @on("orders.**", rate=RateLimit(limit=5), breaker=CircuitBreaker(), dedupe=True, exclusive=True)
+    async def held_back(self, event: PluginEvent) -> None: ...
+
+    @on(overflow="drop_oldest", max_waiting=100, broadcast=True, durable=False, keep=60)
+    async def live(self, event: Placed) -> None: ...
+
+    @on(retry=RetryPolicy(rules=(RetryRule(errors=("ConnectionError",), action="retry", delay=0.1),)))
+    async def rules(self, event: Placed) -> None: ...
+
     @provides
     async def quote(self, query: Quote) -> Price:
         return Price(amount=len(query.sku))
@@ -88,6 +101,9 @@ class Orders(
         price = await self.context.request(Quote(sku="a"), timeout=1)
         assert_type(price, Price)
         await self.context.subscribe(self.patterns, "orders.**", options=SubscriptionOptions(concurrency=2))
+        await self.context.subscribe(
+            self.patterns, "users.*", where=lambda event: event.type == "users.joined"
+        )
         self.context.every(5, self.stop_looking)
 
     async def stop_looking(self) -> None: ...

@@ -20,6 +20,10 @@ class Quote(Query[Price], capability="pricing.quote"):
     sku: str
 
 
+async def later(event: Placed) -> bool:
+    return True
+
+
 class Wrong(BasePlugin, plugin_id="wrong", version="1.0.0"):
     @on  # expect-error: not an event
     async def wrong_event(self, event: str) -> None: ...
@@ -58,6 +62,18 @@ class Wrong(BasePlugin, plugin_id="wrong", version="1.0.0"):
 
     @on(retry=RetryPolicy(tries=3))  # expect-error: no such field
     async def wrong_policy(self, event: Placed) -> None: ...
+
+    @on(where=later)  # expect-error: a predicate is not async
+    async def async_predicate(self, event: Placed) -> None: ...
+
+    @on(where="total > 100")  # expect-error: a predicate is a function
+    async def predicate_as_text(self, event: Placed) -> None: ...
+
+    @on(overflow="drop")  # expect-error: no such overflow policy
+    async def wrong_overflow(self, event: Placed) -> None: ...
+
+    @on(rate=5)  # expect-error: a number is no rate
+    async def wrong_rate(self, event: Placed) -> None: ...
 
     @provides  # expect-error: not async
     def sync_provider(self, query: Quote) -> Price:

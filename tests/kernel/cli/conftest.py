@@ -32,8 +32,8 @@ class Asked:
 class CannedKernel:
     """Answers what it was told to answer, and remembers what it was asked.
 
-    `answers`: "METHOD /path" → (status, body). `streams`: what each connection to the event stream gets,
-    the last one again and again.
+    `answers`: "METHOD /path" → (status, body, or a function of the request). `streams`: what each
+    connection to the event stream gets, the last one again and again.
     """
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream()
         else:
             status, answer = self.kernel.answers.get(f"{method} {parts.path}", (404, _unknown(parts.path)))
-            self._send(status, answer)
+            self._send(status, answer(self.kernel.last) if callable(answer) else answer)
 
     def _send(self, status: int, body: Any) -> None:
         content = body.encode() if isinstance(body, str) else json.dumps(body).encode()

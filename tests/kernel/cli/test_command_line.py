@@ -19,7 +19,8 @@ def test_help_lists_every_noun(plugbus: Plugbus) -> None:
     ended = plugbus("--help")
     assert ended.code == 0
     assert all(
-        word in ended.out for word in ("run", "demo", "plugin", "event", "dlq", "capability", "version")
+        word in ended.out
+        for word in ("run", "demo", "plugin", "event", "group", "dlq", "capability", "bus", "version")
     )
     assert plugbus() == ended
 
@@ -28,7 +29,8 @@ def test_help_imports_nothing_heavy() -> None:
     """What a command needs is imported in the command, so that help answers at once."""
     script = (
         "import sys\nfrom kernel.cli import execute\n"
-        "for words in (['--help'], ['plugin', '--help'], ['event', 'tail', '--help'], ['run', '--help']):\n"
+        "for words in (['--help'], ['plugin', '--help'], ['event', 'tail', '--help'],\n"
+        "              ['dlq', 'export', '--help'], ['run', '--help']):\n"
         "    assert execute(words) == 0\n"
         f"print('heavy:', *(name for name in {HEAVY!r} if name in sys.modules))\n"
     )

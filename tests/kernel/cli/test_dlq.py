@@ -101,10 +101,64 @@ def test_discarding_asks_first(
     """At a terminal the answer decides; `--yes` answers beforehand."""
     kernel.answer("POST /admin/dead-letters/discard", {"count": 1})
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    answers = iter([False, True])
-    monkeypatch.setattr("typer.confirm", lambda _: next(answers))
+    answers, questions = iter([False, True]), list[str]()
+    monkeypatch.setattr("typer.confirm", lambda text: questions.append(text) or next(answers))
     ended = plugbus("dlq", "discard", "d1")
-    assert (ended.code, ended.err, kernel.asked) == (1, "declined: nothing was discarded\n", [])
+    assert (ended.code, ended.err) == (1, "declined: nothing was discarded\n")
+    assert [asked.query for asked in kernel.asked] == [{"dry_run": ["true"]}]
     assert plugbus("dlq", "discard", "d1").code == 0
+    assert kernel.last.query == {}
+    assert questions == ["discard 1 dead letter for good?"] * 2
     ended = plugbus("dlq", "discard", "--all", "--yes", "--json")
-    assert ended.json == {"schema": "plugbus.dlq.discard/1", "item": {"count": 1, "requested": None}}
+    assert ended.json["item"] == {"count": 1, "requested": None, "dry_run": False}
+
+
+ALL_FILTERS = (
+    *("--group", "alerts.watch", "--plugin", "alerts", "--generation", "3", "--type", "orders.**"),
+    *("--reason", "attempts", "--error", "KeyError", "--older-than", "1h30m", "--newer-than", "2d"),
+)
+SELECTION = {
+    "group": "alerts.watch", "plugin_id": "alerts", "generation": 3, "type": "orders.**",
+    "reason": "attempts", "error": "KeyError", "min_age": 5_400.0, "max_age": 172_800.0,
+}  # fmt: skip
+
+
+def test_every_filter_reaches_the_kernel(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """In the address where they are listed, in the body where they are settled; spans as seconds."""
+    kernel.answer("GET /admin/dead-letters", [])
+    kernel.answer("POST /admin/dead-letters/redrive", {"count": 2})
+    kernel.answer("POST /admin/dead-letters/discard", {"count": 2})
+    assert plugbus("dlq", "list", *ALL_FILTERS, "--after", "d7").code == 0
+    in_address = {name: [str(value)] for name, value in SELECTION.items()}
+    assert kernel.last.query == in_address | {"limit": ["100"], "after": ["d7"]}
+    assert plugbus("dlq", "redrive", *ALL_FILTERS, "--rate", "5").out == "redrive: 2\n"
+    assert (kernel.last.body, kernel.last.query) == (SELECTION, {"rate": ["5.0"]})
+    assert plugbus("dlq", "discard", *ALL_FILTERS, "--yes").out == "discard: 2\n"
+    assert (kernel.last.body, kernel.last.query) == (SELECTION, {})
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_a_dry_run_only_counts(plugbus: Plugbus, kernel: CannedKernel, verb: str) -> None:
+    """It asks nobody, needs no `--yes`, and says that nothing was done."""
+    kernel.answer(f"POST /admin/dead-letters/{verb}", {"count": 17})
+    ended = plugbus("dlq", verb, "--error", "TimeoutError", "--dry-run")
+    assert ended.out == f"would {verb} 17 dead letters; nothing was done\n"
+    assert (kernel.last.body, kernel.last.query) == ({"error": "TimeoutError"}, {"dry_run": ["true"]})
+    assert plugbus("dlq", verb, "--all", "--dry-run", "--json").json["item"]["dry_run"] is True
+
+
+@pytest.mark.parametrize("text", ["2", "h", "2 h", "-2h", "2y", "1h30", ""])
+def test_what_is_no_span_is_told(plugbus: Plugbus, kernel: CannedKernel, text: str) -> None:
+    """A number needs its unit."""
+    ended = plugbus("dlq", "list", "--older-than", text)
+    assert (ended.code, kernel.asked) == (2, [])
+    assert "is not a span of time" in ended.err
+    assert "2h, 1h30m" in ended.err
+
+
+def test_ids_and_filters_are_not_mixed(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """One way to say which, so that nobody gives up more than they meant."""
+    for words in (("d1", "--group", "a.b"), ("--all", "--error", "KeyError"), ()):
+        ended = plugbus("dlq", "discard", *words, "--yes")
+        assert (ended.code, ended.err.splitlines()[0]) == (2, "usage: which dead letters?")
+    assert kernel.asked == []

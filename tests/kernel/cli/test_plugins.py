@@ -119,3 +119,20 @@ def test_a_reason_of_several_lines_is_shown_line_by_line(capsys: pytest.CaptureF
         "    line 3: two",
         "    at:  p.toml",
     ]
+
+
+def test_a_handler_tells_the_options_that_are_not_the_default(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """In one line with its patterns; a predicate is said to be there."""
+    options = {"concurrency": 4, "rate": {"limit": 10, "per": 1.0}, "retry": {"rules": [{"action": "pause"}]}}
+    told = {
+        "name": "watch",
+        "group": "alerts.watch",
+        "patterns": ["a.*"],
+        "filtered": True,
+        "options": options,
+    }
+    kernel.answer("GET /admin/plugins/alerts", plugin | {"handlers": [told]})
+    shown = "concurrency=4, rate={limit=10, per=1.0}, retry={rules=[{action=pause}]}, where=…"
+    assert f"  alerts.watch  ← a.*  ({shown})\n" in plugbus("plugin", "show", "alerts").out

@@ -7,20 +7,31 @@ import httpx
 import pytest
 
 from contracts import errors
-from contracts.bus import CatalogEntry, DeadLetter, DeadLetterSelection, GroupInfo, ProviderInfo
+from contracts.bus import DeadLetter, DeadLetterSelection, Features, GroupInfo, ProviderInfo, TopicInfo
 from contracts.envelope import Envelope
 from contracts.errors import CallTimeout, ErrorInfo, PlugbusError, ProviderFailed
 from contracts.messages import (
+    BusInfo,
+    CancelReplay,
     CapabilityInfo,
     CommandResult,
     DiscardDeadLetters,
+    DropGroup,
+    EventTypeInfo,
+    ImportDeadLetters,
     ListDeadLetters,
+    ListEventTypes,
+    PauseGroup,
     PluginDetails,
     PluginInfo,
     PluginReason,
     Readiness,
     RedriveDeadLetters,
+    ReplayEvents,
+    ReplayResult,
+    ResumeGroup,
     ShowDeadLetter,
+    ShowGroup,
     ShowPlugin,
     StartPlugin,
     StopPlugin,
@@ -59,7 +70,12 @@ GROUP = GroupInfo(
     group="alerts.watch", plugin_id="alerts", patterns=("orders.*",), state="active",
     waiting=1, peak=2, in_flight=3, parked=4, dead=5, handled=6, failed=7, stale=8, owners={"r1": 1},
 )  # fmt: skip
-TYPE = CatalogEntry(type="orders.placed", version=2, json_schema={"type": "object"}, plugin_id="shop")
+TYPE = EventTypeInfo(
+    type="orders.placed", version=2, json_schema={"type": "object"}, publishers=("shop",), handlers=("a.b",)
+)
+TOPIC = TopicInfo(topic="orders", partitions=1, events=3, peak=4, limit=5, published=6, holder="alerts.watch")
+BUS = BusInfo(replica="r1", features=Features(persistent=False, shared=False), topics=(TOPIC,))
+REPLAY = ReplayResult(group="alerts.watch", events=7)
 CAPABILITY = CapabilityInfo(
     name="pricing.quote",
     providers=(ProviderInfo(capability="pricing.quote", plugin_id="p", replica="r1", reach="shared"),),
@@ -80,6 +96,8 @@ def remote(error: Exception) -> ProviderFailed:
         ("/admin/dead-letters", "kernel.dlq.list", (DEAD,)),
         ("/admin/dead-letters/d1", "kernel.dlq.show", DEAD),
         ("/admin/groups", "kernel.group.list", (GROUP,)),
+        ("/admin/groups/alerts.watch", "kernel.group.show", GROUP),
+        ("/admin/bus", "kernel.bus.show", BUS),
         ("/admin/events/types", "kernel.event.types", (TYPE,)),
         ("/admin/capabilities", "kernel.capability.list", (CAPABILITY,)),
     ],
@@ -100,14 +118,111 @@ async def test_reading_gives_the_models_as_they_are(
 async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> None:
     """Ids, filters and limits of the address are those of the query."""
     context.answers |= {"kernel.plugin.show": DETAILS, "kernel.dlq.show": DEAD, "kernel.dlq.list": ()}
+    context.answers |= {"kernel.group.show": GROUP, "kernel.event.types": ()}
     await http.get("/admin/plugins/alerts")
     await http.get("/admin/dead-letters/d1")
     await http.get("/admin/dead-letters", params={"group": "alerts.watch", "limit": 7})
+    await http.get("/admin/dead-letters")
+    await http.get("/admin/groups/alerts.watch")
+    await http.get("/admin/events/types", params={"pattern": "orders.*"})
     assert [query for _, query, _ in context.asked] == [
         ShowPlugin(plugin_id="alerts"),
         ShowDeadLetter(id="d1"),
-        ListDeadLetters(group="alerts.watch", limit=7),
+        ListDeadLetters(selection=DeadLetterSelection(group="alerts.watch"), limit=7),
+        ListDeadLetters(),
+        ShowGroup(group="alerts.watch"),
+        ListEventTypes(pattern="orders.*"),
     ]
+
+
+async def test_dead_letters_are_filtered_by_everything_that_is_known(http: Any, context: Any) -> None:
+    """Each field of a selection is a parameter of the address, and `after` begins the next page."""
+    context.answers["kernel.dlq.list"] = ()
+    given = {
+        "ids": ["d1", "d2"], "group": "alerts.watch", "plugin_id": "alerts", "generation": 3,
+        "type": "orders.**", "reason": "attempts", "error": "KeyError", "min_age": 60, "max_age": 7200.5,
+    }  # fmt: skip
+    assert set(given) == set(DeadLetterSelection.model_fields)
+    assert (await http.get("/admin/dead-letters", params=given | {"after": "d9"})).status_code == 200
+    [(_, query, _)] = context.asked
+    assert query == ListDeadLetters(selection=DeadLetterSelection.model_validate(given), after="d9")
+
+
+@pytest.mark.parametrize("given", [{"min_age": -1}, {"generation": "x"}, {"grp": "a.b"}, {"limit": 1_001}])
+async def test_a_filter_that_does_not_fit_is_refused(http: Any, context: Any, given: Any) -> None:
+    """An unknown one too: it would otherwise select everything."""
+    response = await http.get("/admin/dead-letters", params=given)
+    assert (response.status_code, response.json()["type"]) == (422, "/problems/invalid-request")
+    assert context.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "query", "answer"),
+    [
+        ("groups/a.b/pause", None, PauseGroup(group="a.b"), GROUP),
+        ("groups/a.b/pause", {"reason": "deploy"}, PauseGroup(group="a.b", reason="deploy"), GROUP),
+        ("groups/a.b/resume", None, ResumeGroup(group="a.b"), GROUP),
+        ("groups/a.b/drop", None, DropGroup(group="a.b"), GROUP),
+        ("events/replay", {"group": "a.b"}, ReplayEvents(group="a.b"), REPLAY),
+        (
+            "events/replay",
+            {"group": "a.b", "start": "2026-01-31T08:00:00Z", "end": "12"},
+            ReplayEvents(group="a.b", start=NOW, end="12"),
+            REPLAY,
+        ),
+        ("events/replay/cancel", {"group": "a.b"}, CancelReplay(group="a.b"), REPLAY),
+    ],
+)
+async def test_groups_and_replays_are_commanded(
+    http: Any, context: Any, path: str, body: Any, query: Any, answer: Any
+) -> None:
+    """The address and the body are the command, the answer is how the group stands now."""
+    context.answers[type(query).__capability__] = answer
+    response = await http.post(f"/admin/{path}", json=body)
+    assert response.status_code == 200, response.text
+    assert type(answer).model_validate(response.json()) == answer
+    assert [asked for _, asked, _ in context.asked] == [query]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("groups/a.b/pause", {"reson": "x"}, "/reson"),
+        ("events/replay", {}, "/group"),
+        ("events/replay", {"group": "a.b", "start": "2026-01-31T08:00:00"}, "/start/datetime"),
+        ("dead-letters/import", {"letters": [{"id": "d1"}]}, "/letters/0/group"),
+    ],
+)
+async def test_a_bad_command_is_refused_with_its_field(
+    http: Any, context: Any, path: str, body: Any, pointer: str
+) -> None:
+    """422 with a JSON pointer; the kernel is not asked."""
+    response = await http.post(f"/admin/{path}", json=body)
+    assert response.status_code == 422
+    assert pointer in [each["pointer"] for each in response.json()["errors"]]
+    assert context.asked == []
+
+
+async def test_dead_letters_are_imported(http: Any, context: Any) -> None:
+    """Larger bodies than elsewhere are read; the answer says how many were new."""
+    context.answers["kernel.dlq.import"] = 2
+    letters = [DEAD.model_copy(update={"id": f"d{number}", "data": "x" * 900_000}) for number in range(3)]
+    body = {"letters": [letter.model_dump(mode="json") for letter in letters]}
+    assert (await http.post("/admin/dead-letters/import", json=body)).json() == {"count": 2}
+    assert [query for _, query, _ in context.asked] == [ImportDeadLetters(letters=tuple(letters))]
+
+
+async def test_a_dry_run_and_a_rate_go_along(http: Any, context: Any) -> None:
+    """As parameters of the address; a rate that lets nothing go is refused."""
+    context.answers |= {"kernel.dlq.redrive": 3, "kernel.dlq.discard": 2}
+    chosen = DeadLetterSelection(error="KeyError")
+    await http.post("/admin/dead-letters/redrive?dry_run=true&rate=2.5", json={"error": "KeyError"})
+    await http.post("/admin/dead-letters/discard?dry_run=true", json={"error": "KeyError"})
+    assert [query for _, query, _ in context.asked] == [
+        RedriveDeadLetters(selection=chosen, dry_run=True, rate=2.5),
+        DiscardDeadLetters(selection=chosen, dry_run=True),
+    ]
+    assert (await http.post("/admin/dead-letters/redrive?rate=0", json={})).status_code == 422
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("done", 200), ("unchanged", 200), ("accepted", 202)])
@@ -205,6 +320,9 @@ async def test_any_capability_can_be_requested(http: Any, context: Any, answer: 
             "plugin-not-found",
         ),
         (remote(errors.DeadLetterNotFound("gone")), 404, "dead-letter-not-found"),
+        (remote(errors.GroupNotFound("no group")), 404, "group-not-found"),
+        (remote(errors.GroupConflict("in use")), 409, "group-conflict"),
+        (remote(errors.InvalidOption("no position")), 422, "invalid-option"),
         (remote(errors.PluginBusy("starting")), 409, "plugin-busy"),
         (remote(errors.PluginStateError("already")), 409, "plugin-state"),
         (remote(errors.MissingDependency("needs webhooks")), 409, "missing-dependency"),
@@ -256,11 +374,14 @@ async def test_an_operator_is_told_where_a_plugin_failed(http: Any, context: Any
 
 READING = [
     "/admin/plugins", "/admin/plugins/x", "/admin/dead-letters", "/admin/dead-letters/x", "/admin/groups",
-    "/admin/events/types", "/admin/capabilities", "/admin/capabilities/x.y", "/events/stream",
+    "/admin/groups/x.y", "/admin/bus", "/admin/events/types", "/admin/capabilities",
+    "/admin/capabilities/x.y", "/events/stream",
 ]  # fmt: skip
 OPERATING = [
     "/admin/plugins/x/start", "/admin/plugins/x/stop", "/admin/dead-letters/redrive",
-    "/admin/dead-letters/discard", "/admin/capabilities/x.y",
+    "/admin/dead-letters/discard", "/admin/dead-letters/import", "/admin/capabilities/x.y",
+    "/admin/groups/x.y/pause", "/admin/groups/x.y/resume", "/admin/groups/x.y/drop",
+    "/admin/events/replay", "/admin/events/replay/cancel",
 ]  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+"""One attempt: whether it may start, what stands before it, and its repetitions in place.
+
+`DeliveryLoop` has the straight way written out; this is the way of everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from contracts.bus import Dead, Expired, Handler, Parked, SubscriptionSpec
+from contracts.errors import ErrorInfo
+
+from .clock import Clock
+from .groups import Delivery
+from .lot import Entry
+from .policy.causes import CURRENT
+from .policy.expiry import is_expired
+from .policy.guard import Guard
+from .policy.retry import Again
+from .policy.timeout import NEVER, Lane, Sweeper
+from .policy.waits import Waits
+from .port import Port
+from .settler import Settler
+
+
+class Attempts:
+    """Starts the handler of one loop, on whichever lane asks."""
+
+    def __init__(
+        self, port: Port, spec: SubscriptionSpec, handler: Handler, settler: Settler, guard: Guard | None,
+        clock: Clock, sweeper: Sweeper, waits: Waits,
+    ) -> None:  # fmt: skip
+        self._port = port
+        self._most = spec.options.retry.attempts
+        self._handler = handler
+        self._settler = settler
+        self._guard = guard
+        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._sweeper = sweeper
+        self._waits = waits
+
+    def look_again(self) -> None:
+        """Whoever waits with a delivery that was handed back lets go of it."""
+        self._waits.wake_all()
+
+    # --- before a start ---------------------------------------------------------------------------
+
+    def admit(self, delivery: Delivery) -> bool:
+        """Whether to start it now, and then it is counted."""
+        if not self.may_start(delivery):
+            return False
+        count_suspect(delivery)
+        return True
+
+    def may_start(self, delivery: Delivery) -> bool:
+        """What may not is settled here, or was handed back already."""
+        part, entry = delivery.part, delivery.entry
+        if not delivery.is_open:
+            return False
+        if part.is_blocked(delivery):
+            self._port.settle(delivery, Parked(None))
+            return False
+        if is_expired(delivery.message, self._clock.time_ns()):
+            self._settler.settle(delivery, Expired())
+            return False
+        if entry is not None and entry.suspect and entry.attempts >= self._most:
+            self._settler.settle(delivery, Dead("attempts", entry.error or _OWNER_DIED))
+            return False
+        return True
+
+    # --- attempts ---------------------------------------------------------------------------------
+
+    async def hold_up(self, lane: Lane, delivery: Delivery, why: bool | Exception | None) -> Again | None:
+        """What becomes of a delivery to which `Guard.check` said anything but True."""
+        if isinstance(why, Exception):
+            return self._settler.refused(lane, delivery, why)
+        if why is None and await self._turn(lane, delivery):
+            return await self._start(lane, delivery)
+        return None
+
+    async def repeat(self, lane: Lane, delivery: Delivery, again: Again | None) -> None:
+        """Attempts in place, until one ends otherwise. The lane is held: nothing else of its key starts."""
+        while again is not None and await self._wait_in_place(lane, delivery, again.delay):
+            lane.waited += again.delay
+            again = await self._run(lane, delivery)
+        lane.waited = 0.0
+
+    async def _run(self, lane: Lane, delivery: Delivery) -> Again | None:
+        """One attempt, if nothing stands before it. What is to be started again in place it returns."""
+        lane.delivery = delivery
+        passed = self._guard is None or self._guard.check(delivery, self._monotonic())
+        if passed is True:
+            return await self._start(lane, delivery)
+        return await self.hold_up(lane, delivery, passed)
+
+    async def _start(self, lane: Lane, delivery: Delivery) -> Again | None:
+        count_suspect(delivery)
+        lane.delivery = delivery
+        CURRENT.set(delivery)
+        delivery.deadline = lane.deadline = self._monotonic() + lane.timeout
+        try:
+            result = await self._handler(delivery)
+        except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
+            return self._settler.raised(lane, delivery, error)
+        if result is None and not lane.cancels:
+            self._settler.worked(delivery)
+            return None
+        lane.deadline = NEVER
+        return await self._settler.decided(lane, delivery, result)
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    async def _turn(self, lane: Lane, delivery: Delivery) -> bool:
+        """Wait until breaker and rate let it start. False: it is not ours to start any more."""
+        lane.rest()
+        try:
+            is_ours = self._guard is None or await self._guard.turn(delivery, self._may_go_on)
+        except asyncio.CancelledError:
+            self._port.give_back(delivery)
+            raise
+        self._sweeper.arm_once()
+        return is_ours
+
+    async def _wait_in_place(self, lane: Lane, delivery: Delivery, delay: float) -> bool:
+        """False: it is not ours to start any more. What failed so far counts in any case."""
+        lane.rest()
+        _count_failed(delivery)
+        due, is_due = self._monotonic() + delay, False
+        try:
+            while self._may_go_on(delivery) and not is_due:
+                is_due = await self._waits.until(due)
+        except asyncio.CancelledError:
+            self._port.give_back(delivery)
+            raise
+        self._sweeper.arm_once()
+        return delivery.is_open
+
+    def _may_go_on(self, delivery: Delivery) -> bool:
+        """Before a wait and after it: whether it is still to be started here."""
+        if delivery.part.leaving:
+            self._port.give_back(delivery)
+        return self.may_start(delivery)
+
+
+_OWNER_DIED = ErrorInfo(type="OwnerDied", message="each time that this event was started, its owner died")
+
+
+def count_suspect(delivery: Delivery) -> None:
+    """Its owner died with it: each start is counted before it runs, for it may be what kills the process."""
+    entry = delivery.entry
+    if entry is not None and entry.suspect:
+        entry.attempts += 1
+
+
+def _count_failed(delivery: Delivery) -> None:
+    """Before a repetition in place: whoever takes the delivery over must know of the attempts so far."""
+    entry = delivery.entry
+    if entry is None:
+        entry = delivery.entry = Entry(delivery.message)
+    entry.attempts = delivery.attempt
+    delivery.attempt += 1

@@ -1,0 +1,102 @@
+"""What a backend provides so that the suite can run on it. This is all that has to be written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from contracts.bus import BusLimits, EventBus, Features
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Backend(ABC):
+    """One backend (server, database, shared memory …), empty at first, with the given limits.
+
+    Every handle that `open` gives is one replica. The suite closes or crashes each of them, and then calls
+    `close`. Nothing that one backend holds may be seen by another that exists at the same time.
+    """
+
+    features: ClassVar[Features]
+    """What it promises beyond the common suite. Tests expect the one or the other; none is skipped."""
+    tick: float = 0.05
+    """Seconds in which what is published reaches an idle handler, with room to spare. The suite's pauses
+    and timeouts are small multiples of it."""
+    patience: float = 30.0
+    """Seconds after which the suite gives up waiting for what must come."""
+
+    def __init__(self, limits: BusLimits) -> None:
+        self.limits = limits
+
+    @abstractmethod
+    async def open(self, replica: str) -> EventBus:
+        """A new handle of that name, opened. The name of one that was closed or crashed may come again."""
+
+    @abstractmethod
+    async def crash(self, bus: EventBus) -> None:
+        """The handle vanishes as by `kill -9`: nothing more is sent, nothing settled or handed over.
+
+        Its handlers are cancelled and gone when this returns (what they do while they are cancelled must
+        not reach the backend). Others notice at once, or when its lease has run out.
+        """
+
+    @abstractmethod
+    def suspend(self, bus: EventBus) -> None:
+        """The handle stands still as by SIGSTOP: no beat, nothing taken, settled or started.
+
+        Handlers that run are held by the test; what they do is sent after `wake`.
+        """
+
+    @abstractmethod
+    def wake(self, bus: EventBus) -> None:
+        """It goes on where it was, as by SIGCONT, and does not know that time has passed."""
+
+    @abstractmethod
+    async def restart(self) -> None:
+        """The backend is interrupted and comes back; open handles live on, and connect again.
+
+        A persistent one is stopped and started. Of any other all connections are cut once; the state stays.
+        """
+
+    @abstractmethod
+    async def renew(self) -> None:
+        """Everything ends and is started anew: all processes, the backend's own too. No handle is open.
+
+        What is persistent is there again; a backend that is not is empty.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Remove it with everything in it."""
+
+    @abstractmethod
+    async def sibling(self, limits: BusLimits) -> Backend:
+        """Another one beside it, empty, with these limits: a namespace of its own is enough."""
+
+    def now(self) -> datetime:
+        """The wall clock that it goes by."""
+        return datetime.now(UTC)
+
+
+def needs(**limits: Any) -> Callable[[F], F]:
+    """The limits (fields of `BusLimits`) with which a test wants its backend to be made."""
+
+    def mark(test: F) -> F:
+        test.bus_limits = BusLimits(**limits)  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
+def limits_for(request: pytest.FixtureRequest) -> BusLimits:
+    """The limits with which the fixture `backend` makes the backend of the test that asks for it."""
+    return limits_of(request.function)
+
+
+def limits_of(test: Any) -> BusLimits:
+    limits = getattr(test, "bus_limits", None)
+    return limits if isinstance(limits, BusLimits) else BusLimits()

@@ -1,0 +1,210 @@
+"""Calls: requests and answers, each at most once, and every way in which they can fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from contracts.bus import Call, CallReply, EventBus, Provider, ProviderSpec
+from contracts.errors import CallTimeout, InvalidPattern, NoProvider, ProviderFailed, ProviderLost
+
+from .backend import needs
+from .probe import Gate
+from .rig import SOURCE, Rig, now
+from .suite import Suite
+
+CAPABILITY = "pricing.quote"
+
+
+class Ask(BaseModel):
+    sku: str = "a"
+
+
+class Calls(Suite):
+    """A request is executed at most once, within the time that is left, and always answered or named."""
+
+    async def test_a_request_reaches_a_provider_on_another_replica(self, rig: Rig) -> None:
+        """Query and answer cross as JSON; the call names who asks and how much time is left."""
+        a, b = await rig.open("a"), await rig.open("b")
+        seen: list[Call] = []
+        await a.provide(_spec(), _answering("1", seen))
+        [reply] = await b.request(CAPABILITY, Ask(), source=SOURCE, timeout=20 * rig.tick)
+        [text] = await b.request(CAPABILITY, '{"sku":"b"}', source=SOURCE)
+        assert (reply.data, reply.replica, text.data) == ("1", "a", "1")
+        [call, other] = seen
+        assert (call.capability, call.provider, call.source, call.data) == (
+            CAPABILITY,
+            "quote",
+            SOURCE,
+            '{"sku":"a"}',
+        )
+        assert 0 < call.timeout <= 20 * rig.tick
+        assert other.data == '{"sku":"b"}'
+
+    async def test_no_provider_is_known_at_once(self, rig: Rig) -> None:
+        """Before one came, after it went, and on a replica that has none: never a timeout."""
+        a, b = await rig.open("a"), await rig.open("b")
+        began = now()
+        with pytest.raises(NoProvider) as caught:
+            await a.request(CAPABILITY, Ask(), source=SOURCE)
+        assert caught.value.capability == CAPABILITY
+        offer = await a.provide(_spec(), _answering("1"))
+        await _known(rig, b)
+        with pytest.raises(NoProvider):
+            await b.request(CAPABILITY, Ask(), source=SOURCE, target="b")
+        await offer.remove()
+        await offer.remove()
+        await rig.until(lambda: not b.providers())
+        for target in ("any", "all", "a"):
+            with pytest.raises(NoProvider):
+                await b.request(CAPABILITY, Ask(), source=SOURCE, target=target)
+        assert now() - began < 5
+
+    async def test_a_capability_is_named_like_a_type(self, rig: Rig) -> None:
+        """Another name is refused where it is offered."""
+        bus = await rig.open()
+        with pytest.raises(InvalidPattern):
+            await bus.provide(_spec("Pricing"), _answering("1"))
+
+    async def test_an_answer_that_comes_late_is_dropped(self, rig: Rig) -> None:
+        """The caller's timeout is in time, the provider runs to its end, the next call is not confused."""
+        a, b, gate = await rig.open("a"), await rig.open("b"), Gate()
+        ended: list[str] = []
+
+        async def slow(call: Call) -> CallReply:
+            if not ended:
+                await gate()
+            ended.append(call.id)
+            return CallReply(data=f'"{len(ended)}"')
+
+        await a.provide(_spec(), slow)
+        await _known(rig, b)
+        began = now()
+        with pytest.raises(CallTimeout):
+            await b.request(CAPABILITY, Ask(), source=SOURCE, timeout=4 * rig.tick)
+        assert 4 * rig.tick - 0.01 <= now() - began <= 8 * rig.tick
+        gate.open()
+        await rig.until(lambda: ended)
+        [reply] = await b.request(CAPABILITY, Ask(), source=SOURCE)
+        assert reply.data == '"2"'
+
+    async def test_a_provider_that_raises_has_failed(self, rig: Rig) -> None:
+        """The error crosses as data."""
+
+        async def broken(call: Call) -> CallReply:
+            raise LookupError("no such sku")
+
+        a, b = await rig.open("a"), await rig.open("b")
+        await a.provide(_spec(), broken)
+        await _known(rig, b)
+        with pytest.raises(ProviderFailed) as caught:
+            await b.request(CAPABILITY, Ask(), source=SOURCE)
+        info = caught.value.info
+        assert (info.type, info.message) == ("LookupError", "no such sku")
+        assert "broken" in info.traceback
+
+    async def test_a_provider_has_an_upper_bound_of_its_own(self, rig: Rig) -> None:
+        """`ProviderSpec.timeout` holds, whatever the caller allows."""
+        bus, gate = await rig.open(), Gate()
+        await bus.provide(_spec(timeout=4 * rig.tick), _holding(gate))
+        with pytest.raises(ProviderFailed) as caught:
+            await bus.request(CAPABILITY, Ask(), source=SOURCE, timeout=rig.backend.patience)
+        assert caught.value.info.matches("HandlerTimeout")
+        assert gate.waiting == 0
+
+    @needs(lease=1.0)
+    @pytest.mark.parametrize("end", ["removed", "closed", "crashed"])
+    async def test_a_provider_that_goes_away_is_lost(self, rig: Rig, end: str) -> None:
+        """Removed, closed or killed at work: the caller is told, and does not wait for its timeout."""
+        a, b, gate = await rig.open("a"), await rig.open("b"), Gate()
+        offer = await a.provide(_spec(timeout=1_000), _holding(gate))
+        await _known(rig, b)
+        request = asyncio.ensure_future(b.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000))
+        await rig.until(lambda: gate.waiting)
+        if end == "removed":
+            await offer.remove()
+        elif end == "closed":
+            await rig.close(a, grace=0)
+        else:
+            await rig.crash(a)
+        with pytest.raises(ProviderLost):
+            await asyncio.wait_for(request, 10)
+        await rig.until(lambda: not b.providers())
+
+    async def test_all_are_asked_and_each_answers_once(self, rig: Rig) -> None:
+        """`target="all"`: one reply from each replica; a replica's name picks that one."""
+        buses = {name: await rig.open(name) for name in "abc"}
+        for name in "ab":
+            await buses[name].provide(_spec(), _answering(f'"{name}"'))
+        await rig.until(lambda: len(buses["c"].providers()) == 2)
+        replies = await buses["c"].request(CAPABILITY, Ask(), source=SOURCE, target="all")
+        assert sorted((reply.replica, reply.data) for reply in replies) == [("a", '"a"'), ("b", '"b"')]
+        [reply] = await buses["c"].request(CAPABILITY, Ask(), source=SOURCE, target="b")
+        assert reply.replica == "b"
+        shown = sorted((info.capability, info.plugin_id, info.replica) for info in buses["c"].providers())
+        assert shown == [(CAPABILITY, "shop", "a"), (CAPABILITY, "shop", "b")]
+
+    async def test_a_local_provider_is_reached_from_its_replica_alone(self, rig: Rig) -> None:
+        """`reach="local"` does not show anywhere else."""
+        a, b = await rig.open("a"), await rig.open("b")
+        await a.provide(_spec(reach="local"), _answering("1"))
+        await rig.pause()
+        [reply] = await a.request(CAPABILITY, Ask(), source=SOURCE)
+        assert reply.replica == "a"
+        with pytest.raises(NoProvider):
+            await b.request(CAPABILITY, Ask(), source=SOURCE)
+        assert b.providers() == []
+
+    async def test_answers_find_their_callers(self, rig: Rig) -> None:
+        """Two hundred calls side by side from two replicas: each gets the answer to its own question."""
+        a, b = await rig.open("a"), await rig.open("b")
+
+        async def echo(call: Call) -> CallReply:
+            await asyncio.sleep(hash(call.id) % 5 * rig.tick / 10)
+            return CallReply(data=call.data)
+
+        await a.provide(_spec(), echo)
+        await _known(rig, b)
+
+        async def ask(bus: EventBus, text: str) -> None:
+            [reply] = await bus.request(CAPABILITY, text, source=SOURCE, timeout=rig.backend.patience)
+            assert reply.data == text
+
+        await asyncio.gather(*(ask(bus, f'"{bus.replica}{n}"') for n in range(100) for bus in (a, b)))
+
+    async def test_with_no_time_left_nothing_is_executed(self, rig: Rig) -> None:
+        """A call whose deadline has passed never reaches its provider."""
+        a, seen = await rig.open("a"), list[Call]()
+        await a.provide(_spec(), _answering("1", seen))
+        with pytest.raises(CallTimeout):
+            await a.request(CAPABILITY, Ask(), source=SOURCE, timeout=0)
+        await rig.pause()
+        assert seen == []
+
+
+def _spec(capability: str = CAPABILITY, **options: Any) -> ProviderSpec:
+    return ProviderSpec(capability=capability, plugin_id="shop", provider="quote", **options)
+
+
+def _answering(data: str, seen: list[Call] | None = None) -> Provider:
+    async def provide(call: Call) -> CallReply:
+        if seen is not None:
+            seen.append(call)
+        return CallReply(data=data)
+
+    return provide
+
+
+def _holding(gate: Gate) -> Provider:
+    async def provide(call: Call) -> CallReply:
+        await gate()
+        return CallReply(data="1")
+
+    return provide
+
+
+async def _known(rig: Rig, bus: EventBus) -> None:
+    await rig.until(bus.providers, "a provider to be known")

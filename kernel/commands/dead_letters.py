@@ -1,0 +1,78 @@
+"""`kernel.dlq.*`: the deliveries that were given up, and what becomes of them."""
+
+from __future__ import annotations
+
+from contracts.bus import Call, DeadLetter, DeadLetterSelection
+from contracts.errors import DeadLetterNotFound
+from contracts.messages import (
+    DiscardDeadLetters,
+    ImportDeadLetters,
+    ListDeadLetters,
+    RedriveDeadLetters,
+    ShowDeadLetter,
+)
+
+from .desk import CommandDesk
+from .groups import find_group
+
+
+class DeadLetterCommands:
+    def __init__(self, desk: CommandDesk) -> None:
+        self._desk = desk
+
+    async def open(self) -> None:
+        await self._desk.provide(ListDeadLetters, self._list)
+        await self._desk.provide(ShowDeadLetter, self._show)
+        await self._desk.provide(RedriveDeadLetters, self._redrive)
+        await self._desk.provide(DiscardDeadLetters, self._discard)
+        await self._desk.provide(ImportDeadLetters, self._import)
+
+    async def _list(self, query: ListDeadLetters, call: Call) -> tuple[DeadLetter, ...]:
+        found = await self._desk.bus.dead_letters(query.selection, limit=query.limit, after=query.after)
+        return tuple(found)
+
+    async def _show(self, query: ShowDeadLetter, call: Call) -> DeadLetter:
+        found = await self._desk.bus.dead_letters(DeadLetterSelection(ids=(query.id,)), limit=1)
+        if not found:
+            raise DeadLetterNotFound(f"there is no dead letter {query.id!r}", fix="plugbus dlq list")
+        return found[0]
+
+    async def _redrive(self, query: RedriveDeadLetters, call: Call) -> int:
+        await self._check(query.selection)
+        if query.dry_run:
+            return await self._desk.bus.count_dead_letters(query.selection)
+        count = await self._desk.bus.redrive(query.selection, rate=query.rate)
+        return self._settled(call, "redrive", query.selection, count)
+
+    async def _discard(self, query: DiscardDeadLetters, call: Call) -> int:
+        await self._check(query.selection)
+        if query.dry_run:
+            return await self._desk.bus.count_dead_letters(query.selection)
+        return self._settled(call, "discard", query.selection, await self._desk.bus.discard(query.selection))
+
+    async def _import(self, query: ImportDeadLetters, call: Call) -> int:
+        for group in sorted({letter.group for letter in query.letters}):
+            await find_group(self._desk, group)
+        count = await self._desk.bus.import_dead_letters(query.letters)
+        self._desk.audit(call, "dlq.import", "dead letters", given=len(query.letters), count=count)
+        return count
+
+    async def _check(self, selection: DeadLetterSelection) -> None:
+        """A group that does not exist is a slip of the pen, not a selection of nothing."""
+        if selection.group is not None:
+            await find_group(self._desk, selection.group)
+
+    def _settled(self, call: Call, verb: str, selection: DeadLetterSelection, count: int) -> int:
+        if selection.ids and not count:
+            raise DeadLetterNotFound(
+                f"no dead letter has the id {selection.ids[0]!r}", fix="plugbus dlq list"
+            )
+        self._desk.audit(call, f"dlq.{verb}", _described(selection), count=count)
+        return count
+
+
+def _described(selection: DeadLetterSelection) -> str:
+    """The selection in a few words, for the audit log."""
+    given = selection.model_dump(exclude_none=True, mode="json")
+    ids = given.pop("ids", ())
+    return " ".join([*ids, *(f"{name}={value}" for name, value in given.items())]) or "all"

@@ -1,0 +1,121 @@
+"""`kernel.plugin.*`: what is there, and starting and stopping it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from contracts.bus import Call, SubscriptionSpec
+from contracts.messages import (
+    CommandResult,
+    ListPlugins,
+    PluginDetails,
+    PluginInfo,
+    ShowPlugin,
+    StartPlugin,
+    StopPlugin,
+)
+from contracts.messages.commands import HandlerInfo
+
+from ..port import source_of
+from ..registry import PluginRecord, check_health
+from ..security import ENFORCED_IN_PROCESS
+from .desk import CommandDesk
+
+
+class PluginCommands:
+    def __init__(self, desk: CommandDesk) -> None:
+        self._desk = desk
+        self._kernel = desk.kernel
+
+    async def open(self) -> None:
+        await self._desk.provide(ListPlugins, self._list)
+        await self._desk.provide(ShowPlugin, self._show)
+        await self._desk.provide(StartPlugin, self._start)
+        await self._desk.provide(StopPlugin, self._stop)
+
+    async def _list(self, query: ListPlugins, call: Call) -> tuple[PluginInfo, ...]:
+        return tuple(plugin_info(record) for record in self._kernel.registry)
+
+    async def _show(self, query: ShowPlugin, call: Call) -> PluginDetails:
+        record = self._kernel.registry.record(query.plugin_id)
+        health = await check_health(record, self._kernel.services.settings.deadlines.health)
+        return plugin_details(record, self._kernel.needed_by(record.plugin_id)).model_copy(
+            update={"health": health}
+        )
+
+    async def _start(self, query: StartPlugin, call: Call) -> CommandResult:
+        return await self._command("start", self._kernel.start_plugin, query.plugin_id, call)
+
+    async def _stop(self, query: StopPlugin, call: Call) -> CommandResult:
+        return await self._command("stop", self._kernel.stop_plugin, query.plugin_id, call)
+
+    async def _command(
+        self, name: str, action: Callable[[str, str], Awaitable[bool]], plugin_id: str, call: Call
+    ) -> CommandResult:
+        """Run now; or, where a plugin commands itself, soon: it could not wait for its own end."""
+        record = self._kernel.registry.record(plugin_id)
+        self._desk.audit(call, f"plugin.{name}", plugin_id)
+        reason = f"{name} by {call.source}"
+        if call.source == source_of(plugin_id):
+            self._kernel.scope.spawn(self._later(action, plugin_id, reason), name=f"{name} {plugin_id}")
+            return CommandResult(outcome="accepted", plugin=plugin_info(record))
+        changed = await action(plugin_id, reason)
+        return CommandResult(outcome="done" if changed else "unchanged", plugin=plugin_info(record))
+
+    async def _later(
+        self, action: Callable[[str, str], Awaitable[bool]], plugin_id: str, reason: str
+    ) -> None:
+        """For a plugin that commands itself, perhaps from within the step that is under way."""
+        await self._kernel.operations.idle(plugin_id)
+        await action(plugin_id, reason)
+
+
+def plugin_info(record: PluginRecord) -> PluginInfo:
+    """One row of `plugin list`."""
+    generation = record.current
+    return PluginInfo(
+        plugin_id=record.plugin_id,
+        name=record.metadata.name,
+        version=record.metadata.version,
+        status=record.status,
+        activity=record.activity.value,
+        reason=record.reason,
+        level_requested=record.metadata.security_level.value,
+        level_effective=generation.security.effective.value if generation else "",
+        generation=generation.number if generation else 0,
+        source=record.metadata.source,
+        subscriptions=len(generation.port.subscriptions) if generation else 0,
+        capabilities=generation.declaration.capabilities if generation else (),
+        has_routes=generation is not None and generation.mount is not None,
+    )
+
+
+def plugin_details(record: PluginRecord, needed_by: tuple[str, ...]) -> PluginDetails:
+    """What `plugin show` tells."""
+    generation = record.current
+    port = generation.port if generation else None
+    return PluginDetails(
+        **plugin_info(record).model_dump(),
+        metadata=record.metadata,
+        security=generation.security if generation else None,
+        handlers=tuple(_handler_info(spec, spec.handler in port.filtered) for spec in port.subscriptions)
+        if port
+        else (),
+        needed_by=needed_by,
+        shadowed=record.shadowed,
+        limits_enforced=ENFORCED_IN_PROCESS if generation else (),
+    )
+
+
+def _handler_info(spec: SubscriptionSpec, filtered: bool) -> HandlerInfo:
+    options = spec.options
+    return HandlerInfo(
+        name=spec.handler,
+        group=spec.group,
+        patterns=spec.patterns,
+        concurrency=options.concurrency,
+        timeout=options.timeout,
+        retry=options.retry,
+        filtered=filtered,
+        options=options.model_dump(mode="json", exclude_defaults=True),
+    )

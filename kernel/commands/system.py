@@ -1,0 +1,65 @@
+"""What is there beside plugins and groups: the bus, capabilities, readiness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contracts.bus import Call, TopicInfo
+from contracts.messages import (
+    BusInfo,
+    CapabilityInfo,
+    GetReadiness,
+    ListCapabilities,
+    ListTopics,
+    Readiness,
+    ShowBus,
+)
+
+from ..hosts import ProviderDeclaration
+from .desk import CommandDesk
+
+
+class SystemCommands:
+    def __init__(self, desk: CommandDesk) -> None:
+        self._desk = desk
+
+    async def open(self) -> None:
+        await self._desk.provide(ShowBus, self._bus)
+        await self._desk.provide(ListTopics, self._topics)
+        await self._desk.provide(ListCapabilities, self._capabilities)
+        await self._desk.provide(GetReadiness, self._readiness)
+
+    async def _bus(self, query: ShowBus, call: Call) -> BusInfo:
+        bus = self._desk.bus
+        return BusInfo(replica=bus.replica, features=bus.features, topics=tuple(await bus.topics()))
+
+    async def _topics(self, query: ListTopics, call: Call) -> tuple[TopicInfo, ...]:
+        return tuple(await self._desk.bus.topics())
+
+    async def _capabilities(self, query: ListCapabilities, call: Call) -> tuple[CapabilityInfo, ...]:
+        by_name: dict[str, list[Any]] = {}
+        for info in self._desk.bus.providers():
+            if query.name in (None, info.capability):
+                by_name.setdefault(info.capability, []).append(info)
+        declared = self._declared_providers()
+        return tuple(
+            CapabilityInfo(
+                name=name,
+                description=known.description if (known := declared.get(name)) else "",
+                providers=tuple(infos),
+                query_schema=known.query_schema if known else None,
+                answer_schema=known.answer_schema if known else None,
+            )
+            for name, infos in sorted(by_name.items())
+        )
+
+    def _declared_providers(self) -> dict[str, ProviderDeclaration]:
+        return {
+            provider.capability: provider
+            for record in self._desk.kernel.registry
+            if record.current is not None
+            for provider in record.current.declaration.providers
+        }
+
+    async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
+        return self._desk.kernel.readiness()

@@ -1,0 +1,53 @@
+"""`/admin/plugins`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from contracts.messages import (
+    CommandResult,
+    ListPlugins,
+    PluginDetails,
+    PluginInfo,
+    ShowPlugin,
+    StartPlugin,
+    StopPlugin,
+)
+from contracts.web import EdgeContext
+
+from ..access import Access
+from .common import COMMAND_TIMEOUT
+
+
+def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
+    router = APIRouter(prefix="/plugins", tags=["plugins"])
+    reads, operates = Depends(access.needs("read")), Depends(access.needs("operate"))
+
+    @router.get("", dependencies=[reads])
+    async def list_plugins() -> tuple[PluginInfo, ...]:
+        """All plugins that were found, refused ones included, in start order."""
+        return await context.request(ListPlugins())
+
+    @router.get("/{plugin_id}", dependencies=[reads])
+    async def show_plugin(plugin_id: str) -> PluginDetails:
+        return await context.request(ShowPlugin(plugin_id=plugin_id))
+
+    @router.post("/{plugin_id}/start", dependencies=[operates])
+    async def start_plugin(plugin_id: str, response: Response) -> CommandResult:
+        """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
+        command = StartPlugin(plugin_id=plugin_id)
+        return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
+
+    @router.post("/{plugin_id}/stop", dependencies=[operates])
+    async def stop_plugin(plugin_id: str, response: Response) -> CommandResult:
+        """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
+        command = StopPlugin(plugin_id=plugin_id)
+        return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
+
+    return router
+
+
+def _outcome(result: CommandResult, response: Response) -> CommandResult:
+    response.status_code = 202 if result.outcome == "accepted" else 200
+    return result

@@ -1,0 +1,1 @@
+"""The bus on memory under a seed: one number decides what happens, in which order, and what breaks."""
