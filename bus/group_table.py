@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from packaging.version import Version
-
 from contracts.bus import SubscriptionSpec
 from contracts.errors import GroupConflict, GroupNotFound
 from contracts.message import Message
@@ -19,6 +17,7 @@ from .group import Group
 from .groups import GroupPartition
 from .limits import check_order
 from .partition import Partition
+from .placement import version_of
 from .policy.dedupe import Settled
 from .topics import may_select
 
@@ -221,4 +220,4 @@ def _selects(spec: SubscriptionSpec, message: Message) -> bool:
 
 
 def _is_older(spec: SubscriptionSpec, than: SubscriptionSpec) -> bool:
-    return Version(spec.plugin_version) < Version(than.plugin_version)
+    return version_of(spec) < version_of(than)

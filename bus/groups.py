@@ -50,10 +50,10 @@ class GroupPartition:
     """
 
     __slots__ = (
-        "_by_topic", "_expiring", "_is_alone", "_taken", "_total", "_unhandled", "backlog", "discarded", "dropped",
-        "epoch", "expired", "failed", "filtered", "group", "handler", "idle", "irregular", "is_ephemeral",
-        "is_paused", "leaving", "lot", "lot_limit", "missed", "moving", "number", "open", "ordered",
-        "owner", "peak", "repeated", "replay", "returned", "stale", "suspects", "topic",
+        "_by_topic", "_expiring", "_is_alone", "_taken", "_total", "_unhandled", "backlog", "discarded",
+        "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "idle", "irregular",
+        "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving", "number", "open",
+        "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects", "topic",
     )  # fmt: skip
 
     def __init__(

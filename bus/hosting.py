@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from packaging.version import Version
-
 from contracts.bus import (
     Acknowledged,
     Dead,
@@ -25,6 +23,7 @@ from contracts.messages.delivery import GapFound
 
 from .delivery import DeliveryLoop
 from .groups import Delivery, GroupPartition, acknowledge
+from .placement import version_of
 from .policy.dedupe import Settled
 from .policy.timeout import Sweeper
 from .port import Publish
@@ -46,7 +45,7 @@ class Hosting:
         self.replica = replica
         self.group = group
         self.spec = spec
-        self.version = Version(spec.plugin_version)
+        self.version = version_of(spec)
         self.parts: dict[GroupPartition, None] = {}
         """In the order in which they came."""
         self.is_moving = False

@@ -10,10 +10,11 @@ that which its source and id select. Each partition numbers its events without g
 
 **Publishing.** `publish` returns when the backend has taken the event. The same (source, id) published
 again within the idempotency window (`window_seconds` or the last `window` events of the partition,
-whichever is less, but never less than the longest publish deadline) is one event: the second receipt says
-`duplicate`. Publishing waits for room while the topic is at its limit, and raises `BusFull` at its
-deadline, naming the group that holds. A publish made while handling a delivery never waits: it is admitted
-up to twice the limit, then raises. Data over 1 MiB are refused before anything is sent.
+whichever is less, but never less than the longest publish deadline; a backend may remember longer) is one
+event: the second receipt says `duplicate`. Publishing waits for room while the topic is at its limit, and
+raises `BusFull` at its deadline, naming the group that holds. A publish made while handling a delivery
+never waits: it is admitted up to twice the limit, then raises. Data over 1 MiB are refused before anything
+is sent.
 
 **Delivery.** Each handler has a *group* of its own, named `<plugin_id>.<name>`. Every event whose type
 one of the group's patterns selects is delivered to it at least once: its position, attempts, retries
@@ -29,8 +30,10 @@ nothing back: what is trimmed before it came to it is missed, counted and announ
 every settlement checks it; what a former owner still sends is refused and counted. Only replicas with the
 highest `plugin_version` of the group may own; with `exclusive`, one owns all partitions. When an owner
 leaves, or is not seen for `lease` seconds of the observers' monotonic clocks, another takes over with a
-higher epoch; what the former one had started is *suspect*: it is started one at a time, each start counted
-before it runs, before anything newer. A partition moves to a replica that joins when nothing of it runs.
+higher epoch. What a former owner still does has no effect here: its settlements are refused and counted,
+its failures are not, and the events that its handlers return are not published. What it had started is
+*suspect*: it is started one at a time, each start counted before it runs, before anything newer. A
+partition moves to a replica that joins when nothing of it runs.
 
 **Order.** Within one topic, events of one key start in the order in which they were published, and
 never two at once, through retries, takeover and redrive of others. Keys run in parallel, up to the
@@ -53,7 +56,7 @@ replica but dedupe, which is the group's.
 
 **The lot.** A delivery that must wait is moved out of the way, into the *lot* of its group; later
 events of its key queue behind it, other keys go on, and nothing in a lot holds back the topic's limit. At
-`lot` entries that partition of that group is read no further.
+`lot` entries that partition of that group is read no further; what was taken already may still join it.
 
 **Overflow.** Above `max_waiting` events that wait for a group in one partition, `drop_oldest` or `drop_new`
 give up the oldest or the newest of them, for that group alone, counted and announced (`bus.overflowed`).
@@ -79,9 +82,10 @@ most a quarter of its lanes, or every fourth turn where there are fewer than fou
 **Tails.** A tail reads along from now on (or from a position, or a time), belongs to no group, settles
 nothing and disturbs nobody; what it misses because the topic was trimmed is reported as a gap.
 
-**Retention.** What every group has settled is kept for `retain_seconds` or `retain` events, whichever is
-less; nothing younger than `young_seconds` is trimmed while the topic holds less than half of its limit, and
-never what an active or dormant group still needs.
+**Retention.** What every group has settled is kept at least for `retain_seconds` or `retain` events,
+whichever is less; nothing younger than `young_seconds` is trimmed while the topic holds less than half of
+its limit, and never what an active or dormant group still needs. It is trimmed at the latest when the limit
+is reached.
 
 **Calls.** A request is not an event of the log: it is executed at most once by one provider, within the
 time that is left. No provider is known at once, not a timeout. An answer that comes late, or twice, is
@@ -94,8 +98,10 @@ nobody waits for. Failures of groups that select `bus.**` are logged and counted
 `time`, expiry, retention and delayed publishing on the wall clock. A jump of the wall clock shifts these
 and nothing else.
 
-**Closing.** `close` stops reading, lets handlers that run finish within the grace time, cancels the
-rest (they are delivered again to whoever comes next), and leaves no task behind.
+**Closing.** `close` stops reading, lets handlers that run finish within the grace time (they may still
+publish), cancels the rest (they are delivered again to whoever comes next), and leaves no task behind.
+Afterwards every method but `close` raises `BusClosed`. A handler that removes, drains or closes what it runs
+in is not waited for.
 """
 
 from __future__ import annotations
@@ -227,7 +233,8 @@ class ProviderSpec(BaseModel):
     """Name within the plugin; what the host is told."""
     reach: Literal["local", "shared"] = "shared"
     timeout: float = 30.0
-    """Seconds: upper bound of one execution, whatever the caller allows."""
+    """Seconds: upper bound of one execution, whatever the caller allows; then the caller gets
+    `ProviderFailed` with a `HandlerTimeout`."""
     generation: int = 0
 
 
@@ -378,7 +385,8 @@ class EventBus(Protocol):
     def features(self) -> Features: ...
 
     async def open(self) -> None:
-        """Connect. Raises `BusError` with cause and fix if the backend cannot be reached."""
+        """Connect. Raises `BusError` with cause and fix if the backend cannot be reached, or the replica's
+        name is in use; it is free again after `close` or a crash. Once only: then `BusClosed`."""
 
     async def close(self, grace: float = 10.0) -> None:
         """See *Closing* above. Safe twice."""
@@ -398,8 +406,9 @@ class EventBus(Protocol):
     ) -> Receipt:
         """Publish one event; see *Publishing* above.
 
-        `delay` (seconds) or `at`: keep it back until then; it is numbered when it becomes visible. An `at`
-        that has passed means now. `expires`: not handled after that moment. Causes (`correlationid`,
+        `delay` (seconds) or `at`: keep it back until then; it is numbered when it becomes visible, and until
+        then has the position `"delayed"`. Whether it is a duplicate is judged now. An `at` that has passed
+        means now. `expires`: not handled after that moment. Causes (`correlationid`,
         `causationid`, depth and path) are taken from the delivery that is being handled in the current
         context, if any.
         Raises `BusFull`, `PayloadTooLarge`, `PublishUnknown`, `StormDetected`, `BusClosed`, and
@@ -428,6 +437,7 @@ class EventBus(Protocol):
     async def drop_group(self, group: str, *, reason: str = "") -> None:
         """Retire a group: forget its place, its lot and its dead letters, and announce what was given up.
 
+        Who handles it is cut off: handlers that run are cancelled, and its subscriptions are as removed.
         Unknown names are ignored.
         """
 
@@ -485,7 +495,10 @@ class EventBus(Protocol):
         """
 
     def tail(self, *patterns: str, position: str | datetime | None = None) -> Tail:
-        """Read along. `position`: None from now on, `"oldest"`, a time, or one of a `TailItem`."""
+        """Read along. `position`: None from now on, `"oldest"`, a time, or one of a `TailItem`.
+
+        Raises `InvalidOption` for what is no position, `InvalidPattern`.
+        """
 
     def mark(self) -> str:
         """A position in the whole bus, for `quiet`."""
@@ -498,7 +511,10 @@ class EventBus(Protocol):
     async def dead_letters(
         self, selection: DeadLetterSelection = ..., *, limit: int = 100, after: str | None = None
     ) -> list[DeadLetter]:
-        """The newest first. `after`: go on behind the dead letter with that id, for page after page."""
+        """The newest first, by when they were added; an import adds in the order given.
+
+        `after`: go on behind the dead letter with that id, for page after page.
+        """
 
     async def count_dead_letters(self, selection: DeadLetterSelection = ...) -> int:
         """How many `redrive` or `discard` would take."""

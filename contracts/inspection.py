@@ -41,6 +41,7 @@ class GroupInfo(BaseModel):
     dead: int
     """Dead letters that it holds now."""
     handled: int
+    """Acknowledged, with or without a start."""
     failed: int
     """Attempts that failed."""
     discarded: int = 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contracts.bus import MAX_PAYLOAD, EventBus
-from contracts.errors import (
-    StormDetected,
-)
+from contracts.errors import StormDetected
 from contracts.event import EventData, EventResult
 from contracts.message import PluginEvent
 from contracts.messages.delivery import GroupPaused, StormFound

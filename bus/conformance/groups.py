@@ -15,7 +15,7 @@ from contracts.messages.delivery import (
 
 from .backend import needs
 from .order import soon
-from .probe import Gate
+from .probe import Gate, fail_if
 from .rig import Rig
 from .suite import Suite
 
@@ -102,9 +102,7 @@ class Groups(Suite):
         """One that hangs on its first event, and one that always fails, disturb a third in nothing."""
         bus, gate = await rig.open(), Gate()
         held = await rig.on(bus, gate, group="shop.held", timeout=1_000)
-        await rig.on(
-            bus, lambda n, attempt: _fail_if(True), group="shop.bad", retry=soon(rig, first_delay=60)
-        )
+        await rig.on(bus, lambda n, attempt: fail_if(True), group="shop.bad", retry=soon(rig, first_delay=60))
         free = await rig.on(bus, group="mail.free")
         await rig.publish(bus, *range(500), key="k")
         await rig.until(lambda: len(free.done) == 500)
@@ -192,7 +190,7 @@ class Groups(Suite):
         """What was given up is announced; under the same name a new group starts from the beginning."""
         bus = await rig.open()
         news = rig.listen(bus)
-        first = await rig.on(bus, lambda n, attempt: _fail_if(n == 1), retry=soon(rig, attempts=1))
+        first = await rig.on(bus, lambda n, attempt: fail_if(n == 1), retry=soon(rig, attempts=1))
         await rig.publish(bus, 1)
         await rig.quiet(bus)
         await first.subscription.remove()
@@ -236,8 +234,3 @@ class Groups(Suite):
         [retired] = news.of(GroupRetired)
         assert (retired.group, retired.waiting) == ("shop.handle", 1)
         assert [info.group for info in await bus.groups()] == ["mail.kept"]
-
-
-def _fail_if(is_bad: bool) -> None:
-    if is_bad:
-        raise ValueError("not yet")

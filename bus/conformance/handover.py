@@ -14,11 +14,10 @@ from contracts.event import Event, EventResult, upcast
 from contracts.message import PluginEvent
 
 from .backend import needs
+from .ownership import LEASE
 from .probe import Gate, Probe
 from .rig import Rig, together
 from .suite import Suite
-
-LEASE = 1.0
 
 
 class HandOver(Suite):

@@ -6,7 +6,7 @@ from contracts.bus import CatalogEntry
 
 from .backend import needs
 from .order import soon
-from .probe import Gate
+from .probe import Gate, fail_if
 from .rig import Rig
 from .suite import Suite
 
@@ -18,7 +18,7 @@ class Inspection(Suite):
         """Waiting, in flight, parked, dead, handled, failed, peak, age: all add up."""
 
         def act(n: int, attempt: int) -> object:
-            _fail_if(n in (1, 2))
+            fail_if(n in (1, 2))
             return gate(n) if n == 3 else None
 
         bus, gate = await rig.open(), Gate()
@@ -89,8 +89,3 @@ class Inspection(Suite):
         assert [one.plugin_id for one in bus.types()] == ["mail"]
         keep()
         assert bus.types() == []
-
-
-def _fail_if(is_bad: bool) -> None:
-    if is_bad:
-        raise ValueError("not yet")

@@ -106,6 +106,12 @@ class Probe:
             )  # fmt: skip
 
 
+def fail_if(is_bad: bool) -> None:
+    """What a handler does that fails on purpose."""
+    if is_bad:
+        raise ValueError("not yet")
+
+
 def number_of(event: PluginEvent) -> int:
     """The field `n` of an event's data; -1 where there is none."""
     try:

@@ -8,18 +8,14 @@ from typing import Any
 import pytest
 
 from contracts.bus import EventBus
-from contracts.errors import (
-    BusFull,
-)
+from contracts.errors import BusFull
 from contracts.event import EventData, EventResult
 from contracts.message import PluginEvent
-from contracts.messages.delivery import (
-    GroupOverflowed,
-)
+from contracts.messages.delivery import GroupOverflowed
 
 from .backend import needs
 from .order import soon
-from .probe import Gate
+from .probe import Gate, fail_if
 from .rig import Item, Rig, now
 from .suite import Suite
 
@@ -93,7 +89,7 @@ class Retention(Suite):
     async def test_a_parked_retry_of_an_hour_holds_no_room(self, rig: Rig) -> None:
         """Nothing in a lot keeps the topic from being trimmed."""
         bus = await rig.open()
-        probe = await rig.on(bus, lambda n, attempt: _fail_if(n == 0), retry=soon(rig, first_delay=300))
+        probe = await rig.on(bus, lambda n, attempt: fail_if(n == 0), retry=soon(rig, first_delay=300))
         await rig.publish(bus, 0, key="slow")
         await rig.until(lambda: probe.starts)
         await rig.publish(bus, *range(1, 3_000), key="k", timeout=rig.backend.patience)
@@ -180,11 +176,6 @@ class Retention(Suite):
         await rig.quiet(bus)
         published = {topic.topic: topic.published for topic in await bus.topics()}
         assert (published["ping"], published["pong"]) == (16, 15)
-
-
-def _fail_if(is_bad: bool) -> None:
-    if is_bad:
-        raise ValueError("not yet")
 
 
 async def _handled(rig: Rig, bus: EventBus, group: str, count: int) -> bool:
