@@ -113,6 +113,8 @@ class Group:
             if part.moving:
                 part.stay()
             return
+        if owner is not None and owner.is_suspended and self.hosts.get(owner.replica) is owner:
+            return  # it gives nothing up until it is woken, or lost
         if owner is not None and not part.moving and (part.open or self._is_shared_with(wanted)):
             part.leave()
             owner.make_way()

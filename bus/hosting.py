@@ -274,6 +274,8 @@ class Hosting:
             part.hold()
         if is_suspended:
             self.loop.give_back_unstarted()
+        else:
+            self.group.place_all()
 
     def rouse(self, part: GroupPartition) -> None:
         self._ready.append(part)

@@ -66,17 +66,17 @@ class Sweeper:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lanes: set[Lane] = set()
+        self._lanes: dict[Lane, None] = {}  # not a set: lanes are looked at in the order in which they came
         self._timer: asyncio.TimerHandle | None = None
         self.is_armed = False
 
     def add(self, lane: Lane) -> None:
-        self._lanes.add(lane)
+        self._lanes[lane] = None
         if self.is_armed:  # its timeout may be the smallest
             self._sweep(self._clock.monotonic())
 
     def remove(self, lane: Lane) -> None:
-        self._lanes.discard(lane)
+        self._lanes.pop(lane, None)
 
     def arm_once(self) -> None:
         """Watch, if not watching yet; lanes call it when they begin a batch."""

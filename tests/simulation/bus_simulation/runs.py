@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from bus.policy.timeout import Lane
-
 from .crash_points import Point
 from .history import History
 from .judge import judge
@@ -52,7 +50,7 @@ class Result:
 
 def run(seed: int, *, survey: bool = False) -> Result:
     """One world from its beginning to its verdict. `survey`: also note everywhere where the bus waits."""
-    with _silence(), _sets_in_order():
+    with _silence():
         world = World(seed, survey=survey)
         try:
             world.run()
@@ -79,21 +77,3 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         log.disabled = was
-
-
-@contextmanager
-def _sets_in_order() -> Iterator[None]:
-    """Sets of these have the order in which they were filled, not that of their addresses."""
-    kinds = (Lane,)
-    before = [kind.__hash__ for kind in kinds]
-    for kind in kinds:
-        kind.__hash__ = _same  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        for kind, own in zip(kinds, before, strict=True):
-            kind.__hash__ = own  # type: ignore[method-assign]
-
-
-def _same(_: object) -> int:
-    return 0
