@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from contracts.bus import Handler, Predicate, SubscriptionSpec
@@ -35,6 +35,7 @@ _PATIENCE = 20
 
 Followers = deque[Delivery]
 LaneKey = tuple[GroupPartition, str]
+Batch = Sequence[Delivery]
 Admit = Callable[[Delivery], bool]
 
 
@@ -65,11 +66,9 @@ class DeliveryLoop:
 
     def start(self) -> None:
         loop, guard = asyncio.get_running_loop(), self._guard
-        admit = self._attempts.admit if guard is None else self._attempts.may_start
         for number, lane in enumerate(self._lanes):
             self._sweeper.add(lane)
-            source = self._by_key(admit) if len(self._lanes) > 1 else self._in_order(admit)
-            run = self._run(lane, source) if guard is None else self._run_guarded(lane, source, guard)
+            run = self._run_plain(lane) if guard is None else self._run_guarded(lane, guard)
             name = f"plugbus:{self._spec.group}:{number}"
             lane.task = loop.create_task(run, name=name, context=without_cause())
             lane.task.add_done_callback(self._ended)
@@ -133,36 +132,48 @@ class DeliveryLoop:
 
     # --- lanes ------------------------------------------------------------------------------------
 
-    async def _run(self, lane: Lane, source: Iterator[Delivery | None]) -> None:
-        # Every name in this loop is local and every step inline: it runs once for each message and group.
+    async def _run_plain(self, lane: Lane) -> None:
+        """No policy stands before a start: the way of most deliveries.
+
+        Every name in this loop is local and every step inline, because it runs once for each message and
+        group. It goes by batches: a generator of deliveries alone would cost a tenth of each.
+        """
         handler, timeout, acknowledge = self._handler, lane.timeout, self._port.acknowledge
         monotonic, begin = self._clock.monotonic, CURRENT.set
-        for delivery in source:
-            if delivery is None:
+        batches, admit = self._batches(self._attempts.admit)
+        for batch in batches:
+            if batch is None:
                 await self._sleep(lane)
                 continue
-            lane.delivery = delivery
-            begin(delivery)
-            delivery.deadline = lane.deadline = monotonic() + timeout
-            try:
-                result = await handler(delivery)
-            except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
-                again = self._settler.raised(lane, delivery, error)
-            else:
-                if result is None and not lane.cancels:
-                    acknowledge(delivery)
+            for delivery in batch:
+                part = delivery.part
+                if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
-                lane.deadline = NEVER
-                again = await self._settler.decided(lane, delivery, result)
-            if again is not None:
-                await self._attempts.repeat(lane, delivery, again)
+                lane.delivery = delivery
+                begin(delivery)
+                delivery.deadline = lane.deadline = monotonic() + timeout
+                try:
+                    result = await handler(delivery)
+                except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
+                    again = self._settler.raised(lane, delivery, error)
+                else:
+                    if result is None and not lane.cancels:
+                        if delivery.is_open and not part.irregular:
+                            delivery.is_open = False  # all that acknowledging takes where nothing waits
+                        else:
+                            acknowledge(delivery)
+                        continue
+                    lane.deadline = NEVER
+                    again = await self._settler.decided(lane, delivery, result)
+                if again is not None:
+                    await self._attempts.repeat(lane, delivery, again)
 
-    async def _run_guarded(self, lane: Lane, source: Iterator[Delivery | None], guard: Guard) -> None:
+    async def _run_guarded(self, lane: Lane, guard: Guard) -> None:
         """The same for a subscription with policies."""
         handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
         monotonic, begin, check = self._clock.monotonic, CURRENT.set, guard.check
         worked = settler.worked if guard.hears else self._port.acknowledge
-        for delivery in source:
+        for delivery in self._deliveries(attempts.may_start):
             if delivery is None:
                 await self._sleep(lane)
                 continue
@@ -197,19 +208,31 @@ class DeliveryLoop:
         self._idle.append(sleeper)
         await sleeper
 
-    def _in_order(self, admit: Admit) -> Iterator[Delivery | None]:
-        """One lane: deliveries as they were taken."""
-        take, queue, following = self._port.take, self._queue, self._queue.popleft
-        while not self._stopping:
-            queue.extend(take(BATCH))
-            if not queue:
+    def _batches(self, admit: Admit) -> tuple[Iterator[Batch | None], Admit]:
+        """What to start next (None: nothing, sleep), and whom to ask before each that is irregular."""
+        if len(self._lanes) == 1:
+            return self._in_order(), admit
+        return (None if one is None else (one,) for one in self._by_key(admit)), _asked_already
+
+    def _deliveries(self, admit: Admit) -> Iterator[Delivery | None]:
+        """The same, one by one, and only what may start."""
+        batches, admit = self._batches(admit)
+        for batch in batches:
+            if batch is None:
                 yield None
                 continue
-            self._sweeper.arm_once()
-            while queue:
-                delivery = following()
-                if not delivery.part.irregular or admit(delivery):
+            for delivery in batch:
+                if delivery.is_open and (not delivery.part.irregular or admit(delivery)):
                     yield delivery
+
+    def _in_order(self) -> Iterator[Batch | None]:
+        """One lane: deliveries as they were taken."""
+        take = self._port.take
+        while not self._stopping:
+            batch = take(BATCH)
+            if batch:
+                self._sweeper.arm_once()
+            yield batch or None
 
     def _by_key(self, admit: Admit) -> Iterator[Delivery | None]:
         """Several lanes: whatever is next and whose key nobody runs."""
@@ -279,6 +302,10 @@ class DeliveryLoop:
     def _forget_lanes(self) -> None:
         for lane in self._lanes:
             self._sweeper.remove(lane)
+
+
+def _asked_already(delivery: Delivery) -> bool:
+    return True
 
 
 def _drop_closed(deliveries: deque[Delivery]) -> None:

@@ -40,6 +40,16 @@ class Delivery(PluginEvent):
     """In flight: neither settled nor handed back nor taken over."""
 
 
+class StraightDelivery(Delivery):
+    """The first attempt of what comes straight from the backlog: nearly all that is ever delivered."""
+
+    __slots__ = ()
+
+    @property
+    def handler(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
+        return self.part.handler
+
+
 class GroupPartition:
     """One group's place in one partition.
 
@@ -50,10 +60,11 @@ class GroupPartition:
     """
 
     __slots__ = (
-        "_by_topic", "_expiring", "_is_alone", "_taken", "_total", "_unhandled", "backlog", "discarded",
-        "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "idle", "irregular",
-        "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving", "number", "open",
-        "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects", "topic",
+        "_by_topic", "_expiring", "_forget_at", "_is_alone", "_taken", "_total", "_unhandled", "backlog",
+        "discarded", "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "idle",
+        "irregular", "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving",
+        "number", "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects",
+        "topic",
     )  # fmt: skip
 
     def __init__(
@@ -81,8 +92,6 @@ class GroupPartition:
         self.irregular = False
         """Something holds deliveries back: each must ask before it starts."""
         self.backlog: deque[Message] = deque()
-        self.open = 0
-        """How many deliveries are in flight."""
         self.returned: list[Entry] = []
         self.suspects: deque[Entry] = deque()
         self._is_alone = False  # a suspect is in flight, or was the last to be taken
@@ -94,6 +103,7 @@ class GroupPartition:
         self.failed = self.stale = self.peak = self.discarded = self.expired = 0
         self.filtered = self.repeated = self.dropped = 0
         self._taken: list[Delivery] = []  # whoever is in flight, and some who are not any more
+        self._forget_at = 0  # length of it; what is settled goes when it has doubled
         self._total = self._unhandled = 0
         self._expiring = False
 
@@ -118,33 +128,33 @@ class GroupPartition:
     def _take_waiting(self, count: int, batch: list[Delivery]) -> None:
         # `_out`, written out: one of these is made for each message and group, and a call to an `__init__`
         # would cost half as much again.
-        handler, following, add, new = self.handler, self.backlog.popleft, batch.append, Delivery.__new__
+        kind, new, following, add = StraightDelivery, object.__new__, self.backlog.popleft, batch.append
         for _ in range(count):
-            delivery = new(Delivery)
+            delivery = new(kind)
             delivery.message = following()
-            delivery.handler = handler
             delivery.attempt = 1
-            delivery._parsed = None
             delivery.part = self
             delivery.entry = None
             delivery.is_open = True
             add(delivery)
 
     def _remember(self, batch: list[Delivery]) -> None:
-        if not self.open:
-            self._taken = batch.copy()
-        else:
-            if len(self._taken) > 2 * self.open + 64:
-                self._taken = self.in_flight
-            self._taken += batch
-        self.open += len(batch)
+        if len(self._taken) > self._forget_at:
+            self.forget_settled()
+        self._taken += batch
         self._total += len(batch)
+
+    def forget_settled(self) -> None:
+        """Let go of what is not in flight any more."""
+        self._taken = self.in_flight
+        self._forget_at = 2 * len(self._taken)
 
     def _may_go_on(self) -> bool:
         """Nothing runs beside a suspect: whether there is none in flight, and then what is next."""
         if self.open:
             return False
         self._is_alone = bool(self.suspects)
+        self._regulate()
         return True
 
     def _take_irregular(self, limit: int) -> list[Delivery]:
@@ -257,7 +267,6 @@ class GroupPartition:
             self.stale += 1
             return False
         delivery.is_open = False
-        self.open -= 1
         self._unhandled += 1
         return True
 
@@ -318,7 +327,7 @@ class GroupPartition:
         return message.key if message.key is not None and self.ordered else message.sequence
 
     def _regulate(self) -> None:
-        waits = self.suspects or self.returned or not self.lot.is_empty
+        waits = self.suspects or self._is_alone or self.returned or not self.lot.is_empty
         self.irregular = bool(waits) or self.leaving or self._expiring
         self._rouse()
 
@@ -377,6 +386,11 @@ class GroupPartition:
         return [delivery for delivery in self._taken if delivery.is_open]
 
     @property
+    def open(self) -> int:
+        """How many deliveries are in flight. Counted when asked: settling is the more frequent."""
+        return len(self.in_flight)
+
+    @property
     def handled(self) -> int:
         """How many were acknowledged."""
         return self._total - self._unhandled - self.open
@@ -403,7 +417,6 @@ def acknowledge(delivery: Delivery) -> bool:
         part.stale += 1
         return False
     delivery.is_open = False
-    part.open -= 1
     if delivery.entry is not None:
         part.leave_line(delivery.entry)
     return True

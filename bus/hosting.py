@@ -60,6 +60,7 @@ class Hosting:
         self._losses = broker.losses
         self._ended = ended
         self._ready: deque[GroupPartition] = deque()
+        self._warm: list[GroupPartition] = []
         self._timer: asyncio.TimerHandle | None = None
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
@@ -140,16 +141,24 @@ class Hosting:
 
     def _take_live(self, limit: int) -> list[Delivery]:
         ready, batch = self._ready, list[Delivery]()
+        if not ready:
+            self._cool_down()
         while ready and len(batch) < limit:
-            part = ready[0]
-            taken = part.take(limit - len(batch))
-            if taken:
-                batch += taken
-                ready.rotate(-1)
+            part, wanted = ready.popleft(), limit - len(batch)
+            taken = part.take(wanted)
+            self._warm.append(part)
+            batch = batch + taken if batch else taken
+            if len(taken) == wanted:
+                ready.append(part)  # there may be more
             else:
-                ready.popleft()
                 part.idle = True
         return batch
+
+    def _cool_down(self) -> None:
+        """Nothing is to do for now: what was settled need not be kept for the sake of the next batch."""
+        for part in self._warm:
+            part.forget_settled()
+        self._warm.clear()
 
     def _take_beside_replay(self, limit: int) -> list[Delivery]:
         """For each replayed delivery that may run, three live ones."""

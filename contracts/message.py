@@ -160,8 +160,9 @@ class PluginEvent:
 
     __slots__ = ("_parsed", "_replayed", "attempt", "deadline", "handler", "message")
 
+    # Not set unless needed: one is made for each delivery, and each assignment is felt.
+    _parsed: JsonValue
     _replayed: bool
-    """Set only where it is true, or came over a wire: one assignment less for each delivery."""
 
     def __init__(
         self, message: Message, handler: str, attempt: int = 1, deadline: float | None = None
@@ -173,7 +174,6 @@ class PluginEvent:
         """Counts from 1."""
         self.deadline = deadline
         """When the attempt is cancelled, on the bus's monotonic clock (seconds), or None."""
-        self._parsed: JsonValue | None = None
 
     @property
     def type(self) -> str:
@@ -198,9 +198,10 @@ class PluginEvent:
 
         Raises `UndecodableEvent` for data that are no JSON.
         """
-        if self._parsed is None:
-            self._parsed = _parse(self.message)
-        return self._parsed
+        found = getattr(self, "_parsed", None)
+        if found is None:
+            found = self._parsed = _parse(self.message)
+        return found
 
     def as_(self, model: builtins.type[E]) -> E:
         """The event as an instance of `model`: lifted to its version, unknown fields ignored.

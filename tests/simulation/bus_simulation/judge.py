@@ -271,18 +271,21 @@ class Judge:
         self.groups[fact.group].to_replay = fact.events
 
     def see_redriven(self, fact: h.Redriven) -> None:
-        fate = self.groups[fact.group].fates[fact.name]
-        self._check_dead(fact.group, fate)
-        fate.begin_anew()
+        if fate := self._dead_letter(fact.group, fact.name):
+            fate.begin_anew()
 
     def see_deadletterdiscarded(self, fact: h.DeadLetterDiscarded) -> None:
-        fate = self.groups[fact.group].fates[fact.name]
-        self._check_dead(fact.group, fate)
-        fate.end("discarded")
+        if fate := self._dead_letter(fact.group, fact.name):
+            fate.end("discarded")
 
-    def _check_dead(self, group: str, fate: Fate) -> None:
-        if fate.state == "running" or (fate.state == "final" and fate.how != "dead"):
-            self._object(f"{group}: {fate.event.name} was a dead letter, and {fate.how or fate.state}")
+    def _dead_letter(self, group: str, name: str) -> Fate | None:
+        """What is known of an event that was found among the dead letters of a group."""
+        fate = self.groups[group].fates.get(name)
+        if fate is None:
+            self._object(f"{group}: {name} was a dead letter, and the group does not want it")
+        elif fate.state == "running" or (fate.state == "final" and fate.how != "dead"):
+            self._object(f"{group}: {name} was a dead letter, and {fate.how or fate.state}")
+        return fate
 
     def see_announced(self, fact: h.Announced) -> None:
         if fact.group in self.groups:
