@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator
 from random import Random
@@ -29,6 +30,7 @@ from .members import Members
 from .overflow import Overflow
 from .partition import Partition
 from .policy.causes import Causes
+from .taken import PlainMessage, PlainReceipt
 from .topics import PatternIndex
 from .watch import Watch
 
@@ -38,10 +40,23 @@ if TYPE_CHECKING:
     from .tail import MemoryTail
 
 
+_new = object.__new__
+
+
 class Route:
     """Who reads one event type: compiled when it is first published, dropped when readers change."""
 
-    __slots__ = ("bounded", "first", "is_split", "is_watched", "partitions", "tails", "targets")
+    __slots__ = (
+        "_by_ids",
+        "_turns",
+        "bounded",
+        "first",
+        "is_split",
+        "is_watched",
+        "partitions",
+        "tails",
+        "targets",
+    )
 
     def __init__(
         self, partitions: tuple[Partition, ...], groups: list[Group], tails: tuple[MemoryTail, ...]
@@ -54,11 +69,24 @@ class Route:
         self.bounded = tuple(group for group in groups if group.spec.options.max_waiting is not None)
         """Groups that drop what is too much for them."""
         self.is_watched = bool(self.tails or self.bounded)
+        self._by_ids = {partition.ids: partition for partition in partitions}
+        self._turns = itertools.cycle(partitions)
 
     def select(self, message: Message) -> Partition:
-        """Which partition: by key, else by source and id."""
-        text = message.key if message.key is not None else f"{message.source}\n{message.id}"
+        """Which partition: by key, else by source and id. An id of ours names it; one to be made is free."""
+        text = message.key
+        if text is None:
+            if not message.id:
+                return next(self._turns)
+            first, dash, _ = message.id.rpartition("-")
+            if found := self._by_ids.get(first + dash):
+                return found
+            text = f"{message.source}\n{message.id}"
         return self.partitions[zlib.crc32(text.encode()) % len(self.partitions)]
+
+    def spread(self) -> Partition:
+        """For an event that may go anywhere: its id will tell where it went."""
+        return next(self._turns)
 
 
 class MemoryBroker:
@@ -94,7 +122,6 @@ class MemoryBroker:
         self.overflow = Overflow(self.announcer)
         self.watch = Watch(self.all_partitions, self._grant)
         self.delayed = Delayed(self.clock, self._publish_delayed)
-        self._own_prefix = self.ids.prefix
         self.longest_timeout = DEFAULT_TIMEOUT
         """Seconds: of all publishes so far."""
         self._topics: dict[str, tuple[Partition, ...]] = {}
@@ -120,14 +147,14 @@ class MemoryBroker:
     def publish(self, message: Message, now_ns: int, knows_id: bool, over: bool) -> Receipt | None:
         """Append, and hand to every reader; None: there is no room.
 
-        `knows_id`: the id was given by the publisher, who may give it again. `over`: made while a
-        delivery is handled, so admitted up to twice the limit. No await from the look at the window to
-        the last reader. All in one piece: each call less is felt at every publish.
+        `knows_id`: the id was given by the publisher, who may give it again; one that lacks is made here.
+        `over`: made while a delivery is handled, so admitted up to twice the limit. No await from the look
+        at the window to the last reader. All in one piece: each call less is felt at every publish.
         """
         route = self._routes.get(message.type) or self.route(message.type)
         partition = route.select(message) if route.is_split else route.first
         if knows_id:
-            position = partition.find(message.source, message.id, self._own_prefix, self.clock.monotonic())
+            position = partition.find(message.source, message.id, self.clock.monotonic())
             if position is not None:
                 return Receipt(message.id, position, duplicate=True)
         if len(partition.messages) >= partition.look_at and not self._has_room(partition, now_ns, over):
@@ -135,6 +162,8 @@ class MemoryBroker:
         messages = partition.messages
         message.sequence = sequence = partition.base + len(messages)
         messages.append(message)
+        if not message.id:
+            message.id = f"{partition.ids}{sequence}"
         if now_ns >= partition.next_stamp:
             partition.stamp(sequence, now_ns)
         for part in route.targets[partition.number]:
@@ -148,6 +177,29 @@ class MemoryBroker:
         if route.is_watched or message.expires_ns is not None:
             self._tell(route, partition, message)
         return Receipt(message.id, position)
+
+    def publish_plain(self, message: PlainMessage, now_ns: int) -> Receipt | None:
+        """The same for what nearly every event is: no id, no key, no expiry, caused by nothing."""
+        route = self._routes.get(message.type) or self.route(message.type)
+        partition = route.spread() if route.is_split else route.first
+        messages = partition.messages
+        if len(messages) >= partition.look_at and not self._has_room(partition, now_ns, False):
+            return None
+        message.partition = partition
+        message.sequence = sequence = partition.base + len(messages)
+        messages.append(message)
+        if now_ns >= partition.next_stamp:
+            partition.stamp(sequence, now_ns)
+        for part in route.targets[partition.number]:
+            part.backlog.append(message)
+            if part.idle:
+                part.idle = False
+                part.owner.rouse(part)  # type: ignore[union-attr]  # only an owner makes it idle
+        if route.is_watched:
+            self._tell(route, partition, message)
+        receipt = _new(PlainReceipt)
+        receipt.message = message
+        return receipt
 
     def _tell(self, route: Route, partition: Partition, message: Message) -> None:
         """What concerns few events: tails, bounds, and groups that must look at the clock from now on."""
@@ -196,7 +248,7 @@ class MemoryBroker:
     def _publish_own(self, event: Event, causes: Causes) -> None:
         now_ns, (name, version, shared, data) = self.clock.time_ns(), encode(event)
         message = Message(
-            self.ids(), SOURCE, name, version, now_ns, shared, data, None, None, None, *causes
+            "", SOURCE, name, version, now_ns, shared, data, None, None, None, *causes
         )  # fmt: skip
         if self.publish(message, now_ns, False, True) is None:
             self.announcer.lose(event)
@@ -251,7 +303,8 @@ class MemoryBroker:
         if found is None:
             count = partitions_of(self.limits, name)
             found = self._topics[name] = tuple(
-                Partition(name, number, self.limits, self.longest_timeout) for number in range(count)
+                Partition(name, number, self.limits, self.incarnation, self.longest_timeout)
+                for number in range(count)
             )
             self.table.add_topic(found)
         return found

@@ -35,7 +35,7 @@ from contracts.patterns import check_pattern
 from .administration import Administration
 from .broker import MemoryBroker
 from .checks import checked_id, checked_timeout, due, expiry
-from .codec import encode
+from .codec import SURELY_FITS, encode, plans
 from .groups import Delivery
 from .hosting import Hosting
 from .policy.causes import CURRENT, ROOT, caused_by
@@ -43,12 +43,14 @@ from .positions import ends, read_position, write_position
 from .shared import shared_broker
 from .storms import continue_chain
 from .tail import MemoryTail
+from .taken import PlainMessage
 from .watch import RoomWaiter
 
 __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
 
 _BREATH = 128
 """After so many publishes in a row a publisher lets the event loop turn, so that consumers keep up."""
+_new, _address = object.__new__, id
 _AT_ONCE = 1e-9
 """Seconds of a publish that may not wait."""
 
@@ -82,13 +84,28 @@ class MemoryBus(Administration):
         # The way of most events is written out here: each call less is felt at every publish.
         if not self._is_usable:
             await self._be_usable()
-        broker, current = self.broker, CURRENT.get()
-        ids = broker.ids
+        broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
+        if (
+            current is None and key is None and id is None and subject is None and delay is None
+            and at is None and expires is None and timeout is DEFAULT_TIMEOUT
+            and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
+        ):  # fmt: skip
+            plain = _new(PlainMessage)
+            plain.source, plain.type, plain.version = source, plan.name, plan.version
+            plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
+            plain.time_ns = now_ns = broker.clock.time_ns()
+            receipt = broker.publish_plain(plain, now_ns)
+            if receipt is None:
+                receipt = await self._wait_for_room(plain.spelled_out(), False, False, timeout)
+            self._breath -= 1
+            if not self._breath:
+                await self._take_breath()
+            return receipt
         name, version, shared, data = encode(event)
         now_ns = broker.clock.time_ns()
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
-            f"{ids.prefix}{ids.number()}" if id is None else checked_id(id),
+            "" if id is None else checked_id(id),
             source, name, version, now_ns, shared, data, key, subject,
             None if expires is None else expiry(now_ns, expires),
             correlationid, causationid, depth,
@@ -99,19 +116,23 @@ class MemoryBus(Administration):
             ahead_ns = 0 if delay is None and at is None else due(now_ns, delay, at) - now_ns
             continue_chain(broker, message, current, ahead_ns)
         if delay is not None or at is not None:
-            return self._delay(message, due(now_ns, delay, at), id is not None)
+            return self._delay(message, due(now_ns, delay, at))
         over = current is not None and _is_handling(current)
         receipt = broker.publish(message, now_ns, id is not None, over)
         if receipt is None:
             receipt = await self._wait_for_room(message, id is not None, over, timeout)
         self._breath -= 1
         if not self._breath:
-            self._breath = _BREATH
-            await asyncio.sleep(0)
+            await self._take_breath()
         return receipt
+
+    async def _take_breath(self) -> None:
+        self._breath = _BREATH
+        await asyncio.sleep(0)
 
     async def _wait_for_room(self, message: Message, knows_id: bool, over: bool, timeout: float) -> Receipt:
         loop = asyncio.get_running_loop()
+        knows_id = self._name(message) or knows_id  # it must be the same partition when its turn comes
         partition = self.broker.partition_of(message)
         if over:  # it is a handler that publishes: what it waited for might be itself
             raise self.broker.full(partition)
@@ -132,13 +153,20 @@ class MemoryBus(Administration):
             if waiter in partition.waiters:
                 partition.waiters.remove(waiter)
 
-    def _delay(self, message: Message, due_ns: int, knows_id: bool) -> Receipt:
+    def _name(self, message: Message) -> bool:
+        """Give it an id before the log does; whether it had none."""
+        if message.id:
+            return False
+        message.id = self.broker.ids()
+        return True
+
+    def _delay(self, message: Message, due_ns: int) -> Receipt:
+        self._name(message)
         partition, now = self.broker.partition_of(message), self.broker.clock.monotonic()
-        if knows_id:
-            position = partition.window.find(message.source, message.id, now)
-            if position is not None:
-                return Receipt(message.id, position, duplicate=True)
-            partition.window.remember(message.source, message.id, "delayed")
+        position = partition.window.find(message.source, message.id, now)
+        if position is not None:
+            return Receipt(message.id, position, duplicate=True)
+        partition.window.remember(message.source, message.id, "delayed")
         self.broker.delayed.add(message, due_ns)
         return Receipt(message.id, "delayed")
 

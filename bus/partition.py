@@ -30,17 +30,20 @@ class Partition:
     """The log of one partition."""
 
     __slots__ = (
-        "_limits", "_peak", "_stamps", "base", "look_at", "messages", "next_stamp", "number", "parts",
+        "_limits", "_peak", "_stamps", "base", "ids", "look_at", "messages", "next_stamp", "number", "parts",
         "prefix", "rate", "topic", "waiters", "window",
     )  # fmt: skip
 
     def __init__(
-        self, topic: str, number: int, limits: BusLimits, longest_timeout: float = DEFAULT_TIMEOUT
-    ) -> None:
+        self, topic: str, number: int, limits: BusLimits, incarnation: str = "",
+        longest_timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:  # fmt: skip
         self.topic = topic
         self.number = number
         self.prefix = f"{topic}/{number}:"
         """Of positions."""
+        self.ids = f"{incarnation}-{topic}-{number}-"
+        """Of the ids of events whose publisher gave none: unique, and no work until somebody asks."""
         self._limits = limits
         self.messages: list[Message] = []
         self.base = 0
@@ -87,18 +90,21 @@ class Partition:
         self.trim(now_ns)
         return len(self.messages) < self._limits.limit * factor
 
-    def find(self, source: str, id: str, own_prefix: str, now: float) -> str | None:
+    def find(self, source: str, id: str, now: float) -> str | None:
         """The position of an event that was published lately, or None.
 
         Ids that the broker made itself are not remembered (nobody but a caller with a receipt can know
-        one), they are looked up in the log: a publish without an id pays nothing for the window.
+        one): they say where in the log to look, so publishing without an id pays nothing for the window.
         """
-        if not id.startswith(own_prefix):
+        if not id.startswith(self.ids):
             return self.window.find(source, id, now)
-        for message in reversed(self.messages[-self._limits.window :]):
-            if message.id == id and message.source == source:
-                return f"{self.prefix}{message.sequence}"
-        return None
+        number = id.removeprefix(self.ids)
+        index = int(number) - self.base if number.isdecimal() else -1
+        if not max(0, len(self.messages) - self._limits.window) <= index < len(self.messages):
+            return None
+        message = self.messages[index]
+        is_it = message.id == id and message.source == source
+        return f"{self.prefix}{message.sequence}" if is_it else None
 
     def holder(self) -> GroupPartition | None:
         """The group whose oldest need holds the log."""
