@@ -184,7 +184,7 @@ class DeliveryLoop:
                 if passed is not False:
                     await attempts.repeat(lane, delivery, await attempts.hold_up(lane, delivery, passed))
                 continue
-            if delivery.entry is not None:
+            if delivery.part.irregular:
                 count_suspect(delivery)
             begin(delivery)
             delivery.deadline = lane.deadline = now + timeout

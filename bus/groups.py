@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from contracts.errors import ErrorInfo
 from contracts.message import Message, PluginEvent
@@ -41,13 +41,45 @@ class Delivery(PluginEvent):
 
 
 class StraightDelivery(Delivery):
-    """The first attempt of what comes straight from the backlog: nearly all that is ever delivered."""
+    """The first attempt of what comes straight from the backlog: nearly all that is ever delivered.
+
+    Made of three values; the others are what they are in this case, unless somebody sets them.
+    """
 
     __slots__ = ()
 
     @property
     def handler(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
         return self.part.handler
+
+    @property
+    def attempt(self) -> int:
+        return cast(int, _value(_ATTEMPT, self, 1))
+
+    @attempt.setter
+    def attempt(self, attempt: int) -> None:
+        _ATTEMPT.__set__(self, attempt)
+
+    @property
+    def entry(self) -> Entry | None:
+        return cast(Entry | None, _value(_ENTRY, self, None))
+
+    @entry.setter
+    def entry(self, entry: Entry | None) -> None:
+        _ENTRY.__set__(self, entry)
+
+
+_ATTEMPT: Any = vars(PluginEvent)["attempt"]
+_ENTRY: Any = vars(Delivery)["entry"]
+"""The slots themselves, which the properties of the same names hide."""
+
+
+def _value(slot: Any, delivery: Delivery, default: Any) -> Any:
+    """What is in a slot, if it was ever filled."""
+    try:
+        return slot.__get__(delivery)
+    except AttributeError:
+        return default
 
 
 class GroupPartition:
@@ -132,9 +164,7 @@ class GroupPartition:
         for _ in range(count):
             delivery = new(kind)
             delivery.message = following()
-            delivery.attempt = 1
             delivery.part = self
-            delivery.entry = None
             delivery.is_open = True
             add(delivery)
 

@@ -57,6 +57,7 @@ class Hosting:
         self._replayed: list[GroupPartition] = []
         """Partitions with a replay."""
         self._broker = broker
+        self._watch = broker.watch
         self._losses = broker.losses
         self._ended = ended
         self._ready: deque[GroupPartition] = deque()
@@ -129,10 +130,8 @@ class Hosting:
     def take(self, limit: int) -> list[Delivery]:
         if self.is_moving:
             self.lane_ended()
-        self._broker.watch.look_if_on()
-        now = self._broker.clock.monotonic()
-        if now >= self.group.rate.next:
-            self.group.rate.note(now, self.group.taken)
+        if self._watch.is_on:
+            self._watch.look_if_on()
         if self._gaps:
             self._tell_gaps()
         if self._replayed:
@@ -141,7 +140,9 @@ class Hosting:
 
     def _take_live(self, limit: int) -> list[Delivery]:
         ready, batch = self._ready, list[Delivery]()
-        if not ready:
+        if ready:
+            self._note_rate()
+        else:
             self._cool_down()
         while ready and len(batch) < limit:
             part, wanted = ready.popleft(), limit - len(batch)
@@ -159,6 +160,11 @@ class Hosting:
         for part in self._warm:
             part.forget_settled()
         self._warm.clear()
+
+    def _note_rate(self) -> None:
+        now, rate = self._broker.clock.monotonic(), self.group.rate
+        if now >= rate.next:
+            rate.note(now, self.group.taken)
 
     def _take_beside_replay(self, limit: int) -> list[Delivery]:
         """For each replayed delivery that may run, three live ones."""
