@@ -12,7 +12,6 @@ from contracts.errors import ErrorInfo
 
 from .clock import Clock
 from .groups import Delivery
-from .lot import Entry
 from .policy.causes import CURRENT
 from .policy.expiry import is_expired
 from .policy.guard import Guard
@@ -81,7 +80,10 @@ class Attempts:
 
     async def repeat(self, lane: Lane, delivery: Delivery, again: Again | None) -> None:
         """Attempts in place, until one ends otherwise. The lane is held: nothing else of its key starts."""
-        while again is not None and await self._wait_in_place(lane, delivery, again.delay):
+        while again is not None:
+            delivery = delivery.part.begin_again(delivery)
+            if not await self._wait_in_place(lane, delivery, again.delay):
+                break
             lane.waited += again.delay
             again = await self._run(lane, delivery)
         lane.waited = 0.0
@@ -125,7 +127,6 @@ class Attempts:
     async def _wait_in_place(self, lane: Lane, delivery: Delivery, delay: float) -> bool:
         """False: it is not ours to start any more. What failed so far counts in any case."""
         lane.rest()
-        _count_failed(delivery)
         due, is_due = self._monotonic() + delay, False
         try:
             while self._may_go_on(delivery) and not is_due:
@@ -151,12 +152,3 @@ def count_suspect(delivery: Delivery) -> None:
     entry = delivery.entry
     if entry is not None and entry.suspect:
         entry.attempts += 1
-
-
-def _count_failed(delivery: Delivery) -> None:
-    """Before a repetition in place: whoever takes the delivery over must know of the attempts so far."""
-    entry = delivery.entry
-    if entry is None:
-        entry = delivery.entry = Entry(delivery.message)
-    entry.attempts = delivery.attempt
-    delivery.attempt += 1

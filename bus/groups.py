@@ -200,6 +200,15 @@ class GroupPartition:
             delivery._replayed = True
         return delivery
 
+    def begin_again(self, failed: Delivery) -> Delivery:
+        """Its next attempt, in flight in its stead: what a handler has seen of the first does not change."""
+        entry = failed.entry or Entry(failed.message)
+        entry.attempts = failed.attempt
+        following = self._out(entry)
+        failed.is_open = False
+        self._taken.append(following)
+        return following
+
     def add_retained(self, messages: Iterable[Message]) -> None:
         """What was published before the group was there."""
         self.backlog.extend(messages)

@@ -9,7 +9,7 @@ from contracts.message import Message
 from contracts.patterns import matches
 
 if TYPE_CHECKING:
-    from .partition import Partition
+    from .memory.partition import Partition
 
 
 class Replay:

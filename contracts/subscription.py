@@ -186,6 +186,11 @@ class SubscriptionSpec(BaseModel):
     plugin_version: str = "0"
     """PEP 440. Of several replicas only those with the highest may own partitions of the group."""
 
+    @property
+    def precedence(self) -> Version:
+        """What `plugin_version` is compared by; parsed anew at each look."""
+        return Version(self.plugin_version)
+
     @field_validator("plugin_version")
     @classmethod
     def _is_version(cls, text: str) -> str:

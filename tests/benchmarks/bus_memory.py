@@ -2,8 +2,9 @@
 
 Publish → handled, a frozen pydantic event of five fields, bursts of 64 that end when every handler ran.
 On the bus's side: full envelope, id, sequence, log, acknowledgement, handler timeout in force. On the
-queue's side: one queue and one task for each subscriber, nothing else; publishing is one async call on both
-sides. The handlers are empty, but for the row that says otherwise. `bubus` and `taskiq` are measured too where they are installed.
+queue's side: one queue and one task for each subscriber, nothing else; publishing is one async call on
+both sides. The handlers are empty, but for the row that says otherwise. `bubus` and `taskiq` are measured
+too where they are installed.
 """
 
 from __future__ import annotations

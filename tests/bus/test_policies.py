@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.groups import GroupPartition
-from bus.partition import Partition
+from bus.memory.partition import Partition
 from bus.policy.retry import backoff, judge
 from bus.window import IdWindow
 from contracts.bus import BusLimits, Dead, Parked, RetryPolicy

@@ -356,3 +356,17 @@ async def test_each_failed_attempt_is_one_line_of_log(
     assert "attempt 2 of 5" in lines[1]
     assert "again in place in 0.25 s" in lines[1]
     assert "carrier does not answer" in lines[1]
+
+
+async def test_two_attempts_in_place_are_two_events(rig: Any, bus: Any, recorder: Any) -> None:
+    """What a handler has kept of its first attempt still says so after the second."""
+
+    def act(n: int, attempt: int) -> None:
+        if attempt == 1:
+            raise down()
+
+    seen = recorder(act)
+    await rig.on(bus, seen, retry=rules())
+    await rig.publish(bus, 1)
+    await bus.quiet()
+    assert [event.attempt for event in seen.events] == [1, 2]

@@ -15,15 +15,15 @@ from typing import Any
 from unittest.mock import patch
 
 import bus.delivery
-import bus.group
-import bus.placement
-from bus.dead_letters import DeadLetters
-from bus.group import Group
+import bus.memory.group
+import bus.memory.placement
 from bus.groups import Delivery, GroupPartition, acknowledge
-from bus.hosting import Hosting
 from bus.lot import Entry, Lot, Slot
-from bus.members import Heart
 from bus.memory import MemoryBus
+from bus.memory.dead_letters import DeadLetters
+from bus.memory.group import Group
+from bus.memory.hosting import Hosting
+from bus.memory.members import Heart
 from bus.policy.timeout import NEVER, Lane
 from bus.window import IdWindow
 from contracts.bus import Handler
@@ -328,12 +328,12 @@ def who_was_given_up_starts_what_it_has_fetched() -> Plants:
 
 @mutant
 def exclusive_groups_are_shared() -> Plants:
-    yield bus.group, "only", lambda hosts, parts, group: None
+    yield bus.memory.group, "only", lambda hosts, parts, group: None
 
 
 @mutant
 def older_versions_handle_too() -> Plants:
-    yield bus.placement, "candidates", list
+    yield bus.memory.placement, "candidates", list
 
 
 @mutant

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import InvalidOption
 
-from .checks import nanoseconds
+from ..checks import nanoseconds
 from .partition import Partition
 from .positions import OLDEST, read_item, read_receipt
 

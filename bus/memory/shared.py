@@ -8,8 +8,8 @@ from typing import Any
 from contracts.bus import BusLimits
 from contracts.errors import InvalidOption
 
+from ..limits import merged
 from .broker import MemoryBroker
-from .limits import merged
 
 _shared: weakref.WeakValueDictionary[tuple[str, str], MemoryBroker] = weakref.WeakValueDictionary()
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from contracts.messages.delivery import OwnerLost
 
-from .announce import Announcer
-from .clock import Clock
+from ..announce import Announcer
+from ..clock import Clock
 
 
 class Member(Protocol):

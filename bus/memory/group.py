@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from contracts.bus import GroupInfo, SubscriptionSpec
 from contracts.patterns import topic_of
 
+from ..groups import GroupPartition
+from ..policy.dedupe import Settled
+from ..rates import Rate
 from .census import oldest_ns
 from .dead_letters import DeadLetters
-from .groups import GroupPartition
 from .partition import Partition
 from .placement import best, only
-from .policy.dedupe import Settled
-from .rates import Rate
 
 if TYPE_CHECKING:
     from .hosting import Hosting

@@ -13,7 +13,7 @@ from contracts.envelope import moment_of, nanoseconds_of
 from contracts.errors import ErrorInfo
 from contracts.message import Message
 
-from .groups import GroupPartition
+from ..groups import GroupPartition
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from contracts.message import Message
 
-from .clock import Clock
+from ..clock import Clock
 
 _LOOK_AGAIN_NS = 60_000_000_000
 """After so long the wall clock is read again, in case it jumped."""

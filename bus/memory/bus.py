@@ -32,13 +32,13 @@ from contracts.event import AnyEvent, Receipt
 from contracts.message import Message, PluginEvent
 from contracts.patterns import check_pattern
 
+from ..checks import checked_id, checked_timeout, due, expiry
+from ..codec import SURELY_FITS, encode, plans
+from ..groups import Delivery
+from ..policy.causes import CURRENT, ROOT, caused_by
 from .administration import Administration
 from .broker import MemoryBroker
-from .checks import checked_id, checked_timeout, due, expiry
-from .codec import SURELY_FITS, encode, plans
-from .groups import Delivery
 from .hosting import Hosting
-from .policy.causes import CURRENT, ROOT, caused_by
 from .positions import ends, read_position, write_position
 from .shared import shared_broker
 from .storms import continue_chain

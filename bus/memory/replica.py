@@ -8,12 +8,12 @@ from typing import Self
 
 from contracts.errors import BusClosed, BusError
 
+from ..policy.timeout import Sweeper
 from .broker import MemoryBroker
 from .caller import Caller
 from .hosting import Hosting
 from .members import Heart
 from .partition import Partition
-from .policy.timeout import Sweeper
 from .tail import MemoryTail
 from .watch import RoomWaiter
 

@@ -6,19 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from packaging.version import Version
-
-from contracts.bus import SubscriptionSpec
-
-from .groups import GroupPartition
+from ..groups import GroupPartition
 
 if TYPE_CHECKING:
     from .hosting import Hosting
-
-
-def version_of(spec: SubscriptionSpec) -> Version:
-    """Of the plugin; compared often, so made once for each hosting."""
-    return Version(spec.plugin_version)
 
 
 def candidates(hosts: Iterable[Hosting]) -> list[Hosting]:

@@ -12,7 +12,7 @@ from contracts.errors import BusClosed, CallError
 from contracts.event import dump_event
 from contracts.patterns import check_type_name
 
-from .calls import Answer, Offer, PendingCalls, timed_out
+from ..calls import Answer, Offer, PendingCalls, timed_out
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker

@@ -9,8 +9,8 @@ from contracts.errors import StormDetected
 from contracts.message import Message
 from contracts.messages.delivery import StormFound
 
-from .groups import Delivery
-from .policy.storm import SCHEDULE_NS, begin_anew, follow
+from ..groups import Delivery
+from ..policy.storm import SCHEDULE_NS, begin_anew, follow
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker

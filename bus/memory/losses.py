@@ -15,11 +15,11 @@ from contracts.errors import DeadLetterNotFound, ErrorInfo, InvalidOption
 from contracts.message import Message
 from contracts.messages.delivery import DeadLettered, DeadLettersDropped, DeliveryDiscarded, Redriven
 
-from .announce import Announcer
-from .clock import Clock, Ids
+from ..announce import Announcer
+from ..clock import Clock, Ids
+from ..groups import Delivery, GroupPartition
+from ..policy.causes import caused_by
 from .dead_letters import DeadEntry
-from .groups import Delivery, GroupPartition
-from .policy.causes import caused_by
 
 if TYPE_CHECKING:
     from .group import Group

@@ -11,10 +11,10 @@ from contracts.bus import TailItem
 from contracts.message import Message
 from contracts.patterns import matches
 
-from .checks import nanoseconds
+from ..checks import nanoseconds
+from ..topics import may_select
 from .partition import Partition
 from .positions import OLDEST, Cursors, ends, read_position, write_position
-from .topics import may_select
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker

@@ -8,9 +8,9 @@ import logging
 from contracts.message import Message
 from contracts.messages.delivery import GroupOverflowed
 
-from .announce import Announcer
+from ..announce import Announcer
+from ..groups import GroupPartition
 from .group import Group
-from .groups import GroupPartition
 
 log = logging.getLogger("plugbus.bus")
 

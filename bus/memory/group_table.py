@@ -11,15 +11,14 @@ from contracts.message import Message
 from contracts.messages.delivery import GroupPaused, GroupResumed, GroupRetired
 from contracts.patterns import check_pattern, matches
 
+from ..groups import GroupPartition
+from ..limits import check_order
+from ..policy.dedupe import Settled
+from ..topics import may_select
 from .dead_letters import DeadLetters
 from .dormancy import Dormancy
 from .group import Group
-from .groups import GroupPartition
-from .limits import check_order
 from .partition import Partition
-from .placement import version_of
-from .policy.dedupe import Settled
-from .topics import may_select
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -220,4 +219,4 @@ def _selects(spec: SubscriptionSpec, message: Message) -> bool:
 
 
 def _is_older(spec: SubscriptionSpec, than: SubscriptionSpec) -> bool:
-    return version_of(spec) < version_of(than)
+    return spec.precedence < than.precedence

@@ -14,24 +14,24 @@ from contracts.event import Event, Receipt
 from contracts.message import Message
 from contracts.patterns import check_type_name, topic_of
 
-from .announce import SOURCE, Announcer
-from .catalog import Catalog
+from ..announce import SOURCE, Announcer
+from ..catalog import Catalog
+from ..clock import Clock, Ids, SystemClock
+from ..codec import encode
+from ..directory import Directory
+from ..groups import GroupPartition
+from ..limits import ROUTE_CACHE, check_partitions, merged, partitions_of
+from ..policy.causes import Causes
+from ..topics import PatternIndex
 from .census import has_unsettled
-from .clock import Clock, Ids, SystemClock
-from .codec import encode
 from .delayed import Delayed
-from .directory import Directory
 from .group import Group
 from .group_table import GroupTable
-from .groups import GroupPartition
-from .limits import ROUTE_CACHE, check_partitions, merged, partitions_of
 from .losses import Losses
 from .members import Members
 from .overflow import Overflow
 from .partition import Partition
-from .policy.causes import Causes
 from .taken import PlainMessage, PlainReceipt
-from .topics import PatternIndex
 from .watch import Watch
 
 if TYPE_CHECKING:

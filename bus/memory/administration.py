@@ -15,9 +15,9 @@ from contracts.bus import (
     TopicInfo,
 )
 
+from ..replay import Replay
 from .inspection import topic_info
 from .ranges import ranges
-from .replay import Replay
 from .replica import Replica
 
 _EVERYTHING = DeadLetterSelection()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from contracts.message import Message
 
-from .groups import Delivery, GroupPartition
-from .lot import Entry
+from ..groups import Delivery, GroupPartition
+from ..lot import Entry
 
 
 def oldest_need(part: GroupPartition) -> int | None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from contracts.bus import DEFAULT_TIMEOUT, BusLimits
 from contracts.message import Message
 
+from ..groups import GroupPartition
+from ..rates import Rate
+from ..window import IdWindow
 from .census import oldest_need
-from .groups import GroupPartition
-from .rates import Rate
-from .window import IdWindow
 
 if TYPE_CHECKING:
     from .watch import RoomWaiter

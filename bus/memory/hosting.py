@@ -21,13 +21,12 @@ from contracts.bus import (
 from contracts.event import Event
 from contracts.messages.delivery import GapFound
 
-from .delivery import DeliveryLoop
-from .groups import Delivery, GroupPartition, acknowledge
-from .placement import version_of
-from .policy.dedupe import Settled
-from .policy.timeout import Sweeper
-from .port import Publish
-from .replay import quota
+from ..delivery import DeliveryLoop
+from ..groups import Delivery, GroupPartition, acknowledge
+from ..policy.dedupe import Settled
+from ..policy.timeout import Sweeper
+from ..port import Publish
+from ..replay import quota
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -45,7 +44,7 @@ class Hosting:
         self.replica = replica
         self.group = group
         self.spec = spec
-        self.version = version_of(spec)
+        self.version = spec.precedence
         self.parts: dict[GroupPartition, None] = {}
         """In the order in which they came."""
         self.is_moving = False
