@@ -168,38 +168,43 @@ class DeliveryLoop:
                 if again is not None:
                     await self._attempts.repeat(lane, delivery, again)
 
-    async def _run_guarded(self, lane: Lane, guard: Guard) -> None:
+    async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901 - one loop, see `_run_plain`
         """The same for a subscription with policies."""
         handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
         monotonic, begin, check = self._clock.monotonic, CURRENT.set, guard.check
         worked = settler.worked if guard.hears else self._port.acknowledge
-        for delivery in self._deliveries(attempts.may_start):
-            if delivery is None:
+        batches, admit = self._batches(attempts.may_start)
+        for batch in batches:
+            if batch is None:
                 await self._sleep(lane)
                 continue
-            lane.delivery = delivery
-            now = monotonic()
-            passed = check(delivery, now)
-            if passed is not True:
-                if passed is not False:
-                    await attempts.repeat(lane, delivery, await attempts.hold_up(lane, delivery, passed))
-                continue
-            if delivery.part.irregular:
-                count_suspect(delivery)
-            begin(delivery)
-            delivery.deadline = lane.deadline = now + timeout
-            try:
-                result = await handler(delivery)
-            except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
-                again = settler.raised(lane, delivery, error)
-            else:
-                if result is None and not lane.cancels:
-                    worked(delivery)
+            for delivery in batch:
+                part = delivery.part
+                if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
-                lane.deadline = NEVER
-                again = await settler.decided(lane, delivery, result)
-            if again is not None:
-                await attempts.repeat(lane, delivery, again)
+                lane.delivery = delivery
+                now = monotonic()
+                passed = check(delivery, now)
+                if passed is not True:
+                    if passed is not False:
+                        await attempts.repeat(lane, delivery, await attempts.hold_up(lane, delivery, passed))
+                    continue
+                if part.irregular:
+                    count_suspect(delivery)
+                begin(delivery)
+                delivery.deadline = lane.deadline = now + timeout
+                try:
+                    result = await handler(delivery)
+                except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
+                    again = settler.raised(lane, delivery, error)
+                else:
+                    if result is None and not lane.cancels:
+                        worked(delivery)
+                        continue
+                    lane.deadline = NEVER
+                    again = await settler.decided(lane, delivery, result)
+                if again is not None:
+                    await attempts.repeat(lane, delivery, again)
 
     async def _sleep(self, lane: Lane) -> None:
         lane.rest()
@@ -213,17 +218,6 @@ class DeliveryLoop:
         if len(self._lanes) == 1:
             return self._in_order(), admit
         return (None if one is None else (one,) for one in self._by_key(admit)), _asked_already
-
-    def _deliveries(self, admit: Admit) -> Iterator[Delivery | None]:
-        """The same, one by one, and only what may start."""
-        batches, admit = self._batches(admit)
-        for batch in batches:
-            if batch is None:
-                yield None
-                continue
-            for delivery in batch:
-                if delivery.is_open and (not delivery.part.irregular or admit(delivery)):
-                    yield delivery
 
     def _in_order(self) -> Iterator[Batch | None]:
         """One lane: deliveries as they were taken."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from contracts.errors import ErrorInfo
 from contracts.message import Message, PluginEvent
@@ -31,13 +31,22 @@ class Delivery(PluginEvent):
     cannot be settled.
     """
 
-    __slots__ = ("entry", "is_open", "part")
+    __slots__ = ("_entry", "is_open", "part")
 
+    _entry: Entry | None
+    """Not set on the straight way."""
     part: GroupPartition
-    entry: Entry | None
-    """None on the straight way."""
     is_open: bool
     """In flight: neither settled nor handed back nor taken over."""
+
+    @property
+    def entry(self) -> Entry | None:
+        """None on the straight way."""
+        return getattr(self, "_entry", None)
+
+    @entry.setter
+    def entry(self, entry: Entry | None) -> None:
+        self._entry = entry
 
 
 class StraightDelivery(Delivery):
@@ -51,35 +60,6 @@ class StraightDelivery(Delivery):
     @property
     def handler(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
         return self.part.handler
-
-    @property
-    def attempt(self) -> int:
-        return cast(int, _value(_ATTEMPT, self, 1))
-
-    @attempt.setter
-    def attempt(self, attempt: int) -> None:
-        _ATTEMPT.__set__(self, attempt)
-
-    @property
-    def entry(self) -> Entry | None:
-        return cast(Entry | None, _value(_ENTRY, self, None))
-
-    @entry.setter
-    def entry(self, entry: Entry | None) -> None:
-        _ENTRY.__set__(self, entry)
-
-
-_ATTEMPT: Any = vars(PluginEvent)["attempt"]
-_ENTRY: Any = vars(Delivery)["entry"]
-"""The slots themselves, which the properties of the same names hide."""
-
-
-def _value(slot: Any, delivery: Delivery, default: Any) -> Any:
-    """What is in a slot, if it was ever filled."""
-    try:
-        return slot.__get__(delivery)
-    except AttributeError:
-        return default
 
 
 class GroupPartition:
@@ -456,7 +436,7 @@ def acknowledge(delivery: Delivery) -> bool:
         part.stale += 1
         return False
     delivery.is_open = False
-    if delivery.entry is not None:
+    if part.irregular and delivery.entry is not None:
         part.leave_line(delivery.entry)
     return True
 

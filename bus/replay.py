@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from contracts.message import Message
 from contracts.patterns import matches
 
-if TYPE_CHECKING:
-    from .memory.partition import Partition
+
+class Log(Protocol):
+    """What a partition still retains."""
+
+    base: int
+    """Sequence of the first event that is kept."""
+
+    def read(self, start: int) -> Iterator[Message]:
+        """What is kept from `start` on."""
 
 
 class Replay:
@@ -17,7 +24,7 @@ class Replay:
 
     __slots__ = ("_cursor", "_end", "_log", "_patterns", "left")
 
-    def __init__(self, log: Partition, start: int, end: int, patterns: tuple[str, ...]) -> None:
+    def __init__(self, log: Log, start: int, end: int, patterns: tuple[str, ...]) -> None:
         self._log = log
         self._cursor = max(start, log.base)
         self._end = end

@@ -158,9 +158,10 @@ class PluginEvent:
     the wire). Two attempts of one event are two `PluginEvent`s of one `Message`.
     """
 
-    __slots__ = ("_parsed", "_replayed", "attempt", "deadline", "handler", "message")
+    __slots__ = ("_attempt", "_parsed", "_replayed", "deadline", "handler", "message")
 
     # Not set unless needed: one is made for each delivery, and each assignment is felt.
+    _attempt: int
     _parsed: JsonValue
     _replayed: bool
 
@@ -171,7 +172,6 @@ class PluginEvent:
         self.handler = handler
         """Name of the subscription within its plugin, e.g. `watch`."""
         self.attempt = attempt
-        """Counts from 1."""
         self.deadline = deadline
         """When the attempt is cancelled, on the bus's monotonic clock (seconds), or None."""
 
@@ -186,6 +186,15 @@ class PluginEvent:
     @property
     def envelope(self) -> Envelope:
         return self.message.envelope
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+        return getattr(self, "_attempt", 1)
+
+    @attempt.setter
+    def attempt(self, attempt: int) -> None:
+        self._attempt = attempt
 
     @property
     def replayed(self) -> bool:

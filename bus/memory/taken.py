@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class PlainMessage(Message):
     """A message of a shared object with nothing but its source; only `MemoryBus.publish` makes them."""
 
-    __slots__ = ("_bytes", "partition")
+    __slots__ = ("_bytes", "_id", "partition")
 
     _bytes: bytes
+    _id: str
     partition: Partition
 
     key = None
@@ -35,7 +36,10 @@ class PlainMessage(Message):
 
     @property
     def id(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
-        return f"{self.partition.ids}{self.sequence}"
+        found = getattr(self, "_id", None)
+        if found is None:
+            found = self._id = f"{self.partition.ids}{self.sequence}"
+        return found
 
     def spelled_out(self) -> Message:
         """The same as a `Message` of the usual form, without an id yet."""
