@@ -217,7 +217,7 @@ class DeliveryLoop:
         """What to start next (None: nothing, sleep), and whom to ask before each that is irregular."""
         if len(self._lanes) == 1:
             return self._in_order(), admit
-        return (None if one is None else (one,) for one in self._by_key(admit)), _asked_already
+        return self._by_key(admit), _asked_already
 
     def _in_order(self) -> Iterator[Batch | None]:
         """One lane: deliveries as they were taken."""
@@ -228,50 +228,45 @@ class DeliveryLoop:
                 self._sweeper.arm_once()
             yield batch or None
 
-    def _by_key(self, admit: Admit) -> Iterator[Delivery | None]:
-        """Several lanes: whatever is next and whose key nobody runs."""
-        while not self._stopping:
-            delivery = self._assign(admit)
-            yield delivery
-            while delivery is not None:
-                delivery = self._next_of_key(delivery, admit)
-                if delivery is not None:
-                    yield delivery
+    def _by_key(self, admit: Admit) -> Iterator[Batch | None]:  # noqa: C901 - each call less is felt
+        """Several lanes: whatever is next and whose key nobody runs, then what came of that key meanwhile.
 
-    def _assign(self, admit: Admit) -> Delivery | None:
-        queue = self._queue
-        while True:
-            if not queue and self._following < WINDOW:
-                queue.extend(self._port.take(BATCH))
+        Whoever fetches a batch, or wakes up and finds work, wakes one more lane if there is more: so all
+        are at work where handlers wait for something, and few are disturbed where they do not.
+        """
+        queue, running, take, wakes_one = self._queue, self._running, self._port.take, True
+        while not self._stopping:
+            if not queue and self._following < WINDOW and (batch := take(BATCH)):
+                queue.extend(batch)
+                self._sweeper.arm_once()
+                wakes_one = True
             if not queue:
-                return None
+                yield None
+                wakes_one = True
+                continue
             delivery = queue.popleft()
             key = self._lane_key(delivery)
-            followers = None if key is None else self._running.get(key)
-            if followers is not None:
+            if key is not None and (followers := running.get(key)) is not None:
                 followers.append(delivery)
                 self._following += 1
-            elif not delivery.part.irregular or admit(delivery):
-                if key is not None:
-                    self._running[key] = deque()
+                continue
+            if delivery.part.irregular and not admit(delivery):
+                continue
+            if wakes_one:
+                wakes_one = False
                 if queue:
                     self.wake()
-                self._sweeper.arm_once()
-                return delivery
-
-    def _next_of_key(self, done: Delivery, admit: Admit) -> Delivery | None:
-        """The next delivery of the key that this lane has just finished; frees the key at the end."""
-        key = self._lane_key(done)
-        if key is None:
-            return None
-        followers = self._running[key]
-        while followers:
-            self._following -= 1
-            delivery = followers.popleft()
-            if not delivery.part.irregular or admit(delivery):
-                return delivery
-        del self._running[key]
-        return None
+            if key is None:
+                yield (delivery,)
+                continue
+            followers = running[key] = Followers()
+            yield (delivery,)
+            while followers:
+                self._following -= 1
+                delivery = followers.popleft()
+                if not delivery.part.irregular or admit(delivery):
+                    yield (delivery,)
+            del running[key]
 
     def _lane_key(self, delivery: Delivery) -> LaneKey | None:
         key = delivery.message.key

@@ -36,7 +36,7 @@ class Settler:
         self._publish = publish
         self._monotonic = clock.monotonic
         self._random = random
-        self._guard = guard
+        self._guard = guard if guard is not None and guard.has_breaker else None
         self._settled = port.settled
         self._acknowledge = port.acknowledge
 

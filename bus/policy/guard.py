@@ -44,7 +44,8 @@ class Guard:
         """Who holds it is the first that waits for its turn; the others wait behind."""
         self._queued = 0
         """How many wait for theirs."""
-        self.hears = self._breaker is not None or self._settled is not None
+        self.has_breaker = self._breaker is not None
+        self.hears = self.has_breaker or self._settled is not None
         """How attempts end matters to it."""
 
     @classmethod

@@ -45,13 +45,21 @@ CASES: dict[str, Policies] = {
     "dedupe": (None, {"dedupe": True}),
     "breaker": (None, {"breaker": BREAKER}),
     "rate": (None, {"rate": RATE}),
+    "keyed": (None, {}),
+    "lanes": (None, {"concurrency": 8}),
     "all": (wanted, {"retry": RULES, "dedupe": True, "breaker": BREAKER, "rate": RATE}),
 }
-FLOORS = {"rules": 0.0, "predicate": 0.5, "dedupe": 1.0, "breaker": 0.5, "rate": 0.5, "all": 2.5}
+KEYED = {"keyed", "lanes"}
+"""Cases whose events have one of sixteen keys; the second is measured against the first."""
+FLOORS = {
+    "rules": 0.0, "predicate": 0.5, "dedupe": 1.0, "breaker": 0.5, "rate": 0.5, "lanes": 1.0, "all": 2.5,
+}  # fmt: skip
 """Microseconds that the policy may cost."""
 
 
-async def measure(where: Predicate | None, options: dict[str, Any], seconds: float) -> Result:
+async def measure(case: str, seconds: float) -> Result:
+    where, options = CASES[case]
+    keys = [f"k{number % 16}" if case in KEYED else None for number in range(BURST)]
     async with MemoryBus() as bus:
         calls = [0]
 
@@ -69,8 +77,8 @@ async def measure(where: Predicate | None, options: dict[str, Any], seconds: flo
         bursts, end = list[float](), time.perf_counter() + seconds
         while time.perf_counter() < end:
             start, wanted_calls = time.process_time(), calls[0] + BURST * SUBSCRIBERS
-            for event in EVENTS:
-                await bus.publish(event, source="/bench")
+            for event, key in zip(EVENTS, keys, strict=True):
+                await bus.publish(event, source="/bench", key=key)
             while calls[0] < wanted_calls:  # noqa: ASYNC110 - the loop itself is measured
                 await asyncio.sleep(0)
             bursts.append(time.process_time() - start)
@@ -81,8 +89,8 @@ def report(found: dict[str, Result]) -> str:
     plain = found["none"]["micros"]
     rows = [["none", f"{plain:.2f} µs", "", ""]]
     for name, floor in FLOORS.items():
-        micros = found[name]["micros"]
-        rows.append([name, f"{micros:.2f} µs", f"{micros - plain:+.2f} µs", f"{floor:g} µs"])
+        micros, base = found[name]["micros"], found["keyed"]["micros"] if name in KEYED else plain
+        rows.append([name, f"{micros:.2f} µs", f"{micros - base:+.2f} µs", f"{floor:g} µs"])
     return table(["policy", "each delivery", "cost", "at most"], rows)
 
 
@@ -93,8 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
     chosen = parser.parse_args()
     if chosen.case:
-        where, options = CASES[chosen.case]
-        print(json.dumps(asyncio.run(measure(where, options, chosen.seconds))))
+        print(json.dumps(asyncio.run(measure(chosen.case, chosen.seconds))))
     else:
         print(report(interleave(Path(__file__), list(CASES), chosen.rounds, chosen.seconds)))
 
