@@ -3,25 +3,26 @@
 Whoever writes a backend needs this file, what it imports from here, and `bus.conformance`, the suite that
 every backend passes. Every sentence below is a promise of all of them.
 
-**Events.** An event is published under a type name, `topic.word.word`. The first word is its *topic*:
-the unit of storage, order, retention and back pressure. A topic has a fixed number of *partitions*,
-recorded when it is made; an event with a key goes to the partition that its key selects, one without to
-that which its source and id select. Each partition numbers its events without gaps.
+**Events.** An event is published under a type name, `topic.word.word`. The first word is its *topic*: the
+unit of storage, order, retention and back pressure. A topic has a fixed number of *partitions*, recorded
+when it is made; an event with a key goes to the partition that its key selects, one without to that which
+its source and id select. Each partition numbers its events without gaps.
 
 **Publishing.** `publish` returns when the backend has taken the event. The same (source, id) published
 again within the idempotency window (`window_seconds` or the last `window` events of the partition,
-whichever is less, but never less than the longest publish deadline; a backend may remember longer) is one
-event: the second receipt says `duplicate`. Publishing waits for room while the topic is at its limit, and
-raises `BusFull` at its deadline, naming the group that holds. A publish made while handling a delivery
-never waits: it is admitted up to twice the limit, then raises. Data over 1 MiB are refused before anything
-is sent.
+whichever is less, but never less than 5 s or any longer publish deadline that was used; a backend may
+remember longer) is one event: the second receipt says `duplicate`. Publishing waits for room while the
+topic is at its limit, and raises `BusFull` at its deadline, naming the group that holds, in its fix too. A
+publish made while handling a delivery never waits: it is admitted up to twice the limit, then raises. Data
+over 1 MiB are refused before anything is sent.
 
-**Delivery.** Each handler has a *group* of its own, named `<plugin_id>.<name>`. Every event whose type
-one of the group's patterns selects is delivered to it at least once: its position, attempts, retries
-and dead letters are its own, and no group ever delays or repeats another. A group is durable: it keeps
-its place while nobody handles it, and a new one starts at the oldest event that is still retained
-(`start="new"`: at the end). Several buses on one backend that subscribe to the same group share it. A
-group that nobody has handled for `keep` seconds is retired: dropped, announced with what was given up.
+**Delivery.** Each handler has a *group* of its own, named `<plugin_id>.<name>`. Every event whose type one
+of the group's patterns selects is delivered to it at least once: its position, attempts, retries and dead
+letters are its own, and no group ever delays or repeats another. A group is durable: it keeps its place
+while nobody handles it, and a new one starts at the oldest event that is still retained (`start="new"`: at
+the end). Several buses on one backend that subscribe to the same group share it; its patterns and options
+are those of the latest declaration with the highest plugin version. A group that nobody has handled for
+`keep` seconds is retired: dropped, announced with what was given up.
 
 **Broadcast.** A subscription with `broadcast` has an ephemeral group of its own on each replica. It holds
 nothing back: what is trimmed before it came to it is missed, counted and announced (`bus.gap`).
@@ -31,32 +32,38 @@ every settlement checks it; what a former owner still sends is refused and count
 highest `plugin_version` of the group may own; with `exclusive`, one owns all partitions. When an owner
 leaves, or is not seen for `lease` seconds of the observers' monotonic clocks, another takes over with a
 higher epoch. What a former owner still does has no effect here: its settlements are refused and counted,
-its failures are not, and the events that its handlers return are not published. What it had started is
-*suspect*: it is started one at a time, each start counted before it runs, before anything newer. A
-partition moves to a replica that joins when nothing of it runs.
+its failures are not, and the events that its handlers return are not published; what they publish
+themselves is. What it had started is *suspect*: it is started one at a time, before anything newer. The
+start that was lost is not counted; a suspect's start is, before it runs, so that an event that kills its
+process is a dead letter (`attempts`) when they are used up. When a replica joins, a partition that is to be
+its own starts nothing more where it is, and moves when nothing of it runs.
 
-**Order.** Within one topic, events of one key start in the order in which they were published, and
-never two at once, through retries, takeover and redrive of others. Keys run in parallel, up to the
-subscription's `concurrency` (its lanes). Events without a key are not ordered among each other where
-there is more than one lane. `order="topic"` treats a whole topic as one key; `order="none"` gives each
-event one of its own. Nothing is promised between topics.
+**Order.** Within one topic, events of one key start in the order in which they were published, and never
+two at once, through retries, takeover and redrive of others. Keys run in parallel, up to the subscription's
+`concurrency` (its lanes). Events without a key are not ordered among each other where there is more than
+one lane. `order="topic"` treats a whole topic as one key; `order="none"` gives each event one of its own.
+Nothing is promised between topics.
 
 **Outcome.** Every attempt ends with exactly one `Outcome`: acknowledged, parked until a time, dead,
-discarded, expired. Being cancelled with the bus, or crashing, is no outcome: the event is delivered
-again. The events that a handler returns are published before it is acknowledged, with ids derived from
-the delivery, so that a repetition is one event. An attempt is a start of the handler; having been fetched
-is none. An event whose expiry has passed is not started.
+discarded, expired. Being cancelled with the bus, or crashing, is no outcome: the event is delivered again.
+The events that a handler returns are published before it is acknowledged, with the `source` of the spec,
+the key of the delivery, and ids derived from it, so that a repetition is one event. An attempt is a start
+of the handler; having been fetched is none. An event whose expiry has passed is not started.
 
 **Retry.** `RetryPolicy` judges what a handler raises: rules in order, the first that fits; else parked with
-backoff, until the attempts are used up. Data that do not fit the handler's model never will: dead at once.
+backoff, until the attempts are used up. What the error asks for (`retry_after`, seconds) is a lower bound
+of every pause. Data that do not fit the handler's model never will: dead at once. An error of
+`EventResult.dead_letter` has the type `EventResult.dead_letter` and the handler's reason as its message.
 
 **Flow.** In this order, before an attempt starts: predicate (`where`; no is acknowledged and counted; a
-predicate that raises is a failed attempt), dedupe, circuit breaker, rate. Each is per subscription and
-replica but dedupe, which is the group's.
+predicate that raises is a failed attempt), dedupe, circuit breaker, rate. Attempts in place pass them
+again, and count for rate and breaker. Each is per subscription and replica but dedupe, which is the
+group's.
 
-**The lot.** A delivery that must wait is moved out of the way, into the *lot* of its group; later
-events of its key queue behind it, other keys go on, and nothing in a lot holds back the topic's limit. At
-`lot` entries that partition of that group is read no further; what was taken already may still join it.
+**The lot.** A delivery that must wait is moved out of the way, into the *lot* of its group; later events of
+its key queue behind it, other keys go on, and nothing in a lot holds back the topic's limit. At `lot`
+entries of one group in one partition, that partition is read no further; what was taken already may still
+join it.
 
 **Overflow.** Above `max_waiting` events that wait for a group in one partition, `drop_oldest` or `drop_new`
 give up the oldest or the newest of them, for that group alone, counted and announced (`bus.overflowed`).
@@ -72,8 +79,9 @@ place. Commands and retry rules pause groups; so does the storm guard.
 
 **Storms.** Each event carries the depth and the path (the groups that it went through) of its causal chain.
 A publish that would continue a chain beyond `depth`, or pass the same group more than `loops` times, raises
-`StormDetected`: the delivery is parked, its group is paused and named (`bus.storm`). What is published with a
-delay of a second or more begins a new chain: that is a schedule, not a storm.
+`StormDetected`: the delivery is parked, its group is paused and named (`bus.storm`). `relay` continues a
+chain like `publish`. What is published with a delay of a second or more begins a new one (its correlation
+stays): that is a schedule, not a storm.
 
 **Replay.** A second cursor of one group over events that are still retained, beside live traffic: with at
 most a quarter of its lanes, or every fourth turn where there are fewer than four. Replayed deliveries
@@ -85,23 +93,25 @@ nothing and disturbs nobody; what it misses because the topic was trimmed is rep
 **Retention.** What every group has settled is kept at least for `retain_seconds` or `retain` events,
 whichever is less; nothing younger than `young_seconds` is trimmed while the topic holds less than half of
 its limit, and never what an active or dormant group still needs. It is trimmed at the latest when the limit
-is reached.
+is reached, so that what is only retained never holds a publisher back.
 
 **Calls.** A request is not an event of the log: it is executed at most once by one provider, within the
 time that is left. No provider is known at once, not a timeout. An answer that comes late, or twice, is
 dropped and counted.
 
-**What the bus says of itself** (`contracts.messages.delivery`) is published through a bounded queue that
-nobody waits for. Failures of groups that select `bus.**` are logged and counted, not announced.
+**What the bus says of itself** (`contracts.messages.delivery`) is published with the source `/bus` through
+a bounded queue that nobody waits for; the topic `bus` is limited and trimmed like any other, but admitted
+up to twice the limit. Failures of groups that select `bus.**` are logged and counted, not announced.
 
 **Clocks.** Leases, deadlines, backoff, breakers and the idempotency window run on the monotonic clock;
 `time`, expiry, retention and delayed publishing on the wall clock. A jump of the wall clock shifts these
-and nothing else.
+and nothing else. A monotonic due time that must outlive its process is kept as a moment of the wall clock,
+and turned back at the start.
 
-**Closing.** `close` stops reading, lets handlers that run finish within the grace time (they may still
-publish), cancels the rest (they are delivered again to whoever comes next), and leaves no task behind.
-Afterwards every method but `close` raises `BusClosed`. A handler that removes, drains or closes what it runs
-in is not waited for.
+**Closing.** `close` stops reading, lets handlers and calls that run finish within the grace time (they may
+still publish), cancels the rest (they are delivered again to whoever comes next), and leaves no task
+behind. Afterwards every method but `close` raises `BusClosed`. A handler that removes, drains or closes
+what it runs in is not waited for.
 """
 
 from __future__ import annotations
@@ -194,7 +204,7 @@ class BusLimits(BaseModel):
     limit: int = Field(default=1_000_000, ge=1)
     """Events that may wait for the slowest group; then publishing waits."""
     lot: int = Field(default=200_000, ge=1)
-    """Parked deliveries of one group."""
+    """Parked deliveries of one group in one partition."""
     dead_letters: int = Field(default=10_000, ge=1)
     """Of one group, all partitions together."""
     window_seconds: float = Field(default=120.0, ge=0)
@@ -219,7 +229,7 @@ Handler = Callable[[PluginEvent], Awaitable[EventResult | None]]
 """Runs one attempt. None means acknowledged; raising means failed, judged by the retry policy."""
 
 Predicate = Callable[[PluginEvent], bool]
-"""Whether an event is wanted. Called once per delivery, before each attempt; it must not block."""
+"""Whether an event is wanted. Called before each attempt; it must not block."""
 
 
 class ProviderSpec(BaseModel):
@@ -267,7 +277,7 @@ class CallReply(BaseModel):
 Provider = Callable[[Call], Awaitable[CallReply]]
 
 
-# --- how an attempt ends ----------------------------------------------------------------------------------
+# --- how an attempt ends: the words of the loop that backends share (`bus.delivery`) -----------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,8 +422,9 @@ class EventBus(Protocol):
         `causationid`, depth and path) are taken from the delivery that is being handled in the current
         context, if any.
         Raises `BusFull`, `PayloadTooLarge`, `PublishUnknown`, `StormDetected`, `BusClosed`, and
-        `InvalidOption` for a negative delay, `delay` and `at` together, an `expires` that has passed, a
-        moment without time zone, an empty id, a timeout that is not positive.
+        `InvalidPattern` for what is no type name, `InvalidOption` for a negative delay, `delay` and `at`
+        together, an `expires` that has passed, a moment without time zone, an empty id, a timeout that is
+        not positive.
         """
 
     async def publish_many(
@@ -437,7 +448,8 @@ class EventBus(Protocol):
     async def drop_group(self, group: str, *, reason: str = "") -> None:
         """Retire a group: forget its place, its lot and its dead letters, and announce what was given up.
 
-        Who handles it is cut off: handlers that run are cancelled, and its subscriptions are as removed.
+        Who handles it is cut off: handlers that run are cancelled and gone when this returns, and its
+        subscriptions are as removed.
         Unknown names are ignored.
         """
 
@@ -448,7 +460,7 @@ class EventBus(Protocol):
         """
 
     async def resume_group(self, group: str) -> bool:
-        """Go on where it was; what was parked until now is due. False: it was not paused.
+        """Go on where it was; what was parked until the resume (`math.inf`) is due. False: it was not paused.
 
         Raises `GroupNotFound`.
         """
@@ -458,8 +470,9 @@ class EventBus(Protocol):
     ) -> BusSubscription:
         """Make `handler` active in its group (declared if new). `where`: only events for which it is true.
 
-        Raises `GroupConflict` if the group belongs to another plugin, or this bus already hosts it, and
-        `InvalidOption` for `order="topic"` where a topic that it may select has several partitions.
+        Raises `GroupConflict` if the group belongs to another plugin, or this bus already hosts it,
+        `InvalidPattern`, and `InvalidOption` for `order="topic"` where a topic that it may select has
+        several partitions.
         """
 
     async def replay(
@@ -468,9 +481,10 @@ class EventBus(Protocol):
         """Deliver retained events to one group once more; how many there are to go through.
 
         `start`, `end`: a position that a receipt or a `TailItem` gave, a time, or `"oldest"`; events at
-        `start` and after it, before `end` (None: what has been published by now). A receipt's position
-        concerns its own partition; others are then left out. Replaces a replay of the group that is
-        under way. What is trimmed before its turn is left out, and announced (`bus.gap`).
+        `start` and after it, before `end` (None: what has been published by now). A `TailItem`'s position
+        concerns all partitions, a receipt's its own alone: the others are then left out. Replaces a replay
+        of the group that is under way. What is trimmed before its turn is left out, and announced
+        (`bus.gap`).
         Raises `GroupNotFound`, `InvalidOption` for what is no position.
         """
 
@@ -489,13 +503,15 @@ class EventBus(Protocol):
         timeout: float = DEFAULT_TIMEOUT,
         target: str = "any",
     ) -> list[CallReply]:
-        """Ask; one reply, or one from each replica with `target="all"`; a replica's name picks one.
+        """Ask; one reply, or with `target="all"` those that came of one from each replica (an error only if
+        none came); a replica's name picks one. A timeout that is not positive is over at once.
 
         Raises `NoProvider` at once, `CallTimeout`, `ProviderFailed`, `ProviderLost`.
         """
 
     def tail(self, *patterns: str, position: str | datetime | None = None) -> Tail:
-        """Read along. `position`: None from now on, `"oldest"`, a time, or one of a `TailItem`.
+        """Read along. `position`: None from now on, `"oldest"`, a time, or one of a `TailItem` (a receipt's
+        concerns one partition alone).
 
         Raises `InvalidOption` for what is no position, `InvalidPattern`.
         """
@@ -505,7 +521,8 @@ class EventBus(Protocol):
 
     async def quiet(self, since: str | None = None) -> None:
         """Return when every event published since `since` (default: ever), and every event caused by
-        one of them, has a final outcome in every group. Parked is not final. No deadline: wrap it.
+        one of them, has a final outcome in every group, replays and redrives included. Parked is not
+        final. No deadline: wrap it.
         """
 
     async def dead_letters(
@@ -513,7 +530,8 @@ class EventBus(Protocol):
     ) -> list[DeadLetter]:
         """The newest first, by when they were added; an import adds in the order given.
 
-        `after`: go on behind the dead letter with that id, for page after page.
+        `after`: go on behind the dead letter with that id, for page after page; raises
+        `DeadLetterNotFound` if it is not there any more.
         """
 
     async def count_dead_letters(self, selection: DeadLetterSelection = ...) -> int:

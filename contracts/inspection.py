@@ -43,7 +43,7 @@ class GroupInfo(BaseModel):
     handled: int
     """Acknowledged, with or without a start."""
     failed: int
-    """Attempts that failed."""
+    """Attempts that raised, ran too long or asked to be tried again; not what a handler gave up itself."""
     discarded: int = 0
     expired: int = 0
     filtered: int = 0
@@ -51,7 +51,7 @@ class GroupInfo(BaseModel):
     repeated: int = 0
     """Suppressed by dedupe."""
     dropped: int = 0
-    """Given up by the overflow policy."""
+    """Given up by the overflow policy; for a broadcast group also what was trimmed before its turn."""
     stale: int
     """Settlements of former owners that were refused."""
     rate: float = 0.0
@@ -97,7 +97,7 @@ class DeadLetter(BaseModel):
     plugin_id: str
     generation: int
     reason: str
-    """`attempts`, `asked` (by the handler or a rule), `schema`, `decode`, `version_ahead`, `storm`."""
+    """`attempts`, `asked` (by the handler or a rule), `schema`, `decode`, `version_ahead`."""
     error: ErrorInfo | None = None
     attempts: int
     first_at: AwareDatetime

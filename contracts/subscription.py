@@ -60,7 +60,8 @@ class RetryPolicy(BaseModel):
     """How often, and after which pauses, a failed delivery is tried again.
 
     The pause before attempt n+1 is `first_delay * factor**(n-1)` seconds, at most `max_delay`,
-    lengthened at random by up to `jitter` of itself (never shortened). Where the last of `attempts` would
+    lengthened at random by up to `jitter` of itself (never shortened), and at least what the error asks for
+    (`retry_after`). Where the last of `attempts` would
     be repeated, the delivery becomes a dead letter instead.
     """
 
@@ -80,7 +81,10 @@ class RetryPolicy(BaseModel):
 
 
 class RateLimit(BaseModel):
-    """At most `limit` starts of the handler in any `per` seconds, on each replica. The rest wait."""
+    """At most `limit` starts of the handler in any `per` seconds, on each replica. The rest wait.
+
+    Attempts in place count too.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +97,7 @@ class CircuitBreaker(BaseModel):
 
     Opens when, of at least `minimum` attempts that ended in the last `window` seconds, a share of `ratio`
     or more failed. While it is open nothing starts and nothing is lost: events wait. After `pause` seconds
-    one attempt is made: success closes it, failure opens it again.
+    one attempt is made: success closes it, failure opens it again (which is not announced anew).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -59,7 +59,7 @@ class GroupResumed(Event, type="bus.group_resumed"):
 
 
 class GroupRetired(Event, type="bus.group_retired"):
-    """A group was forgotten; what waited for it, was parked or dead was given up."""
+    """A group was forgotten; what waited for it or ran (`waiting`), was parked or dead was given up."""
 
     group: str
     plugin_id: str
@@ -122,7 +122,10 @@ class StormFound(Event, type="bus.storm"):
 
 
 class OwnerLost(Event, type="bus.owner_lost"):
-    """A replica was not seen for as long as its lease; others have taken over what it owned."""
+    """A replica was not seen for as long as its lease; others have taken over what it owned, in all groups.
+
+    Said once for each loss, and not of a replica that owned nothing.
+    """
 
     replica: str
     partitions: int
