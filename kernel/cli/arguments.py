@@ -45,8 +45,9 @@ def read_text(file: Path) -> str:
             return typer.get_text_stream("stdin").read()
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise CommandError(
-            "file", f"cannot be read: {error}", where=str(file), fix="name a UTF-8 file"
+            "file", f"cannot be read: {why}", where=str(file), fix="name a UTF-8 file"
         ) from None
 
 

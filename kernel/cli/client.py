@@ -25,6 +25,7 @@ TIMEOUT = 30.0
 """Seconds to wait for an answer, where the command does not say."""
 STREAM_TIMEOUT = 60.0
 """Seconds without a sign of life (the gateway sends one every few) after which a stream counts as lost."""
+_TOKEN_FIX = "give --token or PLUGBUS_TOKEN, or be the user who started the kernel"
 _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 CONNECTION: dict[str, Any] = {
@@ -116,7 +117,7 @@ def _refused(message: str, where: str) -> CommandError:
         "no-token",
         message,
         where=where,
-        fix="give --token or PLUGBUS_TOKEN, or be the user who started the kernel",
+        fix=_TOKEN_FIX,
         exit_code=ExitCode.REFUSED,
     )
 
@@ -240,9 +241,9 @@ def _problem(answer: "httpx.Response") -> CommandError:
         ),
         clean(document.get("detail") or title),
         where=clean(document.get("where") or f"{answer.request.method} {answer.request.url.path}"),
-        fix=clean(document.get("fix") or ""),
+        fix=_TOKEN_FIX if answer.status_code == 401 else clean(document.get("fix") or ""),
         more=[clean(_detail(error)) for error in errors[:5]],
-        exit_code=_exit_code(answer.status_code),
+        exit_code=_exit_code(answer.status_code, document.get("code") or str(document.get("type", ""))),
     )
 
 

@@ -76,7 +76,7 @@ def _written(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise CommandError(
             "file",
-            f"cannot be written: {error}",
+            f"cannot be written: {error.strerror or error}",
             where=str(path),
             fix="name a file in a folder that is yours",
         ) from None
@@ -117,12 +117,16 @@ def _read(file: Path) -> list[dict[str, Any]]:
         more = [*problems[:_SHOWN], *([f"and {len(problems) - _SHOWN} more"] if problems[_SHOWN:] else [])]
         raise CommandError(
             "data",
-            f"{len(problems)} lines are no dead letters; nothing was imported",
+            f"{_lines(len(problems))}; nothing was imported",
             where=str(file),
             fix="give a file as `plugbus dlq export` writes it",
             more=more,
         )
     return letters
+
+
+def _lines(count: int) -> str:
+    return "1 line is no dead letter" if count == 1 else f"{count} lines are no dead letters"
 
 
 def _letter(line: str) -> dict[str, Any]:

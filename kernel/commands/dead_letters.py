@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.bus import Call, DeadLetter, DeadLetterSelection
-from contracts.errors import DeadLetterNotFound
+from contracts.errors import DeadLetterNotFound, InvalidOption, PluginNotFound
 from contracts.messages import (
     DiscardDeadLetters,
     ImportDeadLetters,
@@ -11,9 +11,13 @@ from contracts.messages import (
     RedriveDeadLetters,
     ShowDeadLetter,
 )
+from contracts.patterns import check_pattern
 
-from .desk import CommandDesk
+from .desk import CommandDesk, did_you_mean
 from .groups import find_group
+
+REASONS = ("attempts", "asked", "schema", "decode", "version_ahead", "storm")
+"""What `DeadLetter.reason` may be."""
 
 
 class DeadLetterCommands:
@@ -28,6 +32,7 @@ class DeadLetterCommands:
         await self._desk.provide(ImportDeadLetters, self._import)
 
     async def _list(self, query: ListDeadLetters, call: Call) -> tuple[DeadLetter, ...]:
+        await self._check(query.selection)
         found = await self._desk.bus.dead_letters(query.selection, limit=query.limit, after=query.after)
         return tuple(found)
 
@@ -58,9 +63,29 @@ class DeadLetterCommands:
         return count
 
     async def _check(self, selection: DeadLetterSelection) -> None:
-        """A group that does not exist is a slip of the pen, not a selection of nothing."""
+        """A name that nobody has is a slip of the pen, not a selection of nothing."""
         if selection.group is not None:
             await find_group(self._desk, selection.group)
+        if selection.plugin_id is not None:
+            await self._check_plugin(selection.plugin_id)
+        if selection.type is not None:
+            check_pattern(selection.type)
+        if selection.reason not in (None, *REASONS):
+            raise InvalidOption(
+                f"{selection.reason!r} is no reason of a dead letter",
+                fix=did_you_mean(str(selection.reason), REASONS, f"one of {', '.join(REASONS)}"),
+            )
+
+    async def _check_plugin(self, plugin_id: str) -> None:
+        """One that was removed is known as long as a group of it is left."""
+        known = {record.plugin_id for record in self._desk.kernel.registry}
+        known |= {group.plugin_id for group in await self._desk.bus.groups()}
+        if plugin_id not in known:
+            raise PluginNotFound(
+                f"there is no plugin {plugin_id!r}",
+                plugin_id=plugin_id,
+                fix=did_you_mean(plugin_id, known, "plugbus plugin list"),
+            )
 
     def _settled(self, call: Call, verb: str, selection: DeadLetterSelection, count: int) -> int:
         if selection.ids and not count:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
+from datetime import datetime
 
 from contracts import messages
 from contracts.bus import Call, CatalogEntry, GroupInfo
+from contracts.errors import InvalidOption
 from contracts.event import Event, event_schema
 from contracts.messages import CancelReplay, EventTypeInfo, ListEventTypes, ReplayEvents, ReplayResult
 from contracts.patterns import check_pattern, matches
@@ -33,6 +35,11 @@ class EventCommands:
 
     async def _replay(self, query: ReplayEvents, call: Call) -> ReplayResult:
         await find_group(self._desk, query.group)
+        if isinstance(query.start, datetime) and isinstance(query.end, datetime) and query.end <= query.start:
+            raise InvalidOption(
+                f"the replay would end at {query.end}, before it begins at {query.start}",
+                fix="an earlier start, or a later end",
+            )
         events = await self._desk.bus.replay(query.group, start=query.start, end=query.end)
         self._desk.audit(
             call, "event.replay", query.group, start=query.start, end=query.end or "now", events=events
