@@ -121,6 +121,8 @@ class GroupModel:
     newest: dict[tuple[str, str, bool], int] = field(default_factory=dict)
     """Topic, line, whether replayed → the latest that was started."""
     replayed: dict[str, Fate] = field(default_factory=dict)
+    suppressible: set[str] = field(default_factory=set)
+    """Events that a replay has settled, in a group with dedupe."""
     """What was delivered once more."""
     to_replay: int = 0
     is_paused: bool = False
@@ -147,7 +149,8 @@ class GroupModel:
         return self.spec.options.retry.attempts
 
     def settled_by_replay(self, name: str) -> None:
-        """Dedupe may suppress what still waits for its first turn."""
+        """Dedupe may suppress what still waits for its turn, or comes to wait for it again."""
+        self.suppressible.add(name)
         live = self.fates[name]
         if live.state == "waiting":
             live.end("handled", surely=False)

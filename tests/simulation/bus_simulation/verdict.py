@@ -88,14 +88,15 @@ def _of_lost(group: GroupModel, info: GroupInfo) -> Iterator[str]:
 
 def _is_lost(group: GroupModel, fate: Fate) -> bool:
     told = ("dead_lettered", fate.identity) in group.said or ("discarded", fate.identity) in group.said
-    return fate.state == "waiting" and not told
+    return fate.state == "waiting" and not told and fate.event.name not in group.suppressible
 
 
 def _of_replay(group: GroupModel) -> Iterator[str]:
     started = len(group.replayed)
     if started > group.to_replay:
         yield f"{group.name}: {started} events were replayed instead of {group.to_replay}"
-    is_excused = ("gap", " ") in group.said or group.is_choosy or not group.is_all_said
+    drops = group.spec.options.overflow != "hold"
+    is_excused = ("gap", " ") in group.said or group.is_choosy or drops or not group.is_all_said
     if started < group.to_replay and not (is_excused or _has_expiring(group)):
         yield f"{group.name}: of {group.to_replay} events {started} were replayed"
     for name, fate in group.replayed.items():
