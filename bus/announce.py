@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -35,9 +36,9 @@ class Announcer:
         self._queue.append((event, causes))
 
     def lose(self, event: Event) -> None:
-        """There was no room for it."""
+        """There was no room for it, or it is none that can be published."""
         self.dropped += 1
-        log.error("announcement dropped: %r", event)
+        log.error("announcement dropped: %.1000s", repr(event), exc_info=sys.exc_info()[1])
 
     @property
     def is_silent(self) -> bool:
@@ -47,5 +48,8 @@ class Announcer:
     def _drain(self) -> None:
         while self._queue:
             event, causes = self._queue[0]
-            self._publish(event, causes)
+            try:
+                self._publish(event, causes)
+            except Exception:  # noqa: BLE001 - what cannot be published is dropped, and holds nothing back
+                self.lose(event)
             self._queue.popleft()

@@ -10,13 +10,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from contracts.bus import Call, CallReply, Provider, ProviderInfo, ProviderSpec
 from contracts.errors import (
     BusClosed,
     CallError,
     CallTimeout,
-    ErrorInfo,
     HandlerTimeout,
     ProviderFailed,
     ProviderLost,
@@ -24,6 +24,7 @@ from contracts.errors import (
 
 from .clock import Clock
 from .directory import Directory
+from .faults import described
 
 log = logging.getLogger("plugbus.bus")
 
@@ -94,22 +95,27 @@ class Offer:
         """Take no more calls; those under way are lost, and told so at once."""
         await self.withdraw(grace=0)
 
-    async def withdraw(self, grace: float) -> None:
-        """Take no more calls; wait up to `grace` seconds for those under way, then cancel them."""
+    async def withdraw(self, grace: float, asker: asyncio.Task[Any] | None = None) -> None:
+        """Take no more calls; wait up to `grace` seconds for those under way, then cancel them.
+
+        `asker` (None: the current task) is not waited for: it may be a provider that closes its own bus.
+        """
+        asker = asker or asyncio.current_task()
         self.directory.discard(self)
         self.is_lost = False
-        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        tasks = [task for task in self.tasks if task is not asker]
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
-        lost = self.lose()
+        lost = self.lose(asker)
         if lost:
             await asyncio.wait(lost)
 
-    def lose(self) -> list[asyncio.Task[None]]:
-        """Cancel what is under way; the requesters know at once."""
+    def lose(self, asker: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
+        """Cancel what is under way, but not who asks for it; the requesters know at once."""
+        asker = asker or asyncio.current_task()
         self.directory.discard(self)
         self.is_lost = False
-        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        tasks = [task for task in self.tasks if task is not asker]
         for task in tasks:
             id, answer = self.tasks.pop(task)
             answer(id, self._lost())
@@ -148,7 +154,7 @@ class Offer:
             failed = self._too_long(error) if limit.expired() else error
             answer(call.id, self._failed(failed))
         else:
-            answer(call.id, reply if reply.replica else reply.model_copy(update={"replica": self.replica}))
+            answer(call.id, self._answer(reply))
 
     def _done(self, task: asyncio.Task[None]) -> None:
         left = self.tasks.pop(task, None)
@@ -156,8 +162,13 @@ class Offer:
             id, answer = left
             answer(id, self._lost())
 
+    def _answer(self, reply: object) -> Answer:
+        if not isinstance(reply, CallReply):
+            return self._failed(TypeError(f"the provider returned {type(reply).__name__}, not a CallReply"))
+        return reply if reply.replica else reply.model_copy(update={"replica": self.replica})
+
     def _failed(self, error: BaseException) -> ProviderFailed:
-        info = ErrorInfo.of(error)
+        info = described(error)
         return ProviderFailed(
             f"the provider of {self.spec.capability} failed: {info}",
             capability=self.spec.capability, where=info.place, fix=info.fix, info=info,

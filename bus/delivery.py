@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import Any
 
 from contracts.bus import Handler, Predicate, SubscriptionSpec
 
@@ -58,6 +59,8 @@ class DeliveryLoop:
         self._lanes = [Lane(spec.options.timeout) for _ in range(spec.options.concurrency)]
         self._idle: list[asyncio.Future[None]] = []
         self._stopping = False
+        self.outlives = False
+        """A lane has asked for its own end, and runs on behind it."""
         self._queue: deque[Delivery] = deque()
         """Taken, not yet started."""
         # With several lanes: who waits behind a running key.
@@ -86,16 +89,22 @@ class DeliveryLoop:
         """Whether its circuit breaker is open."""
         return self._guard is not None and self._guard.is_broken
 
-    async def stop(self, grace: float | None) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """No lane is left."""
+        return all(lane.task.done() for lane in self._lanes if lane.is_started)
+
+    async def stop(self, grace: float | None, asker: asyncio.Task[Any] | None) -> bool:
         """Start nothing more and wait for what runs; all partitions must be leaving or gone.
 
         After `grace` seconds (None: no limit but the handler's timeout) it is cancelled and handed back.
-        Returns whether everything finished. A lane that asks for its own end is not waited for.
+        Returns whether everything finished. A lane that asks for its own end is not waited for; the time
+        that its attempt may take stays in force.
         """
         self._stopping = True
         self._attempts.look_again()
         self._wake_all()
-        lanes = self._other_lanes()
+        lanes = self._other_lanes(asker)
         pending = await _finish(lanes, grace)
         interrupted = any(lane.delivery is not None for lane in pending)
         for _ in range(_PATIENCE):
@@ -107,17 +116,17 @@ class DeliveryLoop:
         for lane in pending:
             log.error("%s: a handler goes on although it was cancelled; it is left alone", self._spec.group)
             self._port.give_back(lane.delivery)
-        self._forget_lanes()
+        self._forget(lanes)
         return not interrupted
 
     def kill(self) -> list[asyncio.Task[None]]:
         """End without settling anything, as if the process had died. The tasks end soon."""
         self._stopping = True
-        tasks = [lane.task for lane in self._other_lanes()]
-        for task in tasks:
-            task.cancel()
-        self._forget_lanes()
-        return tasks
+        lanes = self._other_lanes(asyncio.current_task())
+        for lane in lanes:
+            lane.task.cancel()
+        self._forget(lanes)
+        return [lane.task for lane in lanes]
 
     def give_back_unstarted(self) -> None:
         """Hand back what was taken, has not started, and belongs to a partition that is to leave."""
@@ -129,6 +138,7 @@ class DeliveryLoop:
         for followers in self._running.values():
             _drop_closed(followers)
         self._following = sum(map(len, self._running.values()))
+        self.wake()
 
     # --- lanes ------------------------------------------------------------------------------------
 
@@ -263,6 +273,8 @@ class DeliveryLoop:
             yield (delivery,)
             while followers:
                 self._following -= 1
+                if self._following == WINDOW - 1:
+                    self.wake()  # others may take again
                 delivery = followers.popleft()
                 if not delivery.part.irregular or admit(delivery):
                     yield (delivery,)
@@ -278,18 +290,21 @@ class DeliveryLoop:
         while self._idle:
             self.wake()
 
-    def _other_lanes(self) -> list[Lane]:
+    def _other_lanes(self, asker: asyncio.Task[Any] | None) -> list[Lane]:
         """All lanes but the one that asks: nobody waits for himself."""
-        current = asyncio.current_task()
-        return [lane for lane in self._lanes if lane.is_started and lane.task is not current]
+        lanes = [lane for lane in self._lanes if lane.is_started]
+        others = [lane for lane in lanes if lane.task is not asker]
+        self.outlives = len(others) < len(lanes) and asker is not None and not asker.done()
+        return others
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("%s: a lane broke", self._spec.group, exc_info=task.exception())
+        self._forget([lane for lane in self._lanes if lane.task is task])
         self._port.lane_ended()
 
-    def _forget_lanes(self) -> None:
-        for lane in self._lanes:
+    def _forget(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
             self._sweeper.remove(lane)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contracts.bus import BusLimits, SubscriptionSpec
 from contracts.errors import InvalidOption
-from contracts.patterns import RESERVED_TOPICS, topic_of
+from contracts.patterns import RESERVED_TOPICS, is_type_name, topic_of
 
 ROUTE_CACHE = 10_000
 """Event types whose readers are remembered."""
@@ -27,6 +27,9 @@ def check_partitions(limits: BusLimits) -> BusLimits:
     """Raises `InvalidOption` for what is no number of partitions."""
     given = limits.partitions
     counts = {"every topic": given} if isinstance(given, int) else given
+    for topic in given if isinstance(given, dict) else ():
+        if topic_of(topic) != topic or not is_type_name(topic):
+            raise InvalidOption(f"{topic!r} is no topic", fix="the first word of a type name: 'orders'")
     for topic, count in counts.items():
         if count < 1 or (count > 1 and topic in RESERVED_TOPICS):
             wanted = "1: it is reserved" if topic in RESERVED_TOPICS else "from 1"

@@ -12,6 +12,7 @@ from contracts.errors import ErrorInfo, HandlerTimeout
 from contracts.event import EventResult
 
 from .clock import Clock
+from .faults import described, wrong_with
 from .groups import Delivery
 from .policy.dedupe import Settled
 from .policy.guard import Guard
@@ -74,8 +75,8 @@ class Settler:
         if lane.is_timed_out:  # it swallowed its cancellation: the attempt was over all the same
             lane.recover()
             return self.failed(lane, delivery, self._too_long(None))
-        if not isinstance(result, EventResult):
-            what = f"the handler returned {type(result).__name__}, not an EventResult"
+        what = wrong_with(result)
+        if what is not None or not isinstance(result, EventResult):
             return self.failed(lane, delivery, TypeError(what))
         if result.action == "ok":
             return await self._publish_returned(lane, delivery, result)
@@ -104,7 +105,7 @@ class Settler:
 
     def failed(self, lane: Lane, delivery: Delivery, error: BaseException) -> Again | None:
         """An attempt has failed; the retry policy judges."""
-        info = ErrorInfo.of(error)
+        info = described(error)
         decision = self._judge(self._policy, info, lane, delivery)
         if self._guard is not None:
             is_storm = isinstance(decision, Pause) and decision.is_storm
@@ -113,7 +114,7 @@ class Settler:
 
     def refused(self, lane: Lane, delivery: Delivery, error: Exception) -> Again | None:
         """The predicate raised: a failed attempt that tells nothing of the handler."""
-        info = ErrorInfo.of(error)
+        info = described(error)
         return self._carry_out(delivery, info, self._judge(self._policy, info, lane, delivery))
 
     def _asked_again(self, lane: Lane, delivery: Delivery, result: EventResult) -> None:

@@ -5,6 +5,8 @@ All three only *say* something; the host reads it when the plugin is loaded.
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ _Async = Coroutine[Any, Any, R]
 _Handler = Callable[[S, E], _Async[H]]
 _HandlerWithMeta = Callable[[S, E, PluginEvent], _Async[H]]
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ON = "__plugbus_on__"
 PROVIDES = "__plugbus_provides__"
 
@@ -96,6 +99,12 @@ def on(
     if len(args) == 1 and callable(args[0]):
         return on()(args[0])
     patterns = tuple(check_pattern(pattern) for pattern in args)
+    if name is not None and not _NAME.fullmatch(str(name)):
+        raise InvalidOption(
+            f"@on(name={name!r}): not a name",
+            where=_caller(),
+            fix="name='report': letters, digits, _ . and -",
+        )
     if retry is not None:
         options["retry"] = retry
     mark = OnMark(patterns, name, _checked(options), where)
@@ -114,11 +123,29 @@ def _checked(options: dict[str, Any]) -> SubscriptionOptions:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         what, _, fix = first["msg"].removeprefix("Value error, ").partition("; fix: ")
+        if first["type"] == "extra_forbidden":
+            what, fix = "there is no such option", _known_options(name)
         raise InvalidOption(
             f"@on({name}=…): {what}" if name else f"@on: {what}",
             where=_caller(),
-            fix=fix or "see SubscriptionOptions for what it may be",
+            fix=fix or _EXAMPLES.get(name) or "see SubscriptionOptions for what it may be",
         ) from None
+
+
+_EXAMPLES = {
+    "rate": "rate=RateLimit(limit=50): so many starts a second",
+    "breaker": "breaker=CircuitBreaker(minimum=20, ratio=0.5, pause=30)",
+    "retry": "retry=RetryPolicy(attempts=3)",
+}
+
+
+def _known_options(name: str) -> str:
+    """The fix for an option that is not known: the one that was meant, or all that there are."""
+    if "." in name:
+        return "see RetryPolicy, RateLimit and CircuitBreaker for what they take"
+    known = ("name", "where", *SubscriptionOptions.model_fields)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
 
 
 def _caller() -> str:

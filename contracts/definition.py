@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import types
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -25,21 +26,64 @@ def place_of(cls: type) -> str:
 
 
 def upcasts_of(cls: type, type_name: str, version: int) -> Mapping[int, Upcast]:
-    """The upcasts of an event class by version. Raises `EventDefinitionError` for a gap."""
+    """The upcasts of an event class by version; a class may replace those of its base.
+
+    Raises `EventDefinitionError` for a gap, and for two that lift the same version.
+    """
     found: dict[int, Upcast] = {}
     for base in cls.__mro__:
-        for value in list(vars(base).values()):
-            if isinstance(value, staticmethod) and (lifts := getattr(value.__func__, UPCAST, None)):
-                found.setdefault(lifts, cast(Upcast, value.__func__))
+        found = _own_upcasts(base, type_name) | found
     versions = sorted(found)
     if versions and versions != list(range(versions[0], version)):
         raise EventDefinitionError(
             f"the upcasts of {type_name!r} lift versions {versions}, "
             f"which does not lead without a gap to version {version}",
             where=place_of(cls),
-            fix=f"one @upcast for each version from {versions[0]} to {version - 1}",
+            fix=_upcast_fix(versions, version),
         )
     return found
+
+
+def _own_upcasts(cls: type, type_name: str) -> dict[int, Upcast]:
+    found: dict[int, Upcast] = {}
+    for name, value in list(vars(cls).items()):
+        lifts = getattr(value.__func__, UPCAST, None) if isinstance(value, staticmethod) else None
+        if lifts is None:
+            continue
+        function = cast(Upcast, value.__func__)
+        if problem := _upcast_problem(lifts, function) or (lifts in found and _twice(found[lifts], lifts)):
+            raise EventDefinitionError(
+                f"the upcast {name!r} of {type_name!r} {problem}",
+                where=place_of(cls),
+                fix="@upcast(1) on def name(data): …, which returns the data of version 2",
+            )
+        found[lifts] = function
+    return found
+
+
+def _twice(other: Upcast, lifts: int) -> str:
+    return f"lifts version {lifts}, and so does {getattr(other, '__name__', 'another')!r}"
+
+
+def _upcast_problem(lifts: object, function: object) -> str:
+    """What is wrong with `@upcast(lifts)` on `function`; empty for nothing."""
+    if isinstance(lifts, bool) or not isinstance(lifts, int) or lifts < 1:
+        return f"says {lifts!r} where the version that it lifts belongs"
+    if inspect.iscoroutinefunction(function):
+        return "is async, and lifting data must not wait"
+    try:
+        inspect.signature(cast(Upcast, function)).bind({})
+    except TypeError:
+        return "does not take the data alone"
+    except ValueError:  # built in, without a signature
+        pass
+    return ""
+
+
+def _upcast_fix(versions: list[int], version: int) -> str:
+    if versions[-1] >= version:
+        return f"an upcast to version {versions[-1] + 1} belongs to a class with version={versions[-1] + 1}"
+    return f"one @upcast for each version from {versions[0]} to {version - 1}"
 
 
 _SCALARS = (

@@ -72,6 +72,12 @@ def upcast(from_version: int) -> Callable[[Callable[..., dict[str, Any]]], Any]:
     It takes and returns the event's data as a dict. Hops are chained; a handler only ever sees the
     version that its class declares.
     """
+    if callable(from_version):
+        raise EventDefinitionError(
+            "@upcast does not say which version it lifts",
+            where=str(getattr(from_version, "__qualname__", from_version)),
+            fix="@upcast(1) lifts version 1 to version 2",
+        )
 
     def mark(function: Callable[..., dict[str, Any]]) -> Any:
         target = function.__func__ if isinstance(function, staticmethod) else function

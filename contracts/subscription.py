@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from .errors import qualified_name
 
@@ -148,6 +148,11 @@ class SubscriptionOptions(BaseModel):
     """Whether a place is kept while nobody handles: what `broadcast` gives up. Stating it is optional."""
     keep: float = Field(default=604_800.0, gt=0)
     """Seconds that a group nobody handles keeps its place (7 days); then it is retired, and announced."""
+
+    @field_serializer("start", when_used="json")
+    def _start_as_data(self, start: str) -> str:
+        """What crosses a line says every field: then what nobody wrote must not contradict the rest."""
+        return "new" if self.broadcast else start
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -3,8 +3,9 @@
 import pytest
 
 _PARTS = (
-    "broadcast", "calls", "causes", "dead_letters", "groups", "handover", "inspection", "order", "ownership",
-    "policies", "publishing", "reading", "replay", "retention", "rig", "stress", "suite", "universal",
+    "broadcast", "calls", "causes", "clocks", "dead_letters", "flow", "groups", "handover", "hard_stop",
+    "inspection", "lot", "order", "ownership", "policies", "publishing", "reading", "replay", "retention",
+    "rig", "stress", "suite", "universal",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -13,10 +14,14 @@ from .backend import Backend, limits_for, needs  # noqa: E402
 from .broadcast import Broadcast  # noqa: E402
 from .calls import Calls  # noqa: E402
 from .causes import Causes  # noqa: E402
+from .clocks import Clocks  # noqa: E402
 from .dead_letters import DeadLetters  # noqa: E402
+from .flow import Flow  # noqa: E402
 from .groups import Groups  # noqa: E402
 from .handover import HandOver  # noqa: E402
+from .hard_stop import HardStop  # noqa: E402
 from .inspection import Inspection  # noqa: E402
+from .lot import Lot  # noqa: E402
 from .order import Order  # noqa: E402
 from .ownership import Ownership  # noqa: E402
 from .policies import Policies  # noqa: E402
@@ -31,7 +36,7 @@ __all__ = ["Backend", "BusConformance", "Stress", "limits_for", "needs"]
 
 
 class BusConformance(
-    Universal, Order, Ownership, HandOver, Publishing, Causes, Groups, Retention, Broadcast, Policies,
-    DeadLetters, Calls, Reading, Replaying, Inspection,
+    Universal, Order, Lot, Ownership, HandOver, HardStop, Publishing, Causes, Clocks, Groups, Retention,
+    Broadcast, Policies, Flow, DeadLetters, Calls, Reading, Replaying, Inspection,
 ):  # fmt: skip
     """All tests. Subclass it under a name that pytest collects, and give the fixture `backend`."""

@@ -11,6 +11,8 @@ import pytest
 
 from contracts.bus import BusLimits, EventBus, Features
 
+NOTICED = 90.0
+"""Seconds after which a shift of the wall clock has been noticed by what waits for a time of it."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -28,6 +30,9 @@ class Backend(ABC):
     and timeouts are small multiples of it."""
     patience: float = 30.0
     """Seconds after which the suite gives up waiting for what must come."""
+    shifts_wall_clock: ClassVar[bool] = False
+    """Whether it can be told its wall clock: then `shift_wall_clock` does it, and `now` follows. Without it
+    the tests that shift see that nothing happens which only a shift could bring about."""
 
     def __init__(self, limits: BusLimits) -> None:
         self.limits = limits
@@ -64,9 +69,12 @@ class Backend(ABC):
 
     @abstractmethod
     async def renew(self) -> None:
-        """Everything ends and is started anew: all processes, the backend's own too. No handle is open.
+        """A hard stop: everything ends at once, as by `kill -9` of all processes, the backend's own too, and
+        the backend is started anew. Handles that are open are gone, as by `crash`; nobody closes them.
 
-        What is persistent is there again; a backend that is not is empty.
+        Where it is persistent, all of this is there again: what was confirmed to its caller, at once (events,
+        delayed ones, ids, groups and their places, pauses), and what became of deliveries, after a few ticks
+        (settled, parked, dead, and started, which is suspect now). Where it is not, it is empty.
         """
 
     @abstractmethod
@@ -78,8 +86,16 @@ class Backend(ABC):
         """Another one beside it, empty, with these limits: a namespace of its own is enough."""
 
     def now(self) -> datetime:
-        """The wall clock that it goes by."""
+        """The wall clock that it goes by. Where it has a clock of its own, it must be overridden."""
         return datetime.now(UTC)
+
+    def shift_wall_clock(self, seconds: float) -> None:
+        """From now on the wall clock, of all replicas and of `now`, is so much later (or earlier).
+
+        The monotonic clock goes on as if nothing had happened. What waits for a time of the wall clock must
+        notice within `NOTICED` seconds. Called only where `shifts_wall_clock` is set.
+        """
+        raise NotImplementedError("shifts_wall_clock is set; say how")
 
 
 def needs(**limits: Any) -> Callable[[F], F]:

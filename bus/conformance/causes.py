@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contracts.bus import MAX_PAYLOAD, EventBus
+from contracts.envelope import Envelope
 from contracts.errors import StormDetected
 from contracts.event import EventData, EventResult
 from contracts.message import PluginEvent
@@ -44,6 +45,25 @@ class Causes(Suite):
             assert event.message.path == ("shop.first",)
         [returned] = [event for event in last.events if event.type == "orders.item"]
         assert (returned.envelope.source, returned.message.key) == ("/plugins/shop", "k")
+
+    async def test_what_a_handler_relays_continues_its_chain(self, rig: Rig) -> None:
+        """Depth and path go on, whatever the envelope says of its own causes, which is kept."""
+        bus = await rig.open()
+
+        async def pass_on(event: PluginEvent) -> None:
+            envelope = Envelope(
+                id="outside", source="//partner", type="orders.item", time=rig.now(), correlationid="c",
+                causationid="d",
+            )  # fmt: skip
+            await bus.relay(envelope, Item(n=1))
+
+        await rig.subscribe(bus, pass_on, "start.*", group="shop.first")
+        last = await rig.on(bus, group="shop.last")
+        await rig.publish(bus, 0, type="start.now")
+        await rig.quiet(bus)
+        [event] = last.events
+        assert (event.envelope.correlationid, event.envelope.causationid) == ("c", "d")
+        assert (event.message.depth, event.message.path) == (1, ("shop.first",))
 
     @needs(lease=1.0)
     async def test_returned_events_are_one_event_however_often_the_delivery_is_repeated(

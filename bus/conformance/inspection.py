@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from contracts.bus import CatalogEntry
 
 from .backend import needs
@@ -40,6 +42,27 @@ class Inspection(Suite):
         info = await rig.info(bus)
         assert (info.handled, info.waiting, info.in_flight) == (4, 0, 0)
         assert info.rate > 0
+
+    async def test_ages_and_rates_are_in_seconds(self, rig: Rig) -> None:
+        """Of the oldest that is kept, and of the oldest without an outcome; events taken per second."""
+        bus, gap = await rig.open(), 2 * rig.tick
+        probe = await rig.on(bus, lambda n, attempt: fail_if(n == 5), retry=soon(rig, first_delay=3_600))
+        begins = [rig.now()]
+        for n in range(40):
+            await rig.publish(bus, n)
+            begins.append(rig.now())
+            await asyncio.sleep(gap)
+        await rig.until(lambda: len(probe.starts) == 40)
+        before = rig.now()
+        info = await rig.info(bus)
+        [topic] = [topic for topic in await bus.topics() if topic.topic == "orders"]
+        passed = (rig.now() - begins[0]).total_seconds()
+        for age, n in ((info.oldest_age, 5), (topic.oldest_age, 0)):
+            assert age is not None
+            least, most = (before - begins[n + 1]).total_seconds(), (rig.now() - begins[n]).total_seconds()
+            assert least - 0.01 <= age <= most + 0.01
+        for rate in (info.rate, topic.rate):
+            assert 20 / passed <= rate <= 80 / passed
 
     async def test_topics_tell_their_state(self, rig: Rig) -> None:
         """Partitions, events kept, published, limit, age."""

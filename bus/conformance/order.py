@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from contracts.bus import RetryPolicy, RetryRule
 from contracts.errors import InvalidOption
-from contracts.event import EventResult
 
 from .backend import Backend, needs
 from .probe import Gate
@@ -157,47 +156,6 @@ class Order(Suite):
         assert probe.numbers.index(3) < probe.starts.index((0, 3))
         assert [letter.envelope.id for letter in await bus.dead_letters()] == ["e1-0"]
         await rig.given_up(bus)
-        rig.judge()
-
-    @needs(limit=500, retain=0, retain_seconds=0, young_seconds=0)
-    async def test_hot_blocked_key(self, rig: Rig) -> None:
-        """Ten thousand events of a key that waits, among a hundred good keys: these go on, room is freed."""
-
-        def act(n: int, attempt: int) -> EventResult | None:
-            return EventResult.retry("later", after=3_600) if n == 0 else None
-
-        bus = await rig.open()
-        probe = await rig.on(bus, act)
-        for n in range(10_000):
-            await rig.publish(bus, n, key="hot", timeout=rig.backend.patience)
-            if n % 100 == 0:
-                await rig.publish(bus, 100_000 + n, key=f"good{n}", timeout=rig.backend.patience)
-        await rig.until(lambda: len(probe.starts) == 101)
-        info = await rig.info(bus)
-        assert (info.parked, info.handled) == (10_000, 100)
-        [topic] = [topic for topic in await bus.topics() if topic.topic == "orders"]
-        assert topic.events <= 500
-        rig.judge(lossy=True)
-
-    @needs(lot=100)
-    async def test_a_full_lot_stops_reading_and_loses_nothing(self, rig: Rig) -> None:
-        """At its bound the partition is read no further, but for what was taken already."""
-        failing = [True]
-
-        def act(n: int, attempt: int) -> None:
-            if n == 0 and failing:
-                raise ValueError("not yet")
-
-        bus = await rig.open()
-        probe = await rig.on(bus, act, retry=soon(rig, attempts=1_000, first_delay=4 * rig.tick))
-        await rig.publish(bus, *range(4_000), key="k")
-        await rig.until(lambda: len(probe.starts) >= 2)
-        info = await rig.info(bus)
-        assert 100 <= info.parked < 2_000
-        assert info.waiting + info.parked + info.in_flight == 4_000
-        failing.clear()
-        await rig.quiet(bus)
-        assert probe.done == list(range(4_000))
         rig.judge()
 
     async def test_key_order_through_a_retry_that_is_cut(self, rig: Rig) -> None:

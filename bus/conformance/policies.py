@@ -9,21 +9,15 @@ from typing import Any
 import pytest
 
 from contracts.bus import (
-    DEFAULT_TIMEOUT,
-    CircuitBreaker,
-    DeadLetterSelection,
     EventBus,
-    RateLimit,
     RetryPolicy,
     RetryRule,
 )
 from contracts.event import EventResult
 from contracts.message import PluginEvent
-from contracts.messages.delivery import BreakerClosed, BreakerOpened, DeliveryDiscarded, GroupPaused
+from contracts.messages.delivery import DeliveryDiscarded, GroupPaused
 
-from .backend import needs
 from .order import soon
-from .probe import Gate
 from .rig import Item, Rig
 from .suite import Suite
 
@@ -120,6 +114,29 @@ class Policies(Suite):
         assert probe.starts == [(1, 1), (1, 2), (2, 1), (2, 2)]
         rig.judge()
 
+    async def test_resuming_frees_what_was_parked_until_then_alone(self, rig: Rig) -> None:
+        """What a rule has parked is due at once; what waits for its time goes on waiting for it."""
+        rules = (RetryRule(errors=("Blip",), action="pause"),)
+        bus = await rig.open()
+        policy = soon(rig, rules=rules, first_delay=40 * rig.tick)
+
+        def act(n: int, attempt: int) -> None:
+            if attempt == 1:
+                raise ValueError("later") if n == 1 else Blip("down")
+
+        probe = await rig.on(bus, act, retry=policy)
+        await rig.publish(bus, 1)
+        await rig.until(lambda: probe.starts)
+        await rig.publish(bus, 2)
+        await rig.until(lambda: _is_paused(rig, bus))
+        await bus.resume_group("shop.handle")
+        await rig.until(lambda: (2, 2) in probe.starts)
+        await rig.pause()
+        assert probe.starts == [(1, 1), (2, 1), (2, 2)]
+        await rig.quiet(bus)
+        assert probe.starts[3:] == [(1, 2)]
+        assert probe.times[3] - probe.times[0] >= 40 * rig.tick - 0.01
+
     async def test_a_timeout_is_a_failed_attempt(self, rig: Rig) -> None:
         """The handler is cancelled, its lane is free, the error is a HandlerTimeout."""
         bus = await rig.open()
@@ -190,128 +207,6 @@ class Policies(Suite):
             version,
         )
 
-    # --- flow ------------------------------------------------------------------------------------
 
-    async def test_a_predicate_filters_before_the_handler(self, rig: Rig) -> None:
-        """What it does not want is acknowledged and counted, never started."""
-        bus = await rig.open()
-        probe = await rig.on(bus, where=lambda event: event.data["n"] % 2 == 0)  # type: ignore[index, call-overload, operator]
-        other = await rig.on(bus, group="mail.all")
-        await rig.publish(bus, *range(10), key="k")
-        await rig.quiet(bus)
-        assert (probe.numbers, len(other.numbers)) == ([0, 2, 4, 6, 8], 10)
-        info = await rig.info(bus)
-        assert (info.filtered, info.failed, info.waiting) == (5, 0, 0)
-
-    async def test_a_predicate_that_raises_is_a_failed_attempt(self, rig: Rig) -> None:
-        """It is repeated and in the end a dead letter, without a start of the handler."""
-        bus = await rig.open()
-        probe = await rig.on(bus, where=lambda event: bool(1 / 0), retry=soon(rig, attempts=2))
-        await rig.publish(bus, 1)
-        await rig.quiet(bus)
-        assert probe.starts == []
-        [letter] = await bus.dead_letters()
-        assert (letter.reason, letter.attempts) == ("attempts", 2)
-        assert letter.error is not None
-        assert letter.error.matches("ZeroDivisionError")
-
-    @needs(window=1, window_seconds=0, lease=1.0)
-    async def test_dedupe_suppresses_what_was_settled(self, rig: Rig) -> None:
-        """The same (source, id) beyond the publishers' window reaches a deduping group once; also a heir."""
-        a, b = await rig.open("a"), await rig.open("b")
-        once = await rig.on(a, dedupe=True)
-        twice = await rig.on(b, group="mail.all")
-        await _publish_again(rig, a)
-        await rig.quiet(a)
-        assert (once.numbers.count(1), twice.numbers.count(1)) == (1, 2)
-        assert (await rig.info(a)).repeated == 1
-        await rig.crash(a)
-        heir = await rig.on(b, dedupe=True)
-        await _publish_again(rig, b)
-        await rig.quiet(b)
-        assert heir.numbers.count(1) == 0
-        assert heir.numbers.count(10) > 0
-
-    async def test_dedupe_does_not_suppress_what_failed(self, rig: Rig) -> None:
-        """A retry and a redrive are no second delivery of something settled."""
-        bus = await rig.open()
-        broken = [True]
-
-        def act(n: int, attempt: int) -> None:
-            if broken:
-                raise ValueError("no")
-
-        probe = await rig.on(bus, act, dedupe=True, retry=soon(rig, attempts=2))
-        await rig.publish(bus, 1)
-        await rig.quiet(bus)
-        broken.clear()
-        assert await bus.redrive(DeadLetterSelection()) == 1
-        await rig.quiet(bus)
-        assert (probe.starts, probe.done) == ([(1, 1), (1, 2), (1, 1)], [1])
-
-    async def test_a_rate_limits_starts(self, rig: Rig) -> None:
-        """At most `limit` in any `per` seconds; the rest wait and lose nothing, retries count too."""
-        per = 4 * rig.tick
-        bus = await rig.open()
-        probe = await rig.on(bus, concurrency=10, rate=RateLimit(limit=5, per=per))
-        await rig.publish(bus, *range(20))
-        await rig.quiet(bus)
-        assert sorted(probe.numbers) == list(range(20))
-        for first, sixth in zip(probe.times, probe.times[5:], strict=False):
-            assert sixth - first >= per - 0.002
-        rig.judge()
-
-    async def test_a_breaker_stops_what_mostly_fails_and_tries_again(self, rig: Rig) -> None:
-        """Open: nothing starts, nothing is lost, attempts are not used up. After the pause one is tried."""
-        bus, broken = await rig.open(), [True]
-        news = rig.listen(bus)
-
-        def act(n: int, attempt: int) -> None:
-            if broken:
-                raise ConnectionError("down")
-
-        breaker = CircuitBreaker(minimum=4, ratio=0.5, window=60, pause=20 * rig.tick)
-        probe = await rig.on(bus, act, breaker=breaker, retry=soon(rig, attempts=3))
-        await rig.publish(bus, *range(50))
-        await rig.until(lambda: news.of(BreakerOpened))
-        [opened] = news.of(BreakerOpened)
-        assert (opened.group, opened.replica, opened.failed) == ("shop.handle", "a", 4)
-        await rig.pause(8)
-        assert len(probe.starts) == 4
-        assert (await rig.info(bus)).open_breakers == ("a",)
-        await rig.until(lambda: len(probe.starts) == 5)
-        await rig.pause(8)
-        assert len(probe.starts) == 5, "one attempt after the pause; it failed, so it is open again"
-        broken.clear()
-        await rig.quiet(bus)
-        assert sorted(probe.done) == list(range(50))
-        await rig.until(lambda: news.of(BreakerClosed))
-        assert (await rig.info(bus)).open_breakers == ()
-        rig.judge()
-
-    async def test_concurrency_is_bounded(self, rig: Rig) -> None:
-        """Never more handlers at once than lanes, and all of them are used."""
-        bus, gate = await rig.open(), Gate()
-        probe = await rig.on(bus, gate, concurrency=7)
-        await rig.publish(bus, *range(50))
-        await rig.until(lambda: probe.running == 7)
-        await rig.pause(1)
-        assert probe.running == 7
-        gate.open()
-        await rig.quiet(bus)
-        assert probe.most == 7
-        rig.judge()
-
-
-async def _publish_again(rig: Rig, bus: EventBus) -> None:
-    """Event `x` once more, as soon as the publishers' window (here as small as can be) has forgotten it."""
-    await rig.publish(bus, 1, id="x")
-    for _ in range(6):
-        await rig.publish(bus, *range(10, 20))
-        await asyncio.sleep(
-            DEFAULT_TIMEOUT + 1
-        )  # no window is shorter than the longest deadline of a publish
-        [receipt] = await rig.publish(bus, 1, id="x")
-        if not receipt.duplicate:
-            return
-    raise AssertionError("the window of one id and no seconds never ends")
+async def _is_paused(rig: Rig, bus: EventBus) -> bool:
+    return (await rig.info(bus)).paused is not None

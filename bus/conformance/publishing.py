@@ -65,6 +65,17 @@ class Publishing(Suite):
                 assert receipt.duplicate, f"x{n} of {end} is forgotten"
             await asyncio.sleep(DEFAULT_TIMEOUT + 1)
 
+    @needs(window=1_000, window_seconds=20)
+    async def test_the_window_holds_for_so_long(self, rig: Rig) -> None:
+        """Ids younger than `window_seconds` are known, though other events came after them."""
+        bus = await rig.open()
+        await rig.publish(bus, 1, id="x")
+        for seconds in (DEFAULT_TIMEOUT + 1, DEFAULT_TIMEOUT + 1):
+            await asyncio.sleep(seconds)
+            await rig.publish(bus, *range(10))
+            [receipt] = await rig.publish(bus, 1, id="x")
+            assert receipt.duplicate
+
     async def test_ids_are_made_and_positions_differ(self, rig: Rig) -> None:
         """Without an id each publish is an event of its own; positions are all different."""
         bus = await rig.open()

@@ -164,7 +164,7 @@ class Replaying(Suite):
         await publishing
         await rig.quiet(bus)
         replayed = sum(event.replayed for event in probe.events)
-        assert replayed + sum(gap.count for gap in news.of(GapFound)) == count
+        await rig.until(lambda: replayed + sum(gap.count for gap in news.of(GapFound)) == count)
         assert (await rig.info(bus)).replaying == 0
 
 

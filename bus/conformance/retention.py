@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts.bus import EventBus
+from contracts.bus import BusLimits, EventBus
 from contracts.errors import BusFull
 from contracts.event import EventData, EventResult
 from contracts.message import PluginEvent
@@ -63,6 +63,63 @@ class Retention(Suite):
         assert 10 <= len(newest.numbers) <= 500
         assert newest.numbers == list(range(2_000))[-len(newest.numbers) :]
 
+    @needs(retain=10, retain_seconds=3_600, young_seconds=0, limit=50, lease=1.0)
+    async def test_the_last_that_were_settled_are_always_there(self, rig: Rig) -> None:
+        """At every moment so many as `retain` says: beyond the limit, and when nothing happens."""
+        bus = await rig.open()
+        await rig.on(bus)
+        for n in range(150):
+            await rig.publish(bus, n)
+            await rig.quiet(bus)
+            assert await _kept(bus) >= min(n + 1, 10)
+        await asyncio.sleep(2.0)
+        late = await rig.on(bus, group="shop.late")
+        await rig.quiet(bus)
+        assert late.numbers == list(range(150))[-len(late.numbers) :]
+        assert 10 <= len(late.numbers) <= 50
+
+    @needs(retain=1_000, retain_seconds=600, young_seconds=0, limit=100_000, lease=1.0)
+    async def test_what_was_settled_lately_is_there(self, rig: Rig) -> None:
+        """As long as it is younger than `retain_seconds`, and no more than `retain`."""
+        bus = await rig.open()
+        await rig.on(bus)
+        for n in range(800):
+            await rig.publish(bus, n)
+        await rig.quiet(bus)
+        await asyncio.sleep(2.0)
+        assert await _kept(bus) == 800
+
+    @needs(retain=0, retain_seconds=0, young_seconds=600, limit=1_000, lease=1.0)
+    async def test_the_young_are_there_while_there_is_room(self, rig: Rig) -> None:
+        """Younger than `young_seconds`: of these nothing is trimmed below half of the limit."""
+        bus = await rig.open()
+        await rig.on(bus)
+        for _ in range(4):
+            await rig.publish(bus, *range(100))
+            await rig.quiet(bus)
+            await asyncio.sleep(1.0)
+        assert await _kept(bus) == 400
+        late = await rig.on(bus, group="shop.late")
+        await rig.quiet(bus)
+        assert len(late.numbers) == 400
+        for _ in range(12):
+            await rig.publish(bus, *range(100), timeout=rig.backend.patience)
+            await rig.quiet(bus)
+            assert await _kept(bus) >= 499
+
+    async def test_what_is_settled_never_takes_up_room(self, rig: Rig) -> None:
+        """It goes at the latest when the limit is reached, whatever would be retained, and for how long."""
+        for count, seconds, young in ((100_000, 0, 0), (0, 3_600, 0), (0, 0, 3_600), (100_000, 3_600, 3_600)):
+            limits = BusLimits(limit=20, retain=count, retain_seconds=seconds, young_seconds=young)
+            backend = await rig.backend.sibling(limits)
+            bus = await backend.open("a")
+            await rig.subscribe(bus, _ignore)
+            await rig.publish(bus, *range(100), timeout=rig.backend.patience)
+            await rig.quiet(bus)
+            assert await _kept(bus) <= 20
+            await bus.close()
+            await backend.close()
+
     @needs(retain=0, retain_seconds=0, young_seconds=0, limit=1_000)
     async def test_trimming_under_pending_deliveries_takes_nothing(self, rig: Rig) -> None:
         """With nothing retained: what runs, waits or is parked is delivered all the same."""
@@ -94,7 +151,7 @@ class Retention(Suite):
         await rig.until(lambda: probe.starts)
         await rig.publish(bus, *range(1, 3_000), key="k", timeout=rig.backend.patience)
         await rig.until(lambda: _handled(rig, bus, "shop.handle", 2_999))
-        assert await _kept(bus) < 1_000
+        assert await _kept(bus) <= 1_000
 
     async def test_a_group_of_everything_reads_a_new_topic_from_its_first_event(self, rig: Rig) -> None:
         """Topics that are born after the group, on another replica, are seen from their beginning."""
@@ -176,6 +233,10 @@ class Retention(Suite):
         await rig.quiet(bus)
         published = {topic.topic: topic.published for topic in await bus.topics()}
         assert (published["ping"], published["pong"]) == (16, 15)
+
+
+async def _ignore(event: PluginEvent) -> None:
+    """Settles it."""
 
 
 async def _handled(rig: Rig, bus: EventBus, group: str, count: int) -> bool:

@@ -69,6 +69,15 @@ class Rig:
         await self.backend.crash(bus)
         self.history.add("back", now(), replica=bus.replica)  # the name may come again
 
+    async def renew(self) -> None:
+        """A hard stop of everything, with all handles open."""
+        stopped, self.buses = list(self.buses), {}
+        for replica in stopped:
+            self.history.add("gone", now(), replica=replica)
+        await self.backend.renew()
+        for replica in stopped:
+            self.history.add("back", now(), replica=replica)
+
     def suspend(self, bus: EventBus, *, briefly: bool = False) -> None:
         """`briefly`: for less than the lease, so that what runs is still its own."""
         if not briefly:
@@ -171,6 +180,12 @@ class Rig:
     def now(self, seconds: float = 0.0) -> datetime:
         """The backend's wall clock, and so many seconds later."""
         return self.backend.now() + timedelta(seconds=seconds)
+
+    def shift(self, seconds: float) -> bool:
+        """Shift the wall clock, where the backend can be told it; whether it can."""
+        if self.backend.shifts_wall_clock:
+            self.backend.shift_wall_clock(seconds)
+        return self.backend.shifts_wall_clock
 
     async def info(self, bus: EventBus, group: str = "shop.handle") -> GroupInfo:
         return {info.group: info for info in await bus.groups()}[group]

@@ -246,13 +246,13 @@ class MemoryBroker:
         )
 
     def _publish_own(self, event: Event, causes: Causes) -> None:
+        self.watch.look_if_on()
         now_ns, (name, version, shared, data) = self.clock.time_ns(), encode(event)
         message = Message(
             "", SOURCE, name, version, now_ns, shared, data, None, None, None, *causes
         )  # fmt: skip
         if self.publish(message, now_ns, False, True) is None:
             self.announcer.lose(event)
-        self.watch.look_if_on()
 
     def _publish_delayed(self, message: Message) -> bool:
         self.watch.look_if_on()

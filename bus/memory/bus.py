@@ -115,8 +115,8 @@ class MemoryBus(Administration):
         if current is not None:
             ahead_ns = 0 if delay is None and at is None else due(now_ns, delay, at) - now_ns
             continue_chain(broker, message, current, ahead_ns)
-        if delay is not None or at is not None:
-            return self._delay(message, due(now_ns, delay, at))
+        if (delay is not None or at is not None) and (due_ns := due(now_ns, delay, at)) > now_ns:
+            return self._delay(message, due_ns)
         over = current is not None and _is_handling(current)
         receipt = broker.publish(message, now_ns, id is not None, over)
         if receipt is None:
@@ -163,7 +163,7 @@ class MemoryBus(Administration):
     def _delay(self, message: Message, due_ns: int) -> Receipt:
         self._name(message)
         partition, now = self.broker.partition_of(message), self.broker.clock.monotonic()
-        position = partition.window.find(message.source, message.id, now)
+        position = partition.find(message.source, message.id, now)
         if position is not None:
             return Receipt(message.id, position, duplicate=True)
         partition.window.remember(message.source, message.id, "delayed")
@@ -226,6 +226,10 @@ class MemoryBus(Administration):
         group = table.declare(spec)
 
         async def publish(event: AnyEvent, delivery: Delivery, index: int) -> None:
+            if not self._is_usable:
+                await self._be_usable()
+            if not delivery.is_open:
+                return  # lost meanwhile, perhaps while this bus stood still: the new owner's handler decides
             # Source and key are the handler's and the delivery's: what follows from a key stays in its order.
             await self.publish(
                 event, source=spec.source, key=delivery.message.key, id=delivery.derived_id(index)

@@ -30,7 +30,7 @@ class DeadEntry:
     attempts: int
     last_ns: int
     number: int
-    """In the order in which they came, of all groups."""
+    """In the order in which they came, of all groups: what lists are sorted by."""
     traceparent: str | None = None
 
     @classmethod
@@ -63,7 +63,7 @@ class DeadEntry:
 
     @property
     def age_key(self) -> tuple[int, int]:
-        """Sorts the oldest first."""
+        """Sorts what was given up first before the rest, in whatever order an import added it."""
         return self.last_ns, self.number
 
 

@@ -55,9 +55,14 @@ class Delayed:
         now_ns = self._clock.time_ns()
         if 0 < until_ns - now_ns < _TICK_NS:  # timers may fire a tick early
             now_ns = until_ns
+        refused = []
         while self._heap and self._heap[0][0] <= now_ns:
-            if not self._publish(self._heap[0][2]):
-                self._wait(1.0, now_ns)
-                return
-            heapq.heappop(self._heap)
-        self.arm()
+            item = heapq.heappop(self._heap)
+            if not self._publish(item[2]):
+                refused.append(item)  # its topic is full; others are not
+        for item in refused:
+            heapq.heappush(self._heap, item)
+        if refused:
+            self._wait(1.0, now_ns)
+        else:
+            self.arm()

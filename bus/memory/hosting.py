@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from contracts.bus import (
     Acknowledged,
@@ -60,7 +60,7 @@ class Hosting:
         self._losses = broker.losses
         self._ended = ended
         self._ready: deque[GroupPartition] = deque()
-        self._warm: list[GroupPartition] = []
+        self._warm: dict[GroupPartition, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
@@ -75,17 +75,20 @@ class Hosting:
         return group if self.group.is_ephemeral else f"{group}@{self.replica}"
 
     async def remove(self) -> None:
-        await self._stop(None)
+        await self.stop(None)
 
     async def drain(self, grace: float) -> bool:
-        return await self._stop(grace)
+        return await self.stop(grace)
 
-    async def _stop(self, grace: float | None) -> bool:
-        """Leave first: what has not started goes to others while the rest finishes here."""
+    async def stop(self, grace: float | None, asker: asyncio.Task[Any] | None = None) -> bool:
+        """Leave first: what has not started goes to others while the rest finishes here.
+
+        `asker` (None: the current task) is not waited for.
+        """
         self._is_ending = True
         self._leave()
         self.group.place_all()
-        finished = await self.loop.stop(grace)
+        finished = await self.loop.stop(grace, asker or asyncio.current_task())
         self.lane_ended()
         self._end()
         return finished
@@ -94,8 +97,9 @@ class Hosting:
         """Vanish without settling anything."""
         self._is_ending = True
         self.lose()
+        tasks = self.loop.kill()
         self._end()
-        return self.loop.kill()
+        return tasks
 
     def lose(self) -> int:
         """Others take over at once, and what is in flight is suspect. How many partitions it owned."""
@@ -120,7 +124,9 @@ class Hosting:
         self._broker.table.remove_host(self.group, self)
 
     def _end(self) -> None:
-        self._ended(self)
+        """A lane that asked for the end itself still belongs to its bus, which ends it when it closes."""
+        if not self.loop.outlives:
+            self._ended(self)
         if self.group.is_ephemeral:
             self._broker.table.forget(self.group)
 
@@ -146,7 +152,7 @@ class Hosting:
         while ready and len(batch) < limit:
             part, wanted = ready.popleft(), limit - len(batch)
             taken = part.take(wanted)
-            self._warm.append(part)
+            self._warm[part] = None
             batch = batch + taken if batch else taken
             if len(taken) == wanted:
                 ready.append(part)  # there may be more
@@ -237,6 +243,8 @@ class Hosting:
                 if part.moving:
                     self.group.place(part)
         self.is_moving = any(part.moving for part in self.parts)
+        if self._is_ending and self.loop.is_over:
+            self._ended(self)
         self._broker.watch.look_if_on()
 
     @property

@@ -79,10 +79,10 @@ class Losses:
     def list(self, selection: DeadLetterSelection, limit: int, after: str | None = None) -> list[DeadLetter]:
         """The newest first. Raises `DeadLetterNotFound` if `after` is gone."""
         found = [entry for _, entry in self._select(selection)]
-        found.sort(key=lambda entry: entry.age_key, reverse=True)
+        found.sort(key=lambda entry: entry.number, reverse=True)
         if after is not None:
-            bound = self._find(after).age_key
-            found = [entry for entry in found if entry.age_key < bound]
+            bound = self._find(after).number
+            found = [entry for entry in found if entry.number < bound]
         return [entry.letter() for entry in found[:limit]]
 
     def count(self, selection: DeadLetterSelection) -> int:

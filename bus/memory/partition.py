@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .watch import RoomWaiter
 
 _SECOND = 1_000_000_000
+_DIGITS = 19
+"""No sequence has so many."""
 
 
 class Partition:
@@ -95,16 +97,16 @@ class Partition:
 
         Ids that the broker made itself are not remembered (nobody but a caller with a receipt can know
         one): they say where in the log to look, so publishing without an id pays nothing for the window.
+        The window knows those that somebody gave again, e.g. with a source of his own.
         """
-        if not id.startswith(self.ids):
-            return self.window.find(source, id, now)
-        number = id.removeprefix(self.ids)
-        index = int(number) - self.base if number.isdecimal() else -1
-        if not max(0, len(self.messages) - self._limits.window) <= index < len(self.messages):
-            return None
-        message = self.messages[index]
-        is_it = message.id == id and message.source == source
-        return f"{self.prefix}{message.sequence}" if is_it else None
+        if id.startswith(self.ids):
+            number = id.removeprefix(self.ids)
+            index = int(number) - self.base if number.isdecimal() and len(number) < _DIGITS else -1
+            if 0 <= index < len(self.messages):
+                message = self.messages[index]
+                if message.id == id and message.source == source:
+                    return f"{self.prefix}{message.sequence}"
+        return self.window.find(source, id, now)
 
     def holder(self) -> GroupPartition | None:
         """The group whose oldest need holds the log."""
@@ -134,7 +136,11 @@ class Partition:
 
     def _free_before(self, now_ns: int) -> int:
         """What is below may go, if nobody needs it."""
-        return max(self._too_old(now_ns), self._too_many(now_ns))
+        half = self._limits.limit // 2
+        too_many = self.end - min(self._limits.retain, half)
+        seconds = self._limits.young_seconds
+        young = self._appended_before(now_ns - int(seconds * _SECOND)) if seconds else self.end
+        return min(max(self._too_old(now_ns), too_many), max(young, self.end - half))
 
     def _needs(self) -> Iterator[int]:
         for part in self.parts:
@@ -144,13 +150,6 @@ class Partition:
 
     def _too_old(self, now_ns: int) -> int:
         return self._appended_before(now_ns - int(self._limits.retain_seconds * _SECOND))
-
-    def _too_many(self, now_ns: int) -> int:
-        limits, length = self._limits, len(self.messages)
-        if length < limits.limit // 2:
-            young = self._appended_before(now_ns - int(limits.young_seconds * _SECOND))
-            return min(young, self.end - limits.retain)
-        return self.end - min(limits.retain, limits.limit // 2)
 
     def _appended_before(self, when_ns: int) -> int:
         """Everything below this sequence was appended before `when_ns` (to the second)."""

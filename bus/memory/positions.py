@@ -10,6 +10,8 @@ from contracts.errors import InvalidOption
 from .partition import Partition
 
 OLDEST = "oldest"
+_DIGITS = 19
+"""No sequence has so many."""
 Cursors = dict[str, int]
 """Prefix of a partition → the next sequence to read. A partition that is not named is read from its start."""
 
@@ -36,7 +38,8 @@ def read_receipt(text: str) -> tuple[str, int] | None:
     """Prefix and sequence of a receipt's position; None if it is none."""
     prefix, colon, number = text.rpartition(":")
     topic, slash, _ = prefix.partition("/")
-    return (prefix + colon, int(number)) if topic and slash and number.isdecimal() else None
+    is_one = topic and slash and number.isdecimal() and len(number) < _DIGITS
+    return (prefix + colon, int(number)) if is_one else None
 
 
 def ends(partitions: Iterable[Partition]) -> Cursors:
@@ -48,7 +51,7 @@ def _parsed(text: str) -> tuple[str, Cursors, str]:
         incarnation, cursors, *item = json.loads(text)
         found = {str(prefix): int(sequence) for prefix, sequence in cursors.items()}
         return str(incarnation), found, str(*item)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InvalidOption(
             f"{text[:60]!r} is not a position of this bus", fix="use the position of an item that a tail gave"
         ) from None

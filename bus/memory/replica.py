@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Self
 
@@ -65,15 +66,24 @@ class Replica:
         self.wake()
         if self._state == "open":
             self._state = "closing"
-            ends = [hosting.drain(grace) for hosting in self._hosted]
-            ends += [offer.withdraw(grace) for offer in self._caller.offers]  # type: ignore[misc]
-            await asyncio.gather(*ends)
+            await self._finish(grace)
             self._leave()
         elif self._state == "closing":
             await self._closed.wait()
         others = [task for task in self._ending if task is not asyncio.current_task()]
         if others:
             await asyncio.wait(others)
+
+    async def _finish(self, grace: float) -> None:
+        """Whoever closes the bus that he runs in is not waited for. Who is cancelled here waits no longer."""
+        asker = asyncio.current_task()
+        ends: list[Awaitable[object]] = [hosting.stop(grace, asker) for hosting in self._hosted]
+        ends += [offer.withdraw(grace, asker) for offer in self._caller.offers]
+        try:
+            await asyncio.gather(*ends)
+        except asyncio.CancelledError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """Vanish as a crashed process would: nothing is settled, finished or handed over.
@@ -90,6 +100,8 @@ class Replica:
 
     def _leave(self) -> None:
         """No await in here: from the outside, the bus is there or it is gone."""
+        if self._state == "closed":
+            return
         self._state, self._is_usable = "closed", False
         self._awake.set()
         self._sweeper.close()

@@ -73,10 +73,10 @@ class Guard:
         if where is not None:
             delivery.deadline = None  # the attempt has none yet
             try:
-                is_wanted = where(delivery)
+                is_refused = not where(delivery)
             except Exception as error:  # noqa: BLE001 - the retry policy judges it
                 return error
-            if not is_wanted:
+            if is_refused:
                 delivery.part.filtered += self._port.acknowledge(delivery)
                 return False
         if self._settled is not None and not self._is_new(delivery, now):

@@ -25,7 +25,7 @@ TIMEOUT = 30.0
 """Seconds to wait for an answer, where the command does not say."""
 STREAM_TIMEOUT = 60.0
 """Seconds without a sign of life (the gateway sends one every few) after which a stream counts as lost."""
-_TOKEN_FIX = "give --token or PLUGBUS_TOKEN, or be the user who started the kernel"
+_UNKNOWN_HERE_FIX = "give --token or PLUGBUS_TOKEN, or be the user who started the kernel"
 _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 CONNECTION: dict[str, Any] = {
@@ -117,7 +117,7 @@ def _refused(message: str, where: str) -> CommandError:
         "no-token",
         message,
         where=where,
-        fix=_TOKEN_FIX,
+        fix=_UNKNOWN_HERE_FIX,
         exit_code=ExitCode.REFUSED,
     )
 
@@ -233,17 +233,18 @@ def _problem(answer: "httpx.Response") -> CommandError:
         return _stranger(answer)
     title = document.get("title") or answer.reason_phrase
     errors = document.get("errors") or []
+    code = clean(
+        document.get("code")
+        or str(document.get("type", "")).rpartition("/")[2].rpartition(":")[2]
+        or "failed"
+    )
     return CommandError(
-        clean(
-            document.get("code")
-            or str(document.get("type", "")).rpartition("/")[2].rpartition(":")[2]
-            or "failed"
-        ),
+        code,
         clean(document.get("detail") or title),
         where=clean(document.get("where") or f"{answer.request.method} {answer.request.url.path}"),
-        fix=_TOKEN_FIX if answer.status_code == 401 else clean(document.get("fix") or ""),
+        fix=_UNKNOWN_HERE_FIX if answer.status_code == 401 else clean(document.get("fix") or ""),
         more=[clean(_detail(error)) for error in errors[:5]],
-        exit_code=_exit_code(answer.status_code, document.get("code") or str(document.get("type", ""))),
+        exit_code=_exit_code(answer.status_code, code),
     )
 
 
@@ -254,9 +255,11 @@ def _detail(error: Any) -> str:
     return f"{place}: {error.get('detail', error)}" if place else str(error.get("detail", error))
 
 
-def _exit_code(status: int) -> ExitCode:
+def _exit_code(status: int, code: str) -> ExitCode:
     if status in (401, 403):
         return ExitCode.REFUSED
+    if code in ("invalid-option", "invalid-pattern"):  # a word of the command line
+        return ExitCode.USAGE
     return ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED
 
 

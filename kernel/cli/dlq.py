@@ -22,6 +22,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many it wo
 _COMMAND_TIMEOUT = 130.0
 """Seconds; the kernel answers sooner."""
 _TRACEBACK_LINES = 12
+_COLUMNS = ("ID", "GROUP", "TYPE", "KEY", "TRIES", "REASON", "AT", "ERROR")
 
 
 @app.command("list")
@@ -41,7 +42,7 @@ def list_letters(
     elif not items:
         say("no dead letters")
     else:
-        say_table(("ID", "GROUP", "TYPE", "KEY", "ATTEMPTS", "REASON", "ERROR", "AT"), map(_row, items))
+        say_table(_COLUMNS, map(_row, items), last_fits=True)
 
 
 def _row(letter: dict[str, Any]) -> tuple[Any, ...]:
@@ -53,8 +54,8 @@ def _row(letter: dict[str, Any]) -> tuple[Any, ...]:
         envelope.get("partitionkey"),
         letter["attempts"],
         letter["reason"],
-        short(_error(error), 60),
-        local(letter["last_at"]),
+        local(letter["last_at"])[5:19],
+        _error(error),
     )
 
 

@@ -19,6 +19,9 @@ from .errors import ReaderGone
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 _PIPED_WIDTH = 240
+_TABLE_WIDTH = 100
+_LAST_COLUMN = 20
+"""Characters that a last column keeps, however long the others are."""
 
 
 def say(text: str = "") -> None:
@@ -80,13 +83,16 @@ def line_width() -> int:
     return get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """One line a row."""
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, last_fits: bool = False) -> None:
+    """One line a row. With `last_fits` the last column is cut to what is left of the line."""
     cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _say_rich_table(columns, cells)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    if last_fits:
+        left = max(_LAST_COLUMN, _TABLE_WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1))
+        cells = [[*row[:-1], short(row[-1], left)] for row in cells]
     for row in (list(columns), *cells):
         say("  ".join(map(str.ljust, row, widths)).rstrip())
 

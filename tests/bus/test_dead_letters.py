@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -197,7 +197,7 @@ async def test_letters_of_another_installation_can_be_redriven(rig: Any, bus: An
     await rig.on(other, failing.record, group="a.h")
     assert await other.import_dead_letters(exported) == 5
     assert await other.import_dead_letters(exported) == 0
-    assert await other.dead_letters() == exported
+    assert await other.dead_letters() == exported[::-1]
     assert (await rig.info("a.h")).dead == 5
     assert await other.redrive(DeadLetterSelection(ids=(exported[0].id,))) == 1
     assert await other.redrive(ALL) == 4
@@ -235,3 +235,19 @@ async def test_too_many_push_the_oldest_out(rig: Any, recorder: Any) -> None:
     await bus.quiet()
     assert [item.data for item in tail.read_nowait()] == ['{"group":"shop.handle","count":2}']
     assert await bus.count_dead_letters() == 3
+
+
+async def test_letters_are_listed_by_when_they_were_added(rig: Any, bus: Any, recorder: Any) -> None:
+    """Not by the wall clock, which may have jumped, nor by when they were given up elsewhere."""
+    await rig.on(bus, recorder(lambda n, attempt: EventResult.dead_letter("no")))
+    await rig.publish(bus, 1)
+    await bus.quiet()
+    rig.clock.jump = -1_000.0
+    await rig.publish(bus, 2)
+    await bus.quiet()
+    second, first = await bus.dead_letters()
+    assert (first.data, second.data) == ('{"n":1}', '{"n":2}')
+    moved = first.model_copy(update={"id": "moved", "last_at": first.last_at - timedelta(days=3)})
+    await bus.import_dead_letters([moved])
+    assert [letter.id for letter in await bus.dead_letters()] == ["moved", second.id, first.id]
+    assert [letter.id for letter in await bus.dead_letters(after="moved")] == [second.id, first.id]

@@ -11,7 +11,8 @@ import pytest
 from bus.memory import MemoryBus
 from contracts.bus import Call, CallReply, ProviderSpec, RetryPolicy
 from contracts.errors import NoProvider, ProviderLost
-from contracts.event import EventResult
+from contracts.event import Event, EventResult
+from contracts.message import PluginEvent
 
 LEASE = 15.0
 
@@ -298,3 +299,33 @@ async def test_a_group_that_was_dropped_meanwhile_is_not_taken_up_again(rig: Any
     await b.quiet()
     assert handler.seen == []
     await subscription.remove()
+
+
+async def test_what_a_handler_returned_while_it_stood_still_is_not_published_if_it_was_lost(
+    rig: Any, recorder: Any
+) -> None:
+    """It waits for its bus to be woken; the new owner has decided meanwhile."""
+
+    class Answer(Event, type="answers.stale"):
+        n: int
+
+    a, b = await rig.open("a"), await rig.open("b")
+    tail, gate = b.tail("answers.*"), asyncio.Event()
+
+    async def answer(event: PluginEvent) -> EventResult:
+        await gate.wait()
+        return EventResult.ok(Answer(n=1), Answer(n=2))
+
+    await rig.on(a, answer)
+    await rig.publish(a, 1)
+    await asyncio.sleep(1)
+    handler = recorder()
+    await rig.on(b, handler)
+    a.suspend()
+    gate.set()
+    await asyncio.sleep(60)
+    assert handler.numbers == [1]
+    a.wake()
+    await asyncio.sleep(60)
+    assert tail.read_nowait() == []
+    assert (await rig.info()).stale == 1

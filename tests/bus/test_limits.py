@@ -81,3 +81,10 @@ async def test_many_share_one_deadline(rig: Any, item: Any) -> None:
     for timeout in (0, -1, float("nan")):
         with pytest.raises(InvalidOption):
             await bus.publish_many([], source="/test", timeout=timeout)
+
+
+@pytest.mark.parametrize("name", ["orders.placed", "Orders", "**", ""])
+def test_partitions_are_given_for_topics(rig: Any, name: str) -> None:
+    """The name of an event type, or of nothing at all, would be passed over in silence."""
+    with pytest.raises(InvalidOption, match="is no topic"):
+        rig.make_broker(partitions={name: 3})

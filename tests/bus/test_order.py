@@ -163,3 +163,19 @@ async def play(  # noqa: C901, PLR0915 - one scene, told from top to bottom
         await bus.close()
     assert judge.broken == []
     assert judge.final | dead() == set(failures)
+
+
+async def test_a_hot_key_does_not_keep_the_other_lanes_from_what_comes_behind_it(rig: Any, bus: Any) -> None:
+    """They hold back so many of its events, and look further as soon as these become fewer."""
+    started: dict[str, float] = {}
+
+    async def handle(event: PluginEvent) -> None:
+        started.setdefault(event.message.key or "", asyncio.get_running_loop().time())
+        await asyncio.sleep(1)
+
+    for n in range(1_100):
+        await rig.publish(bus, n, key="hot")
+    await rig.publish(bus, 0, key="other")
+    await rig.on(bus, handle, concurrency=2)
+    await bus.quiet()
+    assert started["other"] - started["hot"] < 200

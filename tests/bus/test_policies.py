@@ -127,7 +127,7 @@ def test_messages_are_numbered_without_gaps_through_trimming() -> None:
     [
         (BusLimits(retain=4), 10, 10),  # all young
         (BusLimits(retain=4), 200, 4),
-        (BusLimits(retain=4, limit=16), 10, 4),  # half of the limit is reached: young does not count
+        (BusLimits(retain=4, limit=16), 10, 8),  # the young are kept up to half of the limit
         (BusLimits(retain_seconds=100), 90, 10),
         (BusLimits(retain_seconds=100), 200, 0),
         (BusLimits(retain=100), 10_000, 10),

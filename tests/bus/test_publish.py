@@ -397,3 +397,56 @@ async def test_a_tight_loop_of_publishes_does_not_starve_consumers(rig: Any, bus
     await rig.on(bus, handler)
     await rig.publish(bus, *range(1_000))
     assert len(handler.seen) > 500
+
+
+async def test_an_id_of_ours_given_again_is_one_event(rig: Any, item: Any) -> None:
+    """By whatever source, after however many others, at once or for later."""
+    rig.limit(window=10)
+    bus = await rig.open()
+    first, *_ = await rig.publish(bus, *range(50))
+    for options in ({}, {"delay": 5}):
+        [again] = await rig.publish(bus, 0, id=first.id, **options)
+        assert (again.duplicate, again.position) == (True, first.position)
+    forwarded = [await bus.publish(item(n=1), source="/other", id=first.id) for _ in range(2)]
+    assert [receipt.duplicate for receipt in forwarded] == [False, True]
+
+
+async def test_an_id_that_looks_like_one_of_ours_is_an_id(rig: Any, bus: Any) -> None:
+    """However long its number is."""
+    [receipt] = await rig.publish(bus, 1)
+    strange = receipt.id[:-1] + "9" * 5_000
+    receipts = [(await rig.publish(bus, 1, id=strange))[0] for _ in range(2)]
+    assert [receipt.duplicate for receipt in receipts] == [False, True]
+
+
+async def test_a_delay_that_is_over_means_now(rig: Any, bus: Any, recorder: Any) -> None:
+    """The event has a position at once, and keeps the order of its key."""
+    handler = recorder()
+    await rig.on(bus, handler)
+    [first] = await rig.publish(bus, 1, key="k", delay=0)
+    await rig.publish(bus, 2, key="k")
+    await bus.quiet()
+    assert first.position != "delayed"
+    assert handler.numbers == [1, 2]
+
+
+async def test_a_full_topic_holds_back_no_delayed_event_of_another(rig: Any, recorder: Any) -> None:
+    """What is due there waits for room; what is due elsewhere comes."""
+
+    class Answer(Event, type="answers.late"):
+        n: int
+
+    rig.limit(limit=1)
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 1)
+    for n in (2, 3):
+        await rig.publish(bus, n, delay=n)
+    tail = bus.tail("answers.*")
+    await bus.publish(Answer(n=1), source="/test", delay=5)
+    await asyncio.sleep(10)
+    assert len(tail.read_nowait()) == 1
+    handler = recorder()
+    await rig.on(bus, handler)
+    await bus.quiet()
+    assert handler.numbers == [1, 2, 3]

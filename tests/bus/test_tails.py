@@ -132,3 +132,24 @@ async def test_topics_take_turns(rig: Any, bus: Any) -> None:
     await bus.publish(EventData(type="other.one"), source="/test")
     types = [item.envelope.type for item in tail.read_nowait()]
     assert types.index("other.one") < 3
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        '["i",{"orders/0:":1e999}]',
+        "[" * 100_000,
+        '["i",{"o/0:":"' + "9" * 5_000 + '"}]',
+        "o/0:" + "9" * 5_000,
+    ],
+    ids=["infinite", "deep", "long", "long receipt"],
+)
+async def test_whatever_is_no_position_is_refused(rig: Any, bus: Any, position: str) -> None:
+    """It may come from anybody, e.g. as `Last-Event-ID`."""
+    await bus.declare_group(rig.spec())
+    with pytest.raises(InvalidOption):
+        bus.tail("**", position=position)
+    with pytest.raises(InvalidOption):
+        await bus.replay("shop.handle", start=position)
+    with pytest.raises(InvalidOption):
+        await bus.quiet(position)

@@ -256,3 +256,48 @@ def test_event_data_and_results() -> None:
         EventResult.dead_letter("z"),
     ]
     assert [result.action for result in results] == ["ok", "retry", "discard", "dead_letter"]
+
+
+def test_two_upcasts_of_one_version_are_refused() -> None:
+    """Neither may win in silence."""
+    with pytest.raises(EventDefinitionError, match="lifts version 1, and so does 'one'"):
+
+        class Twice(Event, type="shop.twice", version=2):
+            @upcast(1)
+            def one(data: dict[str, Any]) -> dict[str, Any]:  # noqa: N805 - upcasts are static
+                return data
+
+            @upcast(1)
+            def other(data: dict[str, Any]) -> dict[str, Any]:  # noqa: N805 - upcasts are static
+                return data
+
+
+def test_an_upcast_beyond_the_version_says_what_is_missing() -> None:
+    """Version 2 cannot be lifted to what the class is not."""
+    with pytest.raises(EventDefinitionError) as caught:
+
+        class Beyond(Event, type="shop.beyond", version=2):
+            @upcast(2)
+            def lift(data: dict[str, Any]) -> dict[str, Any]:  # noqa: N805 - upcasts are static
+                return data
+
+    assert caught.value.fix == "an upcast to version 3 belongs to a class with version=3"
+
+
+@pytest.mark.parametrize("lifts", [0, -1, True, "1", 1.0])
+def test_an_upcast_lifts_a_version(lifts: Any) -> None:
+    """A whole number from 1."""
+    with pytest.raises(EventDefinitionError, match="where the version that it lifts belongs"):
+        type(
+            "Odd",
+            (Event,),
+            {"lift": upcast(lifts)(lambda data: data), "__module__": __name__},
+            type="a.b",
+            version=2,
+        )
+
+
+def test_an_upcast_without_its_version_is_refused() -> None:
+    """`@upcast` alone would have been passed over."""
+    with pytest.raises(EventDefinitionError, match="does not say which version"):
+        upcast(dict)  # type: ignore[arg-type]

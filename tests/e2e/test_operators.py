@@ -100,6 +100,29 @@ async def test_dead_letters_are_filtered_counted_and_let_go(
     assert await harness.dead_letters() == []
 
 
+@pytest.mark.parametrize("verb", [("list",), ("redrive", "--dry-run"), ("discard", "--yes"), ("export",)])
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--group", "postman.delivr"), 5, "did you mean 'postman.deliver'?"),
+        (("--plugin", "postmann"), 5, "did you mean 'postman'?"),
+        (("--reason", "attempt"), 2, "did you mean 'attempts'?"),
+        (("--type", "J*"), 2, "is not a pattern"),
+    ],
+)
+async def test_a_filter_that_nobody_can_fit_is_refused(
+    plugbus: Plugbus,
+    postman: type[Postman],
+    verb: tuple[str, ...],
+    words: tuple[str, ...],
+    code: int,
+    told: str,
+) -> None:
+    """A slip of the pen does not look like having no dead letters."""
+    ended = await plugbus("dlq", *verb, *words)
+    assert (ended.code, told in ended.err) == (code, True), ended.err
+
+
 async def test_dead_letters_travel_in_a_file(
     harness: Harness, postman: type[Postman], plugbus: Plugbus, tmp_path: Path
 ) -> None:
@@ -155,7 +178,12 @@ async def test_events_are_replayed(harness: Harness, postman: type[Postman], plu
     await harness.quiet()
     assert len(postman.delivered) == 6
     wrong = await plugbus("event", "replay", "postman.deliver", "--from", "nonsense")
-    assert (wrong.code, wrong.err.startswith("invalid-option: ")) == (1, True)
+    assert (wrong.code, wrong.err.startswith("invalid-option: ")) == (2, True)
+    upside_down = await plugbus("event", "replay", "postman.deliver", "--from", "1m", "--to", "5m")
+    assert (upside_down.code, "before it begins" in upside_down.err) == (2, True)
+    for start in ("1H", "-5m", "5 minutes", "0001-01-01"):
+        assert (await plugbus("event", "replay", "postman.deliver", f"--from={start}")).code in (0, 2), start
+    assert (await plugbus("event", "replay", "postman.deliver", "--from", "99999999w")).code == 0
     assert (await plugbus("event", "replay", "postman.deliver", "--cancel")).code == 0
 
 

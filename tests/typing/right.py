@@ -6,9 +6,9 @@ from typing import assert_type
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from contracts.bus import CircuitBreaker, RateLimit, RetryRule
 from plugbus import (
     BasePlugin,
+    CircuitBreaker,
     Event,
     EventResult,
     IEventPlugin,
@@ -16,7 +16,9 @@ from plugbus import (
     PluginEvent,
     PluginMetadata,
     Query,
+    RateLimit,
     RetryPolicy,
+    RetryRule,
     StaticMount,
     SubscriptionOptions,
     on,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from contracts.bus import DeadLetter, DeadLetterSelection
@@ -22,8 +22,17 @@ from ..access import Access, read_model
 from ..config import GatewayConfig
 from .common import COMMAND_TIMEOUT, Count, body_schema
 
-DryRun = Annotated[bool, Query(description="Only count.")]
-Rate = Annotated[float | None, Query(gt=0, description="At most so many a second are let go.")]
+
+class DiscardOptions(BaseModel):
+    """How to settle; a misspelt `dry_run` is refused, not passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(default=False, description="Only count.")
+
+
+class RedriveOptions(DiscardOptions):
+    rate: float | None = Field(default=None, gt=0, description="At most so many a second are let go.")
 
 
 class DeadLetterPage(DeadLetterSelection):
@@ -56,16 +65,16 @@ def dead_letters_router(context: EdgeContext, config: GatewayConfig, access: Acc
         return await context.request(ShowDeadLetter(id=id))
 
     @router.post("/redrive", dependencies=[operates], openapi_extra=selecting)
-    async def redrive(request: Request, dry_run: DryRun = False, rate: Rate = None) -> Count:
+    async def redrive(request: Request, options: Annotated[RedriveOptions, Query()]) -> Count:
         """Put dead letters back to the group that failed; an empty object means all."""
         chosen = await selected(request)
-        command = RedriveDeadLetters(selection=chosen, dry_run=dry_run, rate=rate)
+        command = RedriveDeadLetters(selection=chosen, dry_run=options.dry_run, rate=options.rate)
         return Count(count=await context.request(command, timeout=COMMAND_TIMEOUT))
 
     @router.post("/discard", dependencies=[operates], openapi_extra=selecting)
-    async def discard(request: Request, dry_run: DryRun = False) -> Count:
+    async def discard(request: Request, options: Annotated[DiscardOptions, Query()]) -> Count:
         """Give dead letters up for good; an empty object means all."""
-        command = DiscardDeadLetters(selection=await selected(request), dry_run=dry_run)
+        command = DiscardDeadLetters(selection=await selected(request), dry_run=options.dry_run)
         return Count(count=await context.request(command, timeout=COMMAND_TIMEOUT))
 
     @router.post("/import", dependencies=[operates], openapi_extra=body_schema(ImportDeadLetters))

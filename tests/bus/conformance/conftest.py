@@ -19,6 +19,7 @@ class MemoryBackend(Backend):
     """Crash, suspension and interruption are what `MemoryBus` offers for them."""
 
     features = Features(persistent=False, shared=False)
+    shifts_wall_clock = True
 
     def __init__(self, limits: BusLimits) -> None:
         super().__init__(limits)
@@ -55,6 +56,11 @@ class MemoryBackend(Backend):
             bus.wake()
 
     async def renew(self) -> None:
+        buses = list(self._broker.buses.values())
+        for bus in buses:
+            bus.kill()
+        for bus in buses:
+            await bus.close()
         self._make()
 
     async def close(self) -> None:
@@ -62,6 +68,9 @@ class MemoryBackend(Backend):
 
     async def sibling(self, limits: BusLimits) -> Backend:
         return MemoryBackend(limits)
+
+    def shift_wall_clock(self, seconds: float) -> None:
+        self._clock.jump += seconds
 
     def now(self) -> datetime:
         return moment_of(self._clock.time_ns())

@@ -425,10 +425,12 @@ class NaiveBackend(Backend):
     def __init__(self, limits: BusLimits) -> None:
         super().__init__(limits)
         self.server = Server()
+        self.buses: list[NaiveBus] = []
 
     async def open(self, replica: str) -> EventBus:
         bus = NaiveBus(self.server, replica)
         await bus.open()
+        self.buses.append(bus)
         return bus
 
     async def crash(self, bus: EventBus) -> None:
@@ -447,6 +449,8 @@ class NaiveBackend(Backend):
                 group.queue.get_nowait()
 
     async def renew(self) -> None:
+        for bus in self.buses:
+            await bus.close()
         self.server = Server()
 
     async def close(self) -> None:

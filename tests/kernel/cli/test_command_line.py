@@ -92,7 +92,8 @@ def test_each_refusal_of_the_kernel_has_its_exit_code(
     kernel.answer("GET /admin/plugins", _problem(status), status)
     ended = plugbus("plugin", "list")
     assert ended.code == code
-    assert ended.err.splitlines() == ["some-code: what", "  at:  GET /admin/plugins", "  fix: how"]
+    fix = "give --token or PLUGBUS_TOKEN, or be the user who started the kernel" if status == 401 else "how"
+    assert ended.err.splitlines() == ["some-code: what", "  at:  GET /admin/plugins", f"  fix: {fix}"]
 
 
 def test_the_fields_of_a_problem_are_listed(plugbus: Plugbus, kernel: CannedKernel) -> None:

@@ -33,12 +33,21 @@ def test_dead_letters_are_listed(plugbus: Plugbus, kernel: CannedKernel) -> None
     kernel.answer("GET /admin/dead-letters", [LETTER, LETTER | {"id": "d2", "error": None}])
     ended = plugbus("dlq", "list", "--group", "alerts.watch", "--limit", "7")
     head, first, second = ended.out.splitlines()
-    assert head.split() == ["ID", "GROUP", "TYPE", "KEY", "ATTEMPTS", "REASON", "ERROR", "AT"]
+    assert head.split() == ["ID", "GROUP", "TYPE", "KEY", "TRIES", "REASON", "AT", "ERROR"]
     assert first.split()[:6] == ["d1", "alerts.watch", "orders.placed", "k", "5", "attempts"]
     assert "KeyError: 'total'" in first
     assert second.startswith("d2")
     assert kernel.last.query == {"group": ["alerts.watch"], "limit": ["7"]}
     assert plugbus("dlq", "list", "--json").json["items"][0] == LETTER
+
+
+def test_a_long_error_is_cut_to_the_line(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """The list fits 100 characters; `dlq show` has the whole."""
+    long = LETTER["error"] | {"message": "long " * 80}
+    kernel.answer("GET /admin/dead-letters", [LETTER | {"error": long}])
+    row = plugbus("dlq", "list").out.splitlines()[1]
+    assert len(row) <= 100
+    assert row.endswith("…")
 
 
 def test_no_dead_letters_is_a_sentence(plugbus: Plugbus, kernel: CannedKernel) -> None:

@@ -419,3 +419,11 @@ async def test_readiness_speaks_for_the_kernel(app: Any, context: Any) -> None:
         assert (await anybody.get("/readyz")).status_code == 503
         alive = await anybody.get("/livez")
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+async def test_a_misspelt_dry_run_settles_nothing(http: Any, context: Any, verb: str) -> None:
+    """What is not known is refused: passed over, it would have settled all."""
+    answer = await http.post(f"/admin/dead-letters/{verb}?dryrun=true", json={})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert "dryrun" in answer.json()["detail"]
