@@ -123,17 +123,13 @@ class GroupPartition:
 
     def take(self, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries, in flight from now on. Only the owner asks."""
-        self.peak = max(self.peak, len(self.backlog))
-        if self.leaving:
-            return []
-        if (self.suspects or self._is_alone) and not self._may_go_on():
-            return []
-        if self._is_alone:
-            batch = [self._out(self.suspects.popleft())]
+        waiting = len(self.backlog)
+        self.peak = max(self.peak, waiting)
+        if self.irregular:
+            batch = self._take_irregular(limit)
         else:
-            batch = self._take_irregular(limit) if self.lot.has_ready or self.returned else []
-            if self.backlog and self.lot.parked < self.lot_limit:
-                self._take_waiting(min(limit - len(batch), len(self.backlog)), batch)
+            batch = []
+            self._take_waiting(min(limit, waiting), batch)
         self._remember(batch)
         return batch
 
@@ -168,6 +164,18 @@ class GroupPartition:
         return True
 
     def _take_irregular(self, limit: int) -> list[Delivery]:
+        """Something is held back, or comes before what waits."""
+        if self.leaving or ((self.suspects or self._is_alone) and not self._may_go_on()):
+            return []
+        if self._is_alone:
+            return [self._out(self.suspects.popleft())]
+        batch = self._take_from_the_line(limit) if self.lot.has_ready or self.returned else []
+        if self.backlog and self.lot.parked < self.lot_limit:
+            self._take_waiting(min(limit - len(batch), len(self.backlog)), batch)
+        return batch
+
+    def _take_from_the_line(self, limit: int) -> list[Delivery]:
+        """What is due in the lot, then what was handed back."""
         entries = self.lot.take(limit)
         handed_back = self.returned[: limit - len(entries)]
         del self.returned[: len(handed_back)]

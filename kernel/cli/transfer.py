@@ -93,7 +93,7 @@ def import_letters(
     found = _read(file)
     _check_groups(client, {letter["group"] for letter in found}, file)
     new = 0
-    for batch in _batches(found):
+    for batch in _batches(found[::-1]):  # it was written newest first, and is listed by when it was added
         answer = client.post("/admin/dead-letters/import", {"letters": batch}, wait=_IMPORT_TIMEOUT)
         new += answer["count"]
     if as_json:
