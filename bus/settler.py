@@ -47,8 +47,9 @@ class Settler:
         """The handler has returned, and what it returned is published."""
         if self._guard is not None:
             self._guard.ended(delivery, False)
-        if self._acknowledge(delivery) and self._settled is not None:
-            self._remember(self._settled, delivery)
+        if self._acknowledge(delivery) and (settled := self._settled) is not None:
+            message = delivery.message  # `_remember`, written out: it is the way of nearly all
+            settled.add(message.source, message.id, self._monotonic())
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         is_ours = self._port.settle(delivery, outcome)

@@ -128,7 +128,8 @@ class SubscriptionOptions(BaseModel):
     rate: RateLimit | None = None
     breaker: CircuitBreaker | None = None
     dedupe: bool = False
-    """Suppress a second delivery of the same (source, id) after a settled one, for 24 h or 100,000 ids.
+    """Suppress a second delivery of the same (source, id) after a settled one, for 24 h or 100,000 ids,
+    whichever is less (`BusLimits.dedupe_seconds`, `dedupe`); at least so long, and not many times as long.
 
     Redrive and replay are not suppressed.
     """

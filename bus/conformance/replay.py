@@ -146,7 +146,7 @@ class Replaying(Suite):
         await rig.quiet(bus)
         assert len(probe.starts) == 50
 
-    @needs(limit=100, retain=20, retain_seconds=0, young_seconds=0)
+    @needs(limit=100, retain=20, retain_seconds=3_600, young_seconds=0)
     async def test_what_is_trimmed_before_its_replay_is_announced(self, rig: Rig) -> None:
         """It is left out, and told as a gap; the replay comes to its end."""
         bus, gate = await rig.open(), Gate()

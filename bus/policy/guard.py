@@ -79,7 +79,9 @@ class Guard:
             if is_refused:
                 delivery.part.filtered += self._port.acknowledge(delivery)
                 return False
-        if self._settled is not None and not self._is_new(delivery, now):
+        settled, message = self._settled, delivery.message
+        known = settled is not None and settled.contains(message.source, message.id, now)
+        if known and not self._is_new(delivery, now):
             return False
         # `_take_turn`, written out for what nothing holds back.
         if breaker is not None and breaker.is_open:
