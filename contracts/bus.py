@@ -104,9 +104,9 @@ a bounded queue that nobody waits for; the topic `bus` is limited and trimmed li
 up to twice the limit. Failures of groups that select `bus.**` are logged and counted, not announced.
 
 **Clocks.** Leases, deadlines, backoff, breakers and the idempotency window run on the monotonic clock;
-`time`, expiry, retention and delayed publishing on the wall clock. A jump of the wall clock shifts these
-and nothing else. A monotonic due time that must outlive its process is kept as a moment of the wall clock,
-and turned back at the start.
+`time`, expiry, retention and delayed publishing on the wall clock. A jump of the wall clock, noticed within
+90 s, shifts these and nothing else. A monotonic due time that must outlive its process is kept as a moment
+of the wall clock, and turned back at the start.
 
 **Closing.** `close` stops reading, lets handlers and calls that run finish within the grace time (they may
 still publish), cancels the rest (they are delivered again to whoever comes next), and leaves no task

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .errors import qualified_name
 
@@ -150,10 +150,13 @@ class SubscriptionOptions(BaseModel):
     keep: float = Field(default=604_800.0, gt=0)
     """Seconds that a group nobody handles keeps its place (7 days); then it is retired, and announced."""
 
-    @field_serializer("start", when_used="json")
-    def _start_as_data(self, start: str) -> str:
-        """What crosses a line says every field: then what nobody wrote must not contradict the rest."""
-        return "new" if self.broadcast else start
+    @model_validator(mode="before")
+    @classmethod
+    def _begin(cls, given: Any) -> Any:
+        """Broadcast begins now; said here, so that it is still said after a way as data."""
+        if isinstance(given, dict) and given.get("broadcast"):
+            return {"start": "new", **given}
+        return given
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -164,7 +167,7 @@ class SubscriptionOptions(BaseModel):
              "broadcast=True reads along without keeping a place"),
             (self.broadcast and self.exclusive, "broadcast is for every replica, exclusive for one",
              "leave out one of them"),
-            (self.broadcast and self.start == "oldest" and "start" in self.model_fields_set,
+            (self.broadcast and self.start == "oldest",
              "broadcast begins when it subscribes", "leave out start, or replay the group"),
             (self.overflow != "hold" and self.max_waiting is None, f"overflow={self.overflow!r} has no bound",
              "give max_waiting"),
