@@ -99,6 +99,7 @@ def overlaps(one: str, other: str) -> bool:
     open_left, open_right = left[-1] == "**", right[-1] == "**"
     if not open_left and not open_right and len(left) != len(right):
         return False
-    if (open_left and len(right) < len(left)) or (open_right and len(left) < len(right)):
+    # `**` stands for one word at least; where both are open, each may be as long as the other needs.
+    if open_left != open_right and len(left if open_right else right) < len(right if open_right else left):
         return False
     return all(a == b or a in ("*", "**") or b in ("*", "**") for a, b in zip(left, right, strict=False))

@@ -64,6 +64,15 @@ def test_patterns_that_share_a_type_overlap(one: str, other: str, name: str) -> 
         assert overlaps(other, one)
 
 
+def test_two_open_patterns_of_different_length_overlap() -> None:
+    """`**` is as long as the other one needs; a closed pattern must be long enough for it."""
+    assert overlaps("a.**", "a.a.**")
+    assert overlaps("a.b.**", "a.**")
+    assert not overlaps("a.**", "b.a.**")
+    assert not overlaps("a.b", "a.b.**")
+    assert overlaps("a.b.c", "a.b.**")
+
+
 def test_covering_is_reflexive_and_by_any_grant() -> None:
     """A pattern covers itself; one of several grants is enough."""
     for pattern in ("a.b", "a.*", "a.**", "**", "a.*.c"):
