@@ -207,8 +207,8 @@ class GroupPartition:
         """Up to `limit` deliveries of the replay that is under way."""
         if self.replay is None or self.leaving or self.lot.parked >= self.lot_limit:
             return []
-        if self.suspects or (self._is_alone and self.open):
-            return []
+        if self.suspects or self.returned or (self._is_alone and self.open):
+            return []  # among what was handed back may be the earlier ones of this replay
         batch = [self._out(Entry(message, replayed=True)) for message in self.replay.take(limit)]
         if any(delivery.message.expires_ns is not None for delivery in batch):
             self.expect_expiry()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from bus.groups import GroupPartition
+from bus.replay import Replay
 from contracts.bus import RetryPolicy
 from contracts.errors import InvalidOption
 from contracts.event import Event
+from contracts.message import Message
 
 
 class Bill(Event, type="bills.item"):
@@ -276,3 +280,26 @@ async def test_an_expired_event_is_not_replayed(rig: Any, bus: Any, recorder: An
     await bus.quiet()
     assert len(handler.events) == 1
     assert (await rig.info("x.h")).expired == 1
+
+
+def test_what_was_handed_back_of_a_replay_comes_before_what_follows() -> None:
+    """The next of a key is not taken while an earlier one waits to be taken again."""
+    messages = [Message(str(n), "/test", "orders.item", 1, 0, None, b"{}", "k") for n in range(2)]
+    for number, message in enumerate(messages):
+        message.sequence = number
+
+    class Kept:
+        base = 0
+
+        def read(self, start: int) -> Iterator[Message]:
+            return iter(messages[start:])
+
+    part = GroupPartition("shop.handle", "orders", 0, "handle", order="key", lot_limit=10)
+    part.begin_replay(Replay(Kept(), 0, 2, ("orders.**",)))
+    [first] = part.take_replayed(1)
+    part.give_back(first)
+    assert part.take_replayed(1) == []
+    [again] = part.take(1)
+    assert (again.message, again.replayed) == (messages[0], True)
+    [following] = part.take_replayed(1)
+    assert following.message is messages[1]
