@@ -78,6 +78,38 @@ def test_nobody_imports_tests_or_deploy() -> None:
     assert wrong == []
 
 
+def modules_named_in(file: Path) -> Iterator[tuple[str, int]]:
+    """Full names of the modules of ours that `file` imports, relative imports resolved, with the line."""
+    package = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "foreign"),
+    [
+        ("bus", ("bus.memory.", "bus.conformance.")),  # what every backend shares
+        ("bus/policy", ("bus.memory.", "bus.conformance.")),
+        ("bus/memory", ("bus.conformance.",)),
+        ("bus/conformance", ("bus.memory.",)),  # it judges whatever it is given
+    ],
+)
+def test_the_shared_part_the_backends_and_the_suite_stay_apart(folder: str, foreign: tuple[str, ...]) -> None:
+    """Of each file that there is, so that a new one cannot be forgotten."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in sorted((ROOT / folder).glob("*.py"))
+        for name, line in modules_named_in(file)
+        if f"{name}.".startswith(foreign)
+    ]
+    assert wrong == []
+
+
 def test_the_door_knows_contracts_and_the_command_line_only() -> None:
     """`plugbus.py` may import contracts, and `kernel.cli` inside `main`."""
     names = {name for name, _ in imported(ROOT / "plugbus.py")} - set(sys.stdlib_module_names)
