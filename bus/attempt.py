@@ -30,6 +30,7 @@ class Attempts:
         clock: Clock, sweeper: Sweeper, waits: Waits,
     ) -> None:  # fmt: skip
         self._port = port
+        self._records = port.records_starts
         self._most = spec.options.retry.attempts
         self._handler = handler
         self._settler = settler
@@ -56,6 +57,9 @@ class Attempts:
         """What may not is settled here, or was handed back already."""
         part, entry = delivery.part, delivery.entry
         if not delivery.is_open:
+            return False
+        if part.until < self._monotonic():
+            self._port.outlived(delivery)
             return False
         if part.is_blocked(delivery):
             self._port.settle(delivery, Parked(None))
@@ -99,6 +103,8 @@ class Attempts:
     async def _start(self, lane: Lane, delivery: Delivery) -> Again | None:
         count_suspect(delivery)
         lane.delivery = delivery
+        if self._records and delivery.entry is not None and not await self._port.begin(delivery):
+            return None
         CURRENT.set(delivery)
         delivery.deadline = lane.deadline = self._monotonic() + lane.timeout
         try:

@@ -48,6 +48,7 @@ class DeliveryLoop:
         *, clock: Clock, random: Random, sweeper: Sweeper, where: Predicate | None = None,
     ) -> None:  # fmt: skip
         self._port = port
+        self._note_start = port.begin if port.records_starts else None
         self._spec = spec
         self._handler = handler
         self._clock = clock
@@ -149,7 +150,7 @@ class DeliveryLoop:
         group. It goes by batches: a generator of deliveries alone would cost a tenth of each.
         """
         handler, timeout, acknowledge = self._handler, lane.timeout, self._port.acknowledge
-        monotonic, begin = self._clock.monotonic, CURRENT.set
+        monotonic, begin, note = self._clock.monotonic, CURRENT.set, self._note_start
         batches, admit = self._batches(self._attempts.admit)
         for batch in batches:
             if batch is None:
@@ -158,6 +159,8 @@ class DeliveryLoop:
             for delivery in batch:
                 part = delivery.part
                 if not delivery.is_open or (part.irregular and not admit(delivery)):
+                    continue
+                if part.irregular and note and delivery.entry is not None and not await note(delivery):
                     continue
                 lane.delivery = delivery
                 begin(delivery)
@@ -181,7 +184,7 @@ class DeliveryLoop:
     async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901 - one loop, see `_run_plain`
         """The same for a subscription with policies."""
         handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
-        monotonic, begin, check = self._clock.monotonic, CURRENT.set, guard.check
+        monotonic, begin, check, note = self._clock.monotonic, CURRENT.set, guard.check, self._note_start
         worked = settler.worked if guard.hears else self._port.acknowledge
         batches, admit = self._batches(attempts.may_start)
         for batch in batches:
@@ -201,6 +204,8 @@ class DeliveryLoop:
                     continue
                 if part.irregular:
                     count_suspect(delivery)
+                    if note is not None and delivery.entry is not None and not await note(delivery):
+                        continue
                 begin(delivery)
                 delivery.deadline = lane.deadline = now + timeout
                 try:

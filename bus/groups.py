@@ -7,12 +7,15 @@ arguments. What the event loop does with it stands in `delivery.py`.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from contracts.bus import SubscriptionSpec
 from contracts.errors import ErrorInfo
 from contracts.message import Message, PluginEvent
+from contracts.patterns import topic_of
 
 from .lot import Entry, Lot, SlotKey
 from .replay import Replay
@@ -78,6 +81,9 @@ class GroupPartition:
         "number", "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects",
         "topic",
     )  # fmt: skip
+
+    until = math.inf
+    """Monotonic seconds: so long nobody can have taken it over; a backend of several processes says when."""
 
     def __init__(
         self, group: str, topic: str, number: int, handler: str,
@@ -447,6 +453,11 @@ def acknowledge(delivery: Delivery) -> bool:
     if part.irregular and delivery.entry is not None:
         part.leave_line(delivery.entry)
     return True
+
+
+def is_silent(spec: SubscriptionSpec) -> bool:
+    """What the bus says of this group's failures would come back to it: it says nothing."""
+    return any(topic_of(pattern) == "bus" for pattern in spec.patterns)
 
 
 def _sequence(entry: Entry) -> int:

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.errors import ErrorInfo
 from contracts.message import Message
@@ -38,6 +39,8 @@ class Entry:
     """It is delivered once more."""
     slot: Slot | None = None
     """Where in the lot it came from, while it is out of it."""
+    stored: Any = None
+    """What a persistent backend notes of it."""
 
 
 class Slot:
@@ -112,6 +115,18 @@ class Lot:
                 self.parked -= 1
                 taken.append(entry)
         return taken
+
+    def take_out(self, entry: Entry, key: SlotKey) -> None:
+        """Take this one, wherever in its slot it is: it was taken before, by an owner who is gone."""
+        slot = self._slots[key]
+        slot.entries.remove(entry)
+        entry.slot = slot
+        slot.out += 1
+        self.parked -= 1
+
+    def slot_of(self, key: SlotKey) -> Slot:
+        """The slot of a key that is blocked."""
+        return self._slots[key]
 
     def leave(self, entry: Entry) -> None:
         """What was taken is final: the next of its key may go."""

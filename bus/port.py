@@ -19,6 +19,8 @@ class Port(Protocol):
     """What a backend gives the loop of one group on one bus. Nothing here waits."""
 
     replica: str
+    records_starts: bool
+    """Whether `begin` must be awaited before what was out of line is started."""
 
     @property
     def settled(self) -> Settled | None:
@@ -35,6 +37,15 @@ class Port(Protocol):
 
     def give_back(self, delivery: Delivery) -> None:
         """No outcome: to be taken again, in its place."""
+
+    async def begin(self, delivery: Delivery) -> bool:
+        """Write down that it is about to be started, so that a start that kills the process is known of.
+
+        Only for deliveries with an entry. False: it is no longer ours. Cancelled, it hands the delivery back.
+        """
+
+    def outlived(self, delivery: Delivery) -> None:
+        """Hand it back: the lease may be over, so nothing starts until it is sure that nobody took over."""
 
     def in_flight(self) -> list[Delivery]:
         """What was taken and is not settled."""

@@ -127,6 +127,7 @@ from .envelope import Envelope
 from .errors import ErrorInfo
 from .event import AnyEvent, EventResult, Receipt
 from .inspection import (
+    BusInfo,
     CatalogEntry,
     DeadLetter,
     DeadLetterSelection,
@@ -148,6 +149,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "MAX_PAYLOAD",
     "Acknowledged",
+    "BusInfo",
     "BusLimits",
     "BusSubscription",
     "Call",
@@ -158,6 +160,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterSelection",
     "Discarded",
+    "Erasable",
     "EventBus",
     "Expired",
     "Features",
@@ -190,7 +193,7 @@ class BusLimits(BaseModel):
     """How much a backend keeps, and for how long: the numbers behind the promises above.
 
     Counts are per partition where nothing else is said; seconds are seconds. All replicas of one backend
-    have the same.
+    have the same. Where the operator set nothing (`model_fields_set`) a backend may have its own default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -200,7 +203,9 @@ class BusLimits(BaseModel):
     retain: int = Field(default=100_000, ge=0)
     """Events that stay readable for those who come late."""
     retain_seconds: float = Field(default=86_400.0, ge=0)
+    """Seconds for which they do; whichever of both is less."""
     young_seconds: float = Field(default=60.0, ge=0)
+    """Seconds for which an event is kept anyway while the topic holds less than half of `limit`."""
     limit: int = Field(default=1_000_000, ge=1)
     """Events that may wait for the slowest group; then publishing waits."""
     lot: int = Field(default=200_000, ge=1)
@@ -208,9 +213,11 @@ class BusLimits(BaseModel):
     dead_letters: int = Field(default=10_000, ge=1)
     """Of one group, all partitions together."""
     window_seconds: float = Field(default=120.0, ge=0)
+    """Seconds in which an event that is published again is the same event."""
     window: int = Field(default=50_000, ge=1)
     """Ids of published events that are remembered."""
     dedupe_seconds: float = Field(default=86_400.0, ge=0)
+    """Seconds for which a group with `dedupe` remembers what it has settled."""
     dedupe: int = Field(default=100_000, ge=1)
     """Ids of settled deliveries that a group with `dedupe` remembers."""
     lease: float = Field(default=15.0, gt=0)
@@ -384,6 +391,18 @@ class Tail(Protocol):
         """End the tail; a waiting `__anext__` stops iterating. Safe twice."""
 
 
+@runtime_checkable
+class Erasable(Protocol):
+    """A bus that can remove its namespace from the backend: what test kits ask for, and nobody else."""
+
+    async def erase(self) -> None:
+        """Delete everything that the backend keeps in this bus's namespace, for good.
+
+        Whatever state this bus is in, even before `open` and after `close`: it uses a connection of its own
+        and leaves none. No other bus may be open on the namespace. Raises `BusError`.
+        """
+
+
 class EventBus(Protocol):
     """One replica's handle on a backend. Opened once, closed once; used from one event loop."""
 
@@ -396,7 +415,9 @@ class EventBus(Protocol):
 
     async def open(self) -> None:
         """Connect. Raises `BusError` with cause and fix if the backend cannot be reached, or the replica's
-        name is in use; it is free again after `close` or a crash. Once only: then `BusClosed`."""
+        name is in use; it is free again after `close` or a crash. Once only: then `BusClosed`.
+
+        After a `BusError` it may be tried again, unless `is_final` says that this will not help."""
 
     async def close(self, grace: float = 10.0) -> None:
         """See *Closing* above. Safe twice."""
@@ -550,6 +571,13 @@ class EventBus(Protocol):
         """Add dead letters, e.g. of another installation, to groups that exist here; how many were new.
 
         Raises `GroupNotFound`, and then adds none.
+        """
+
+    async def info(self) -> BusInfo:
+        """What the backend is and what is in force: asked anew at each call, within 2 s.
+
+        Never raises because the backend cannot be reached (`connected` is then False); works before `open`
+        and after `close` too, and is then not connected.
         """
 
     async def groups(self) -> list[GroupInfo]:

@@ -148,12 +148,20 @@ class BusError(PlugbusError):
     """Base of what a bus raises while it works."""
 
     code = "bus"
+    is_final: bool = False
+    """Asking again will not help: somebody must change something first."""
+
+    def __init__(self, message: str, *, is_final: bool = False, **more: Any) -> None:
+        super().__init__(message, **more)
+        if is_final:
+            self.is_final = True
 
 
 class BusClosed(BusError):
     """The bus, the subscription or the tail was closed by its owner."""
 
     code = "bus-closed"
+    is_final = True
 
 
 class BusFull(BusError):

@@ -1,4 +1,4 @@
-"""What can be seen of a bus from the outside: groups, topics, dead letters, providers, event types."""
+"""What can be seen of a bus from the outside: the backend, groups, topics, dead letters, providers, types."""
 
 from __future__ import annotations
 
@@ -11,6 +11,31 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 from .envelope import Envelope
 from .errors import ErrorInfo
 from .patterns import matches
+
+
+class BusInfo(BaseModel):
+    """What a backend is, and what is in force on it now: asked of it, not of the settings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: str
+    """`memory`, `redis`."""
+    server: str = ""
+    """Name and version of what the backend runs on; empty where there is no server, or none was seen yet."""
+    address: str
+    """The URL, without its password."""
+    namespace: str
+    connected: bool
+    """Whether it answered just now."""
+    durability: Literal["none", "weak", "strong"]
+    """Of what was confirmed. `none`: it ends with the process. `weak`: a crash of the server or of its
+    machine may lose it. `strong`: it is on disk."""
+    replicas: tuple[str, ...] = ()
+    """Seen now, by name; the one that was asked is among them while it is open and connected."""
+    warnings: tuple[str, ...] = ()
+    """What is less than one may expect: one sentence each, with the fix in it."""
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further facts by name: latency, memory, policy, layout version, limits, connections, …"""
 
 
 class GroupInfo(BaseModel):

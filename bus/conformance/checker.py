@@ -1,18 +1,22 @@
 """The judge: from a history to what was lost, unexpected, repeated, out of order, or two at once.
 
-Every start of a handler counts, not only what came out in the end.
+Every start of a handler counts, not only what came out in the end. A history is read once, from its
+beginning, and what is kept of it is what is known of each event, of each place where order holds, and of
+each run that has not ended: time and memory grow with the number of events, whatever became of them.
+It is read a second time only for the records that explain a finding.
 """
 
 from __future__ import annotations
 
-import itertools
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from contracts.patterns import matches, topic_of
 
-from .history import History, Name, Record
+from .history import Name, Record
 
 SHOWN = 5
 """Findings of one kind that are printed."""
@@ -65,7 +69,7 @@ class Verdict:
 
 
 def judge(
-    history: History,
+    history: Iterable[Record],
     groups: Mapping[str, Sequence[str]],
     *,
     repeats: int = 0,
@@ -73,157 +77,332 @@ def judge(
     exempt: Collection[str] = (),
     lossy: bool = False,
 ) -> Verdict:
-    """Judge a history that has come to its end (everything quiet).
+    """Judge a history that has come to its end (everything quiet). It is iterated over, twice if need be.
 
     `groups`: the patterns of each group, for which every event counts. `repeats`: starts beyond the first
     and those after a failure that are allowed in all: as many as ran, or had been handed over, when
     somebody crashed. `unordered`: groups whose order is not judged. `exempt`: ids that need not be
     handled (published before the group began, or dropped). `lossy`: do not look for what is lost.
     """
-    case = _Case(history, groups)
-    verdict = Verdict()
-    if not lossy:
-        verdict.lost = case.lost(set(exempt))
-    verdict.unexpected = case.unexpected()
-    verdict.repeated = case.repeated(repeats)
-    ordered = case.by_place(set(unordered))
-    verdict.disordered = [finding for runs in ordered.values() for finding in case.disordered(runs)]
-    verdict.overlapping = [finding for runs in ordered.values() for finding in case.overlapping(runs)]
-    return verdict
+    case = Judge(groups, unordered=unordered)
+    case.read(history)
+    return case.verdict(history, repeats=repeats, exempt=exempt, lossy=lossy)
 
 
-@dataclass
+class _Event:
+    """What is known of one event's publishing. Millions are kept."""
+
+    __slots__ = ("confirmed", "digest", "invoked", "name", "type")
+
+    def __init__(self, name: Name) -> None:
+        self.name = name
+        self.invoked = -1
+        """Where in the history; -1: not yet."""
+        self.confirmed = -1
+        self.type = ""
+        self.digest = ""
+
+
 class _Run:
+    """An attempt that has begun."""
+
+    __slots__ = ("event", "is_running", "start")
+
+    def __init__(self, start: Record, event: _Event) -> None:
+        self.start = start
+        self.event = event
+        self.is_running = True
+
+
+class _Order:
+    """What has started at one place."""
+
+    __slots__ = ("last", "leader", "newest")
+
+    def __init__(self) -> None:
+        self.newest = -1
+        """Where in the history the latest published of them was invoked."""
+        self.leader: Record | None = None
+        """Its start."""
+        self.last: _Run | None = None
+
+
+class Attempt(NamedTuple):
+    """The latest attempt of an event in a group. Few are made: events share them."""
+
+    how: str
+    """How it ended; `running`: it has not."""
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A start of what had been started already and had not failed."""
+
     start: Record
-    begin: int
-    end: int | None = None
-    how: str = ""
+    before: Attempt
 
 
-class _Case:
-    """The history, looked up in the ways that the judgement needs."""
+class Judge:
+    """Reads a history record by record; tells at its end what may not be."""
 
-    def __init__(self, history: History, groups: Mapping[str, Sequence[str]]) -> None:
-        self.groups = groups
-        self.by_name: defaultdict[Name, list[Record]] = defaultdict(list)
-        self.invoked: dict[Name, tuple[int, Record]] = {}
-        self.confirmed: dict[Name, int] = {}
-        self.given_up: set[tuple[str, Name]] = set()
-        self.again: Counter[tuple[str, Name]] = Counter()
-        self.runs: list[_Run] = []
-        self.trespasses: list[Record] = []
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[str]],
+        *,
+        unordered: Collection[str] = (),
+        redelivery: bool = False,
+    ) -> None:
+        """`redelivery`: what has been handled and is delivered once more is a repetition, and nothing else.
+
+        A crash may take the settlements of several events of one key with it, so that they are started
+        again after later ones had been. Whatever has not been handled is in order nevertheless.
+        """
+        self._groups = groups
+        self._unordered = set(unordered)
+        self._redelivery = redelivery
+        self.repeats: list[Repeat] = []
+        self.starts: Counter[str] = Counter()
+        """By group."""
+        self._index = 0
+        self._events: dict[Name, _Event] = {}
+        self._latest: defaultdict[str, dict[_Event, Attempt]] = defaultdict(dict)
+        """By group."""
+        self._attempts: dict[tuple[str, str], Attempt] = {}
+        self._handled_before: set[tuple[str, Name]] = set()
+        """Handled to its end by an attempt that is not the latest."""
+        self._given_up: set[tuple[str, Name]] = set()
+        self._again: Counter[tuple[str, Name]] = Counter()
+        self._asked: set[tuple[str, Name]] = set()
         self._open: dict[str, _Run] = {}
         self._gone: set[str] = set()
-        self._read(history.records)
+        self._places: defaultdict[Place, _Order] = defaultdict(_Order)
+        self._strangers: list[Record] = []
+        """Starts of what nobody had published by then."""
+        self._found = Verdict()
+        self._stories = _Stories()
+        self._selected: dict[tuple[str, str], bool] = {}
+        self._readers: dict[str, Callable[[Record], None]] = {
+            "invoked": self._read_invoked,
+            "confirmed": self._read_confirmed,
+            "started": self._read_started,
+            "ended": self._read_ended,
+            "given_up": self._read_given_up,
+            "gone": self._read_gone,
+            "back": self._read_back,
+            "again": self._read_again,
+        }
 
-    def _read(self, records: Iterable[Record]) -> None:
-        for index, record in enumerate(records):
-            self.by_name[record.name].append(record)
-            match record.kind:
-                case "invoked":
-                    self.invoked.setdefault(record.name, (index, record))
-                case "confirmed":
-                    self.confirmed.setdefault(record.name, index)
-                case "given_up":
-                    self.given_up.add((record.group, record.name))
-                case "again":
-                    self.again[record.group, record.name] += 1
-                case _:
-                    self._read_run(index, record)
+    def read(self, records: Iterable[Record]) -> None:
+        """Go on with these, which happened in this order."""
+        readers = self._readers
+        for record in records:
+            self._index += 1
+            if record.kind in readers:
+                readers[record.kind](record)
 
-    def _read_run(self, index: int, record: Record) -> None:
-        match record.kind:
-            case "started":
-                run = self._open[record.run] = _Run(record, index)
-                self.runs.append(run)
-                if record.replica in self._gone:
-                    self.trespasses.append(record)
-            case "ended":
-                self._end(record.run, index, record.how)
-            case "gone":
-                self._gone.add(record.replica)
-                for name in [name for name, run in self._open.items() if run.start.replica == record.replica]:
-                    self._end(name, index, "cancelled")
-            case "back":
-                self._gone.discard(record.replica)
-            case _:
-                pass
+    @property
+    def confirmed(self) -> int:
+        """Events whose publishing was confirmed."""
+        return sum(event.confirmed >= 0 for event in self._events.values())
 
-    def _end(self, run: str, index: int, how: str) -> None:
+    def handled(self, group: str) -> int:
+        """Events that an attempt of the group has handled to its end."""
+        return sum(self._is_handled(group, event) for event in self._latest[group])
+
+    def verdict(
+        self,
+        history: Iterable[Record],
+        *,
+        repeats: int = 0,
+        exempt: Collection[str] = (),
+        lossy: bool = False,
+    ) -> Verdict:
+        """What may not be; see `judge`. `history`: what was read, for the records around the findings."""
+        found = Verdict(**vars(self._found))
+        found.lost = [] if lossy else self._lost(set(exempt))
+        found.unexpected = [*self._found.unexpected, *self._never_published()]
+        if len(self.repeats) > repeats:
+            found.repeated = [self._repeated(repeat.start) for repeat in self.repeats]
+        self._stories.fill(history)
+        return found
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    def _read_invoked(self, record: Record) -> None:
+        event = self._event(record)
+        if event.invoked < 0:
+            event.invoked, event.type, event.digest = self._index, sys.intern(record.type), record.digest
+
+    def _read_confirmed(self, record: Record) -> None:
+        event = self._event(record)
+        if event.confirmed < 0:
+            event.confirmed = self._index
+
+    def _event(self, record: Record) -> _Event:
+        name = record.name
+        event = self._events.get(name)
+        if event is None:
+            name = sys.intern(record.source), record.id
+            event = self._events[name] = _Event(name)
+        return event
+
+    # --- attempts --------------------------------------------------------------------------------
+
+    def _read_started(self, record: Record) -> None:
+        event = self._event(record)
+        run = self._open[record.run] = _Run(record, event)
+        self.starts[record.group] += 1
+        self._expect(record, event)
+        is_redelivered = self._repeat(record, event)
+        if record.key is not None and record.group not in self._unordered:
+            place = self._places[record.group, topic_of(record.type), record.key]
+            if not (is_redelivered and self._redelivery):
+                self._in_order(place, record, event)
+            if place.last is not None and place.last.is_running:
+                what = f"two at once of key {record.key}"
+                self._found.overlapping.append(Finding(what, [place.last.start, record]))
+            place.last = run
+
+    def _read_ended(self, record: Record) -> None:
         """What was ended by its replica's going stays so, whatever it does afterwards."""
-        ended = self._open.pop(run, None)
-        if ended is not None:
-            ended.end, ended.how = index, how
+        run = self._open.pop(record.run, None)
+        if run is not None:
+            self._end(run, record.how)
 
-    def story(self, name: Name, group: str) -> list[Record]:
-        """What happened to one event in one group."""
-        return [record for record in self.by_name[name] if record.group in ("", group)]
+    def _read_gone(self, record: Record) -> None:
+        self._gone.add(record.replica)
+        for name, run in list(self._open.items()):
+            if run.start.replica == record.replica:
+                del self._open[name]
+                self._end(run, "cancelled")
+
+    def _read_back(self, record: Record) -> None:
+        self._gone.discard(record.replica)
+
+    def _read_given_up(self, record: Record) -> None:
+        self._given_up.add((record.group, record.name))
+
+    def _read_again(self, record: Record) -> None:
+        self._again[record.group, record.name] += 1
+        self._asked.add((record.group, record.name))
+
+    def _end(self, run: _Run, how: str) -> None:
+        run.is_running = False
+        self._latest[run.start.group][run.event] = self._attempt(how, run.start.replica)
+
+    def _attempt(self, how: str, replica: str) -> Attempt:
+        shared = self._attempts.get((how, replica))
+        if shared is None:
+            shared = self._attempts[how, replica] = Attempt(how, replica)
+        return shared
 
     # --- what may not be -------------------------------------------------------------------------
 
-    def lost(self, exempt: set[str]) -> list[Finding]:
-        handled = {(run.start.group, run.start.name) for run in self.runs if run.how == "returned"}
+    def _expect(self, start: Record, event: _Event) -> None:
+        unexpected = self._found.unexpected
+        if start.replica in self._gone:
+            unexpected.append(Finding(f"{start.replica} started it while it was gone", [start]))
+        if event.invoked < 0:
+            self._strangers.append(start)
+        elif start.digest != event.digest:
+            unexpected.append(self._changed(start))
+        elif start.group in self._groups and not self._selects(start.group, start.type):
+            unexpected.append(Finding(f"{start.group} does not select {start.type}", [start]))
+
+    def _never_published(self) -> Iterator[Finding]:
+        for start in self._strangers:
+            event = self._events[start.name]
+            if event.invoked < 0:
+                yield Finding(f"{start.id} was never published", [start])
+            elif start.digest != event.digest:
+                yield self._changed(start)
+
+    def _changed(self, start: Record) -> Finding:
+        return self._stories.finding("changed", f"{start.id} was changed on the way", start.name, start.group)
+
+    def _repeat(self, start: Record, event: _Event) -> bool:
+        """Notice a repetition. Whether the event had been handled to its end before."""
+        latest, whose = self._latest[start.group], (start.group, event.name)
+        before = latest.get(event)
+        latest[event] = self._attempt("running", start.replica)
+        if before is None:
+            return False
+        if before.how == "returned":
+            self._handled_before.add(whose)
+        if before.how != "failed":
+            if self._again[whose] > 0:
+                self._again[whose] -= 1
+            else:
+                self.repeats.append(Repeat(start, before))
+        return whose in self._handled_before
+
+    def _repeated(self, start: Record) -> Finding:
+        what = f"{start.group} started {start.id} again"
+        return self._stories.finding("repeated", what, start.name, start.group)
+
+    def _in_order(self, place: _Order, start: Record, event: _Event) -> None:
+        """A start is late if its event was confirmed before one that has started already was invoked."""
+        if event.invoked < 0 or (start.group, event.name) in self._asked:
+            return
+        if 0 <= event.confirmed < place.newest and place.leader is not None:
+            self._found.disordered.append(Finding(f"{start.id} came too late", [place.leader, start]))
+        if event.invoked > place.newest:
+            place.newest, place.leader = event.invoked, start
+
+    def _lost(self, exempt: set[str]) -> list[Finding]:
         return [
-            Finding(f"{group} never handled {name[1]}", self.story(name, group))
-            for group, patterns in self.groups.items()
-            for name in self.confirmed
-            if name[1] not in exempt
-            and (group, name) not in handled
-            and (group, name) not in self.given_up
-            and _selects(patterns, self.invoked[name][1].type)
+            self._stories.finding("lost", f"{group} never handled {event.name[1]}", event.name, group)
+            for group in self._groups
+            for event in self._events.values()
+            if event.confirmed >= 0
+            and not self._is_handled(group, event)
+            and event.name[1] not in exempt
+            and (group, event.name) not in self._given_up
+            and self._selects(group, event.type)
         ]
 
-    def unexpected(self) -> list[Finding]:
-        found = [Finding(f"{one.replica} started it while it was gone", [one]) for one in self.trespasses]
-        for run in self.runs:
-            start, published = run.start, self.invoked.get(run.start.name)
-            if published is None:
-                found.append(Finding(f"{start.id} was never published", [start]))
-            elif start.digest != published[1].digest:
-                found.append(Finding(f"{start.id} was changed on the way", [published[1], start]))
-            elif start.group in self.groups and not _selects(self.groups[start.group], start.type):
-                found.append(Finding(f"{start.group} does not select {start.type}", [start]))
-        return found
+    def _is_handled(self, group: str, event: _Event) -> bool:
+        attempt = self._latest[group].get(event)
+        if attempt is None:
+            return False
+        return attempt.how == "returned" or (group, event.name) in self._handled_before
 
-    def repeated(self, allowed: int) -> list[Finding]:
-        starts: defaultdict[tuple[str, Name], list[_Run]] = defaultdict(list)
-        for run in self.runs:
-            starts[run.start.group, run.start.name].append(run)
-        found = []
-        for (group, name), runs in starts.items():
-            extra = sum(run.how != "failed" for run in runs[:-1]) - self.again[group, name]
-            if extra > 0:
-                found += [Finding(f"{group} started {name[1]} again", self.story(name, group))] * extra
-        return found if len(found) > allowed else []
+    def _selects(self, group: str, type_name: str) -> bool:
+        selected = self._selected.get((group, type_name))
+        if selected is None:
+            selected = any(matches(pattern, type_name) for pattern in self._groups[group])
+            self._selected[group, type_name] = selected
+        return selected
 
-    def by_place(self, unordered: set[str]) -> dict[Place, list[_Run]]:
-        places: defaultdict[Place, list[_Run]] = defaultdict(list)
-        for run in self.runs:
-            start = run.start
-            if start.key is not None and start.group not in unordered:
-                places[start.group, topic_of(start.type), start.key].append(run)
-        return places
 
-    def disordered(self, runs: list[_Run]) -> list[Finding]:
-        """A start is late if its event was confirmed before one that has started already was invoked."""
-        found, newest, leader = [], -1, None
-        for run in runs:
-            name = run.start.name
-            if name not in self.invoked or (run.start.group, name) in self.again:
+class _Stories:
+    """What happened to single events in a group: filled in once it is known whose is wanted."""
+
+    def __init__(self) -> None:
+        self._wanted: defaultdict[Name, list[tuple[str, list[Record]]]] = defaultdict(list)
+        self._counts: Counter[str] = Counter()
+
+    def finding(self, kind: str, what: str, name: Name, group: str) -> Finding:
+        """One whose records will be the story of that event, if it is among the first of its kind."""
+        story: list[Record] = []
+        self._counts[kind] += 1
+        if self._counts[kind] <= SHOWN:
+            self._wanted[name].append((group, story))
+        return Finding(what, story)
+
+    def fill(self, history: Iterable[Record]) -> None:
+        """Those that are wanted, from a second look at the history; none is taken if none is."""
+        running: defaultdict[str, list[list[Record]]] = defaultdict(list)
+        for record in history if self._wanted else ():
+            if record.kind == "ended":  # a run is all that the end of one needs to name
+                for story in running.pop(record.run, ()):
+                    story.append(record)
                 continue
-            if self.confirmed.get(name, newest) < newest:
-                found.append(Finding(f"{name[1]} came too late", [leader, run.start] if leader else []))
-            if self.invoked[name][0] > newest:
-                newest, leader = self.invoked[name][0], run.start
-        return found
-
-    def overlapping(self, runs: list[_Run]) -> list[Finding]:
-        found = []
-        for before, run in itertools.pairwise(runs):
-            if before.end is None or before.end > run.begin:
-                found.append(Finding(f"two at once of key {run.start.key}", [before.start, run.start]))
-        return found
-
-
-def _selects(patterns: Sequence[str], type_name: str) -> bool:
-    return any(matches(pattern, type_name) for pattern in patterns)
+            for group, story in self._wanted.get(record.name, ()):
+                if record.group in ("", group):
+                    story.append(record)
+                    if record.kind == "started":
+                        running[record.run].append(story)
+        self._wanted.clear()
+        self._counts.clear()

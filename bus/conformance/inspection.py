@@ -81,6 +81,19 @@ class Inspection(Suite):
         assert orders.oldest_age is not None
         assert orders.rate > 0
 
+    async def test_the_bus_tells_what_it_is(self, rig: Rig) -> None:
+        """All replicas of a connected backend, its own among them; as durable as it is persistent."""
+        one, other = await rig.open("one"), await rig.open("other")
+        assert [(await bus.info()).replicas for bus in (one, other)] == [("one", "other")] * 2
+        info = await one.info()
+        assert info.connected
+        assert info.backend
+        assert info.address
+        assert (info.durability != "none") == one.features.persistent
+        await other.close()
+        assert (await one.info()).replicas == ("one",)
+        assert not (await other.info()).connected
+
     @needs(partitions={"orders": 3})
     async def test_partitions_are_recorded_for_each_topic(self, rig: Rig) -> None:
         """As the limits say by name; others, and the reserved ones, have one."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
-from contracts.bus import DEFAULT_TIMEOUT, BusLimits
+from contracts.bus import DEFAULT_TIMEOUT, BusLimits, SubscriptionSpec
 from contracts.errors import BusFull
 from contracts.event import Event, Receipt
 from contracts.message import Message
@@ -21,6 +21,7 @@ from ..codec import encode
 from ..directory import Directory
 from ..groups import GroupPartition
 from ..limits import ROUTE_CACHE, check_partitions, merged, partitions_of
+from ..overflow import Overflow
 from ..policy.causes import Causes
 from ..topics import PatternIndex
 from .census import has_unsettled
@@ -29,7 +30,6 @@ from .group import Group
 from .group_table import GroupTable
 from .losses import Losses
 from .members import Members
-from .overflow import Overflow
 from .partition import Partition
 from .taken import PlainMessage, PlainReceipt
 from .watch import Watch
@@ -268,6 +268,15 @@ class MemoryBroker:
     def pause(self, group: str, reason: str) -> bool:
         """Start nothing more of a group, on all replicas; see `EventBus.pause_group`."""
         return self.table.pause(group, reason)
+
+    def say(self, event: Event) -> None:
+        """Announce it."""
+        self.announcer.say(event)
+
+    def spec_of(self, group: str) -> SubscriptionSpec | None:
+        """How a group was declared; None: there is none of that name."""
+        found = self.groups.get(group)
+        return None if found is None else found.spec
 
     def part_for(self, group: str, message: Message) -> GroupPartition:
         """A group's place where a message from elsewhere belongs, whether it selects it or not."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from contracts.bus import (
     DEFAULT_TIMEOUT,
+    BusInfo,
     BusSubscription,
     CallReply,
     Features,
@@ -36,12 +37,12 @@ from ..checks import checked_id, checked_timeout, due, expiry
 from ..codec import SURELY_FITS, encode, plans
 from ..groups import Delivery
 from ..policy.causes import CURRENT, ROOT, caused_by
+from ..storms import continue_chain
 from .administration import Administration
 from .broker import MemoryBroker
 from .hosting import Hosting
 from .positions import ends, read_position, write_position
 from .shared import shared_broker
-from .storms import continue_chain
 from .tail import MemoryTail
 from .taken import PlainMessage
 from .watch import RoomWaiter
@@ -58,13 +59,34 @@ _AT_ONCE = 1e-9
 class MemoryBus(Administration):
     """One replica's handle on a `MemoryBroker`; `contracts.bus.EventBus` says what each method promises."""
 
-    def __init__(self, broker: MemoryBroker | None = None, *, replica: str | None = None) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker | None = None,
+        *,
+        replica: str | None = None,
+        address: str = "memory://",
+        namespace: str = "plugbus",
+    ) -> None:
+        """`address`, `namespace`: what `info` tells of where it came from."""
         super().__init__(broker or MemoryBroker(), replica)
+        self._address, self._namespace = address, namespace
         self._breath = _BREATH
 
     @property
     def features(self) -> Features:
         return Features(persistent=False, shared=False)
+
+    async def info(self) -> BusInfo:
+        """It warns of nothing: that everything ends with the process is what was asked for."""
+        return BusInfo(
+            backend="memory",
+            address=self._address,
+            namespace=self._namespace,
+            connected=self._state in ("open", "closing"),
+            durability="none",
+            replicas=tuple(sorted(self.broker.buses)),
+            details={"limits": self.broker.limits.model_dump(mode="json")},
+        )
 
     # --- publish ----------------------------------------------------------------------------------
 
@@ -301,7 +323,7 @@ def open_bus(url: str, *, namespace: str, replica: str | None = None, **options:
     """
     name = urlsplit(url).netloc
     broker = shared_broker(namespace, name, **options) if name else MemoryBroker(**options)
-    return MemoryBus(broker, replica=replica)
+    return MemoryBus(broker, replica=replica, address=f"memory://{name}", namespace=namespace)
 
 
 def _is_handling(current: PluginEvent) -> bool:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contracts.bus import GroupInfo, SubscriptionSpec
-from contracts.patterns import topic_of
 
-from ..groups import GroupPartition
+from ..groups import GroupPartition, is_silent
 from ..policy.dedupe import Settled
 from ..rates import Rate
 from .census import oldest_ns
@@ -48,7 +47,7 @@ class Group:
     @property
     def is_silent(self) -> bool:
         """What the bus says of this group's failures would come back to it: it says nothing."""
-        return any(topic_of(pattern) == "bus" for pattern in self.spec.patterns)
+        return is_silent(self.spec)
 
     @property
     def taken(self) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from contracts.bus import (
@@ -19,21 +18,20 @@ from contracts.bus import (
     SubscriptionSpec,
 )
 from contracts.event import Event
-from contracts.messages.delivery import GapFound
 
 from ..delivery import DeliveryLoop
 from ..groups import Delivery, GroupPartition, acknowledge
 from ..policy.dedupe import Settled
 from ..policy.timeout import Sweeper
 from ..port import Publish
-from ..replay import quota
+from ..turns import Turns
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
     from .group import Group
 
 
-class Hosting:
+class Hosting(Turns):
     """A handler made active; see `contracts.bus.BusSubscription`."""
 
     def __init__(
@@ -41,9 +39,9 @@ class Hosting:
         *, replica: str, publish: Publish, sweeper: Sweeper, ended: Callable[[Hosting], None],
         where: Predicate | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(spec, broker.clock, misses_what_is_trimmed=group.is_ephemeral)
         self.replica = replica
         self.group = group
-        self.spec = spec
         self.version = spec.precedence
         self.parts: dict[GroupPartition, None] = {}
         """In the order in which they came."""
@@ -51,17 +49,10 @@ class Hosting:
         """A partition of ours may take nothing more: others wait for it, or it is paused."""
         self.is_suspended = False
         self._is_ending = False
-        self._gaps = group.is_ephemeral
-        """It may have missed something."""
-        self._replayed: list[GroupPartition] = []
-        """Partitions with a replay."""
         self._broker = broker
         self._watch = broker.watch
         self._losses = broker.losses
         self._ended = ended
-        self._ready: deque[GroupPartition] = deque()
-        self._warm: dict[GroupPartition, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
             clock=broker.clock, random=broker.random, sweeper=sweeper, where=where,
@@ -132,72 +123,30 @@ class Hosting:
 
     # --- port -------------------------------------------------------------------------------------
 
+    records_starts = False
+
+    async def begin(self, delivery: Delivery) -> bool:
+        """Nothing outlives the process, so nothing is written down."""
+        return delivery.is_open
+
+    def outlived(self, delivery: Delivery) -> None:
+        """The broker itself says who owns what."""
+        self.give_back(delivery)
+
     def take(self, limit: int) -> list[Delivery]:
         if self.is_moving:
             self.lane_ended()
         if self._watch.is_on:
             self._watch.look_if_on()
-        if self._gaps:
-            self._tell_gaps()
-        if self._replayed:
-            return self._take_beside_replay(limit)
-        return self._take_live(limit)
+        return self.take_turns(limit)
 
-    def _take_live(self, limit: int) -> list[Delivery]:
-        ready, batch = self._ready, list[Delivery]()
-        if ready:
-            self._note_rate()
-        else:
-            self._cool_down()
-        while ready and len(batch) < limit:
-            part, wanted = ready.popleft(), limit - len(batch)
-            taken = part.take(wanted)
-            self._warm[part] = None
-            batch = batch + taken if batch else taken
-            if len(taken) == wanted:
-                ready.append(part)  # there may be more
-            else:
-                part.idle = True
-        return batch
+    def owned(self) -> Iterable[GroupPartition]:
+        return self.parts
 
-    def _cool_down(self) -> None:
-        """Nothing is to do for now: what was settled need not be kept for the sake of the next batch."""
-        for part in self._warm:
-            part.forget_settled()
-        self._warm.clear()
-
-    def _note_rate(self) -> None:
+    def note_rate(self) -> None:
         now, rate = self._broker.clock.monotonic(), self.group.rate
         if now >= rate.next:
             rate.note(now, self.group.taken)
-
-    def _take_beside_replay(self, limit: int) -> list[Delivery]:
-        """For each replayed delivery that may run, three live ones."""
-        allowed = quota(self.spec.options.concurrency)
-        batch = self._take_live(min(limit, 3 * allowed))
-        for part in list(self._replayed):
-            batch += part.take_replayed(allowed - sum(one.replayed for one in self.parts))
-        self.replay()
-        return batch
-
-    def replay(self) -> None:
-        """A replay has begun or ended; partitions take turns."""
-        under_way = [part for part in self.parts if part.replay is not None and part.replay.left]
-        turn = [part for part in self._replayed[1:] + self._replayed[:1] if part in under_way]
-        is_new = len(under_way) > len(turn)
-        self._replayed = turn + [part for part in under_way if part not in turn]
-        if is_new or any(part.missed for part in self.parts):
-            self._gaps = True
-            self.loop.wake()
-
-    def _tell_gaps(self) -> None:
-        for part in self.parts:
-            if part.missed:
-                count, part.missed = part.missed, 0
-                self.announce(
-                    GapFound(group=part.group, topic=part.topic, partition=part.number, count=count)
-                )
-        self._gaps = self.group.is_ephemeral or bool(self._replayed)
 
     acknowledge = staticmethod(acknowledge)
 
@@ -277,12 +226,7 @@ class Hosting:
 
     def disown(self, part: GroupPartition) -> None:
         self.parts.pop(part, None)
-        if part in self._ready:
-            self._ready.remove(part)
-        self.replay()
-        if not self.parts and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.drop_out(part)
 
     def make_way(self) -> None:
         """Nothing more of some partition may start: hand back what has not."""
@@ -298,27 +242,3 @@ class Hosting:
             self.loop.give_back_unstarted()
         else:
             self.group.place_all()
-
-    def rouse(self, part: GroupPartition) -> None:
-        self._ready.append(part)
-        self.loop.wake()
-
-    # --- what is due ------------------------------------------------------------------------------
-
-    def arm(self) -> None:
-        """One timer for all lots of this group here, set to the earliest that is due."""
-        due = min((when for part in self.parts if (when := part.lot.next_due) is not None), default=None)
-        if self._timer is not None:
-            if due is not None and self._timer.when() <= due:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer = asyncio.get_running_loop().call_at(due, self._release, due)
-
-    def _release(self, due: float) -> None:
-        self._timer = None
-        now = max(due, self._broker.clock.monotonic())  # timers may fire a tick early
-        for part in self.parts:
-            part.release_due(now)
-        self.arm()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,16 @@ from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.envelope import moment_of
 from contracts.errors import DeadLetterNotFound, ErrorInfo, InvalidOption
 from contracts.message import Message
-from contracts.messages.delivery import DeadLettered, DeadLettersDropped, DeliveryDiscarded, Redriven
+from contracts.messages.delivery import Redriven
 
 from ..announce import Announcer
 from ..clock import Clock, Ids
 from ..groups import Delivery, GroupPartition
-from ..policy.causes import caused_by
+from ..tidings import tell_dead, tell_dropped, tell_given_up
 from .dead_letters import DeadEntry
 
 if TYPE_CHECKING:
     from .group import Group
-
-log = logging.getLogger("plugbus.bus")
-
 
 class Losses:
     """Keeps the dead letters of all groups and tells of everything that is given up."""
@@ -47,34 +43,14 @@ class Losses:
             delivery.attempt, self._clock.time_ns(), next(self._numbers),
         )  # fmt: skip
         dropped = group.dead.add(entry)
-        log.error(
-            "%s: %s (id %s) is a dead letter (%s) after %d attempts: %s",
-            spec.group, message.type, message.id, reason, delivery.attempt, error,
-        )  # fmt: skip
-        if group.is_silent:
-            return
-        self._announcer.say(
-            DeadLettered(
-                group=spec.group, plugin_id=spec.plugin_id, event_id=message.id, event_type=message.type,
-                event_source=message.source, dead_letter_id=entry.id, generation=generation, reason=reason,
-                error=str(error) if error else "", attempts=delivery.attempt,
-            ),
-            caused_by(message),
-        )  # fmt: skip
-        self._tell_dropped(group, dropped)
+        tell_dead(
+            self._announcer, spec, delivery, reason, error, letter_id=entry.id, generation=generation
+        )
+        tell_dropped(self._announcer, spec, dropped)
 
     def give_up(self, group: Group, delivery: Delivery, reason: str) -> None:
         """Tell of a delivery that its handler discarded, or that had expired."""
-        spec, message = group.spec, delivery.message
-        log.info("%s: %s (id %s) is discarded: %s", spec.group, message.type, message.id, reason)
-        if not group.is_silent:
-            self._announcer.say(
-                DeliveryDiscarded(
-                    group=spec.group, plugin_id=spec.plugin_id, event_id=message.id, event_type=message.type,
-                    event_source=message.source, reason=reason,
-                ),
-                caused_by(message),
-            )  # fmt: skip
+        tell_given_up(self._announcer, group.spec, delivery, reason)
 
     def list(self, selection: DeadLetterSelection, limit: int, after: str | None = None) -> list[DeadLetter]:
         """The newest first. Raises `DeadLetterNotFound` if `after` is gone."""
@@ -121,12 +97,8 @@ class Losses:
                 dropped[letter.group] += dead.add(DeadEntry.of(letter, message, part, next(self._numbers)))
                 added += 1
         for name, count in dropped.items():
-            self._tell_dropped(self._groups[name], count)
+            tell_dropped(self._announcer, self._groups[name].spec, count)
         return added
-
-    def _tell_dropped(self, group: Group, count: int) -> None:
-        if count and not group.is_silent:
-            self._announcer.say(DeadLettersDropped(group=group.name, count=count))
 
     def _select(self, selection: DeadLetterSelection) -> Iterator[tuple[Group, DeadEntry]]:
         now = moment_of(self._clock.time_ns())

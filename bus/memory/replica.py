@@ -9,9 +9,9 @@ from typing import Self
 
 from contracts.errors import BusClosed, BusError
 
+from ..caller import Caller
 from ..policy.timeout import Sweeper
 from .broker import MemoryBroker
-from .caller import Caller
 from .hosting import Hosting
 from .members import Heart
 from .partition import Partition

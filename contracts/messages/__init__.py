@@ -4,7 +4,7 @@ that the kernel answers (`commands`, `capabilities`)."""
 from .audit import AuditRecorded, Severity
 from .capabilities import CapabilityInfo, ListCapabilities
 from .commands import (
-    BusInfo,
+    BusDetails,
     CancelReplay,
     CommandResult,
     DiscardDeadLetters,
@@ -65,7 +65,7 @@ __all__ = [
     "AuditRecorded",
     "BreakerClosed",
     "BreakerOpened",
-    "BusInfo",
+    "BusDetails",
     "CancelReplay",
     "CapabilityInfo",
     "CommandResult",

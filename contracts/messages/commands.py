@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
-from ..bus import DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
+from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
 from ..health import HealthCheck
 from ..metadata import PluginMetadata
 from ..plugin import PluginStatus
@@ -185,18 +185,16 @@ class ListTopics(Query[tuple[TopicInfo, ...]], capability="kernel.bus.topics"):
     """All topics with what they keep, and who holds them."""
 
 
-class BusInfo(BaseModel):
+class BusDetails(BusInfo):
     """The bus as one replica sees it."""
-
-    model_config = ConfigDict(frozen=True)
 
     replica: str
     features: Features
     topics: tuple[TopicInfo, ...]
 
 
-class ShowBus(Query[BusInfo], capability="kernel.bus.show"):
-    """What the bus promises, and what its topics keep."""
+class ShowBus(Query[BusDetails], capability="kernel.bus.show"):
+    """What the bus is and promises, what is in force on it, and what its topics keep."""
 
 
 def _moment(given: object) -> object:
@@ -262,8 +260,14 @@ class Readiness(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: Literal["ready", "degraded", "not_ready"]
+    bus: Literal["connected", "unreachable"] | None = None
+    """Whether the bus answers; None: it was not asked, because there is no kernel that would."""
+    durability: Literal["none", "weak", "strong"] | None = None
+    """Of what the bus has confirmed, as `BusInfo.durability`; None: not known yet."""
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is weaker than one may expect although nothing is missing: one sentence each."""
 
 
 class GetReadiness(Query[Readiness], capability="kernel.ready"):
-    """Ready, degraded (an optional plugin failed), or not ready."""
+    """Ready, degraded (an optional plugin failed), or not ready (also while the bus is not connected)."""

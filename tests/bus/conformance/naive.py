@@ -19,6 +19,7 @@ import pytest
 from bus.codec import encode
 from bus.conformance import Backend, BusConformance, limits_for
 from contracts.bus import (
+    BusInfo,
     BusLimits,
     Call,
     CallReply,
@@ -393,6 +394,11 @@ class NaiveBus:
         for letter in letters:
             self.server.groups[letter.group].dead.append(letter)
         return len(letters)
+
+    async def info(self) -> BusInfo:
+        return BusInfo(
+            backend="naive", address="naive://", namespace="plugbus", connected=True, durability="none"
+        )
 
     async def groups(self) -> list[GroupInfo]:
         return [group.info() for _, group in sorted(self.server.groups.items())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -12,16 +12,23 @@ from contracts.errors import BusClosed, CallError
 from contracts.event import dump_event
 from contracts.patterns import check_type_name
 
-from ..calls import Answer, Offer, PendingCalls, timed_out
+from .calls import Answer, Offer, PendingCalls, timed_out
+from .clock import Clock, Ids
+from .directory import Directory
 
-if TYPE_CHECKING:
-    from .broker import MemoryBroker
+
+class Hub(Protocol):
+    """What a backend gives those who ask and answer."""
+
+    ids: Ids
+    clock: Clock
+    directory: Directory
 
 
 class Caller:
     """Offers and requests of one replica. `awake`: set unless the replica is suspended."""
 
-    def __init__(self, broker: MemoryBroker, replica: str, awake: asyncio.Event) -> None:
+    def __init__(self, broker: Hub, replica: str, awake: asyncio.Event) -> None:
         self._broker = broker
         self._replica = replica
         self._awake = awake

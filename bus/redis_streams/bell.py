@@ -1,0 +1,166 @@
+"""The bell: one blocking read over everything that may have news. It owns nothing.
+
+So cutting or cancelling it loses nothing: whoever it has woken looks himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .layout import order_of
+from .link import BLOCK
+from .wire import Lost, Refused
+
+if TYPE_CHECKING:
+    from .core import Core
+
+log = logging.getLogger("plugbus.bus")
+
+
+class Listener(Protocol):
+    """Somebody who has read a stream to its end."""
+
+    topic: str
+    number: int
+    last: bytes
+    is_dry: bool
+
+
+class Bell:
+    """Rings for listeners, for news of the bus, and for the replica's inbox."""
+
+    def __init__(self, core: Core, ring: Callable[[Any], None], news: Callable[[], None]) -> None:
+        self._core = core
+        self._wire = core.link.bell
+        self._ring = ring
+        self._news = news
+        self._listeners: dict[bytes, dict[Any, None]] = {}
+        """By stream."""
+        self._asked: dict[bytes, bytes] = {}
+        """What the read that is under way waits for: stream → behind which entry."""
+        self._client = 0
+        self._opened = 0
+        self._nudged = False
+        self.news_at = b"0-0"
+        self.inbox_at = b"0-0"
+        self.letters: Callable[[list[Any]], None] = lambda entries: None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:bell")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    # --- listeners ----------------------------------------------------------------------------------
+
+    def listen(self, listener: Any) -> None:
+        """Ring when there is something behind `listener.last`."""
+        key = self._core.keys.stream(listener.topic, listener.number).encode()
+        self._listeners.setdefault(key, {})[listener] = None
+        asked = self._asked.get(key)
+        if self._asked and (asked is None or order_of(asked) > order_of(listener.last)):
+            self.nudge()
+
+    def forget(self, listener: Any) -> None:
+        key = self._core.keys.stream(listener.topic, listener.number).encode()
+        there = self._listeners.get(key)
+        if there is not None:
+            there.pop(listener, None)
+            if not there:
+                del self._listeners[key]
+
+    def nudge(self) -> None:
+        """Have it ask anew, with whoever listens now."""
+        if self._client and not self._nudged and self._core.link.control.is_up:
+            self._nudged = True
+            future = self._core.link.control.send(("CLIENT", "UNBLOCK", self._client))
+            future.add_done_callback(self._was_nudged)
+
+    def _was_nudged(self, future: asyncio.Future[list[Any]]) -> None:
+        self._nudged = False
+        if future.cancelled() or future.exception() is not None:
+            return
+        if future.result()[0] == 0 and self._is_behind:
+            asyncio.get_running_loop().call_later(0.001, self.nudge)  # its read had not arrived yet
+
+    @property
+    def _is_behind(self) -> bool:
+        """It waits for less than what is listened for."""
+        return bool(self._asked) and any(
+            key not in self._asked for key, there in self._listeners.items() if any(one.is_dry for one in there)
+        )
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            if not self._wire.is_up:
+                await self._core.link.ready(self._wire)
+            try:
+                if self._wire.opened != self._opened:
+                    await self._begin()
+                found = await self._wait()
+            except Lost:
+                continue
+            except Refused as error:
+                log.debug("the bell: %s", error)
+                if "WRONGTYPE" in str(error):
+                    await self._leave_out_wrong()
+                await asyncio.sleep(0.1 if not str(error).startswith("UNBLOCKED") else 0)
+                continue
+            finally:
+                self._asked = {}
+            if found:
+                self._tell(found)
+                await self._core.reader.round()
+
+    async def _begin(self) -> None:
+        """A new connection; what was told meanwhile is looked up at once."""
+        self._client = await self._wire.ask("CLIENT", "ID")
+        last = await self._wire.ask("XREVRANGE", self._core.keys.news, "+", "-", "COUNT", 1)
+        self.news_at = last[0][0] if last else b"0-0"
+        self._opened = self._wire.opened
+        self._news()
+
+    async def _wait(self) -> list[Any]:
+        keys = self._core.keys
+        asked = {
+            key: min((one.last for one in there if one.is_dry), key=order_of)
+            for key, there in self._listeners.items() if any(one.is_dry for one in there)
+        }  # fmt: skip
+        asked[keys.news.encode()] = self.news_at
+        asked[keys.inbox(self._core.replica).encode()] = self.inbox_at
+        self._asked = asked
+        reply = await self._wire.ask(
+            "XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values()
+        )
+        return reply or []
+
+    async def _leave_out_wrong(self) -> None:
+        """A key that is no stream must not keep the others from ringing."""
+        for key in list(self._listeners):
+            kind = await self._core.link.control.ask("TYPE", key)
+            if kind not in (b"stream", b"none"):
+                for listener in self._listeners.pop(key):
+                    listener.is_dry = False
+                    self._ring(listener)
+
+    def _tell(self, found: list[Any]) -> None:
+        keys = self._core.keys
+        news, inbox = keys.news.encode(), keys.inbox(self._core.replica).encode()
+        for key, entries in found:
+            if key == news:
+                self.news_at = entries[-1][0]
+                self._news()
+            elif key == inbox:
+                self.letters(entries)
+            else:
+                for listener in self._listeners.pop(key, ()):
+                    listener.is_dry = False
+                    self._ring(listener)

@@ -1,0 +1,575 @@
+"""What the parts of one Redis bus share, and what happens when the world around them changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import Counter
+from collections.abc import Coroutine
+from random import Random
+from typing import Any
+
+from contracts.bus import BusLimits, SubscriptionSpec
+from contracts.errors import ErrorInfo
+from contracts.event import Event
+from contracts.message import Message
+from contracts.messages.delivery import GroupPaused, GroupRetired
+
+from ..announce import SOURCE
+from ..catalog import Catalog
+from ..clock import Clock, Ids
+from ..codec import encode
+from ..directory import Directory
+from ..groups import Delivery, GroupPartition
+from ..overflow import Overflow
+from ..policy.causes import Causes
+from ..policy.timeout import Sweeper
+from ..rates import Rate
+from ..tidings import tell_dropped
+from .announcing import RedisAnnouncer
+from .bell import Bell
+from .delayed import Delayed
+from .ephemeral import EphemeralPlace
+from .hosting import RedisHosting
+from .inbox import Inbox
+from .layout import Keys, entry_of, order_of, position_of
+from .link import Link
+from .members import Members
+from .ownership import Ownership, owner_of
+from .packing import Damaged, Undecodable, pack, packed
+from .place import Holding, RedisPlace
+from .publisher import Publisher
+from .reader import Reader
+from .registry import GroupRecord, Registry
+from .replaying import restore_replay
+from .trimming import Trimmer
+from .unreadable import raw_of, unreadable
+from .wire import Lost, Refused
+
+log = logging.getLogger("plugbus.bus")
+
+
+class Core:
+    """One replica, from the inside."""
+
+    def __init__(
+        self, url: str, namespace: str, replica: str, limits: BusLimits, *, clock: Clock, random: Random, ids: Ids
+    ) -> None:
+        self.replica = replica
+        self.limits = limits
+        self.clock = clock
+        self.random = random
+        self.ids = ids
+        self.keys = Keys(namespace)
+        self.link = Link(url)
+        self.sweeper = Sweeper(clock)
+        self.catalog = Catalog()
+        self.directory = Directory()
+        self.registry = Registry(self.link, self.keys, limits)
+        self.trimmer = Trimmer(self)
+        self.publisher = Publisher(self.link, self.registry, clock, self.trimmer.make_room)
+        self.announcer = RedisAnnouncer(self._publish_own, limits.announcements)
+        self.overflow = Overflow(self.announcer, _position)
+        self.hosted: dict[RedisHosting, None] = {}
+        self.members = Members(self)
+        self.reader = Reader(self)
+        self.ownership = Ownership(self)
+        self.bell = Bell(self, self._ring, self._heard)
+        self.delayed = Delayed(self)
+        self.inbox = Inbox(self)
+        self._topic_rates: dict[str, Rate] = {}
+        self._pausing: set[str] = set()
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again = False
+        self.is_closed = False
+        self.registry.on_change = self._changed
+        self.registry.on_loss = self._data_lost
+        self.bell.letters = self.inbox.deliver
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Raises `BusError`; then nothing is left behind."""
+        await self.link.open()
+        try:
+            await self.registry.enter()
+            await self.members.join()
+        except BaseException:
+            self.link.reset()
+            raise
+        for part in (
+            self.publisher, self.reader, self.ownership, self.bell, self.members, self.announcer, self.trimmer,
+            self.delayed,
+        ):  # fmt: skip
+            part.start()
+        await self.registry.tell("replicas")
+
+    async def close(self, grace: float, error: Exception) -> None:
+        """After everything that runs has ended: tell the others, and let go."""
+        await self.announcer.close(min(1.0, grace + 0.2))
+        if self.link.is_up:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self.members.leave()
+            except (Lost, Refused, TimeoutError) as lost:
+                log.debug("leaving: %s", lost)
+        await self.kill(error)
+
+    async def kill(self, error: Exception) -> None:
+        """Nothing more is sent."""
+        self.is_closed = True
+        self.link.close()
+        self.sweeper.close()
+        for timer in self._timers:
+            timer.cancel()
+        await asyncio.gather(
+            self.announcer.close(0), self.bell.close(), self.reader.close(), self.ownership.close(),
+            self.members.stop(), self.publisher.close(error), self.trimmer.close(), self.delayed.close(),
+        )  # fmt: skip
+        for task in list(self._spawned):
+            task.cancel()
+        others = [task for task in self._spawned if task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait(others)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task that ends with the bus."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._spawned.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._spawned.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self.is_closed:
+            error = task.exception()
+            if not isinstance(error, Lost | Refused):
+                log.error("%s broke", task.get_name(), exc_info=error)
+
+    def later(self, seconds: float, call: Any, *arguments: Any) -> None:
+        """A call that does not come any more when the bus is closed."""
+        if self.is_closed:
+            return
+
+        def run() -> None:
+            self._timers.discard(timer)
+            call(*arguments)
+
+        timer = asyncio.get_running_loop().call_later(seconds, run)
+        self._timers.add(timer)
+
+    # --- what this replica shows ------------------------------------------------------------------------
+
+    def hosted_versions(self) -> dict[str, str]:
+        return {
+            hosting.spec.group: hosting.spec.plugin_version
+            for hosting in self.hosted if not hosting.is_ending
+        }  # fmt: skip
+
+    def offered(self) -> tuple[tuple[str, str, str, float], ...]:
+        return self.inbox.offered()
+
+    def rates(self) -> dict[str, float]:
+        now, rates = self.clock.monotonic(), dict[str, float]()
+        for hosting in self.hosted:
+            hosting.note_rate()
+            if rate := hosting.per_second:
+                rates[hosting.spec.group] = round(rate, 3)
+        for topic, count in self.publisher.counts.items():
+            known = self._topic_rates.setdefault(topic, Rate())
+            if now >= known.next:
+                known.note(now, count)
+            if rate := known.per_second(now, count):
+                rates[f"/{topic}"] = round(rate, 3)
+        return rates
+
+    def broken(self) -> tuple[str, ...]:
+        return tuple(hosting.spec.group for hosting in self.hosted if hosting.is_broken)
+
+    def dead_limit(self, spec: SubscriptionSpec) -> int:
+        """Dead letters of one group in one partition: all together keep to the bound of the group."""
+        counts = [self.registry.view.topics[topic] for topic in self.registry.view.topics_of(spec.patterns)]
+        return max(1, -(-self.limits.dead_letters // max(counts, default=1)))
+
+    # --- changes ----------------------------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        """Something has changed: look again, once for whatever came meanwhile."""
+        if self._looking is not None and not self._looking.done():
+            self._look_again = True
+            return
+        self._looking = self.spawn(self._look(), "plugbus:redis:look")
+
+    async def _look(self) -> None:
+        while True:
+            self._look_again = False
+            try:
+                await self.link.ready(self.link.control)
+                await self.registry.refresh()
+            except (Lost, Refused):
+                await asyncio.sleep(0.05)
+                continue
+            for hosting in list(self.hosted):
+                for place in list(hosting.owned()):
+                    if not place.is_ephemeral and place.holding.is_owned:
+                        await restore_replay(self, hosting, place)
+                        await self.delayed.take_redriven(place)
+            self.delayed.look()
+            if not self._look_again:
+                return
+
+    def _changed(self) -> None:
+        """The registry was read."""
+        view = self.registry.view
+        for hosting in list(self.hosted):
+            record = view.groups.get(hosting.spec.group)
+            if record is None:
+                if hosting.is_known:
+                    self._dropped(hosting)
+                continue
+            hosting.is_known = True
+            hosting.set_paused(record.paused is not None or hosting.spec.group in self._pausing)
+            hosting.change(record.spec)
+        self.inbox.changed()
+        self.ownership.place_soon()
+
+    def _dropped(self, hosting: RedisHosting) -> None:
+        """Its group was retired."""
+        if not hosting.is_over:
+            self.hosted.pop(hosting, None)
+            for task in hosting.crash():
+                self._spawned.add(task)
+                task.add_done_callback(self._spawned.discard)
+            self.members.beat_now()
+
+    def place_soon(self) -> None:
+        self.ownership.place_soon()
+
+    async def after_beat(self) -> None:
+        """So often, what has no other cause is looked at."""
+        self.ownership.place_soon()
+        await self.trimmer.look_at_dormant()
+
+    def owned(self, hosting: RedisHosting, holding: Holding) -> None:
+        for place in holding.places.values():
+            self.bound(place)
+            if place.idle and place.has_work:
+                place.idle = False
+                hosting.rouse(place)
+        self.reader.feed(hosting)
+        hosting.loop.wake()
+
+    def lost(self, holding: Holding, owner: bytes | None) -> None:
+        """Somebody else owns it."""
+        if holding.is_lost:
+            return
+        log.warning(
+            "%s: partition %d belongs to %s now", holding.hosting.spec.group, holding.p,
+            owner_of(owner) or "nobody",
+        )  # fmt: skip
+        places = list(holding.places.values())
+        holding.hosting.disown(holding)
+        for place in places:
+            self.bell.forget(place)
+        self.ownership.place_soon()
+
+    def look_up_all(self) -> None:
+        """The connection was lost: perhaps something was read that we do not know of."""
+        for hosting in self.hosted:
+            for holding in list(hosting.holdings.values()):
+                self.ownership.look_up(hosting, holding)
+
+    async def returned(self) -> None:
+        """We were taken for gone."""
+        for hosting in list(self.hosted):
+            if hosting.is_ephemeral:
+                await self.registry.declare(hosting.spec)
+        self.look_up_all()
+        await self.registry.tell("replicas")
+
+    def trust_all(self) -> None:
+        """Whatever is not being looked up is ours."""
+        for hosting in self.hosted:
+            for holding in hosting.holdings.values():
+                for place in holding.places.values():
+                    place.trust()
+            self.reader.feed(hosting)
+            hosting.loop.wake()
+
+    def release_soon(self, holding: Holding) -> None:
+        self.ownership.release_soon(holding.hosting, holding)
+
+    async def leave(self, hosting: RedisHosting) -> None:
+        """A subscription has ended: give up what it owned, in order."""
+        self.hosted.pop(hosting, None) if not hosting.loop.outlives else None
+        try:
+            async with asyncio.timeout(2.0):
+                for holding in list(hosting.holdings.values()):
+                    await self.ownership.release(hosting, holding)
+                if hosting.is_ephemeral:
+                    await self.drop(hosting.spec.group)
+                self.members.beat_now()
+                await self.registry.tell("replicas")
+        except (Lost, Refused, TimeoutError) as error:
+            log.debug("leaving %s: %s", hosting.spec.group, error)
+        finally:
+            hosting.forget_all()
+            self.hosted.pop(hosting, None)
+
+    def _ring(self, listener: Any) -> None:
+        if isinstance(listener, RedisPlace):
+            self.reader.hungry(listener)
+        else:
+            listener.hungry()
+
+    # --- places -----------------------------------------------------------------------------------------
+
+    def new_place(self, holding: Holding, topic: str, order: str) -> RedisPlace:
+        kind = EphemeralPlace if holding.hosting.is_ephemeral else RedisPlace
+        return kind(holding, topic, self.limits.lot, order, holding.hosting.spec.handler)
+
+    def bound(self, place: RedisPlace) -> None:
+        """Give up what waits beyond the group's bound."""
+        hosting = place.holding.hosting
+        options = hosting.spec.options
+        if options.max_waiting is not None and place.waiting > options.max_waiting:
+            before = {message.entry for message in place.backlog}  # type: ignore[attr-defined]
+            self.overflow.bound(hosting, place)
+            place.skip(before - {message.entry for message in place.backlog})  # type: ignore[attr-defined]
+            self.reader.settle_soon(place)
+
+    async def remake(self, place: RedisPlace) -> None:
+        """Its stream, or its group in it, was deleted by somebody else."""
+        topic, p, group = place.topic, place.number, place.group
+        exists = await self.link.control.ask("EXISTS", self.keys.stream(topic, p))
+        begin = place.last if exists else b"0-0"
+        log.critical(
+            "%s: %s was deleted by somebody else; it is made anew%s", group,
+            f"its place in {topic}/{p}" if exists else f"the stream {topic}/{p}",
+            "" if exists else ", what was in it is lost",
+        )  # fmt: skip
+        if not exists:
+            place.last = b"0-0"
+        await self.registry.remake_place(group, topic, p, begin)
+
+    def bury_unread(
+        self, place: RedisPlace, entry: bytes, fields: list[bytes], error: Damaged | Undecodable
+    ) -> None:
+        """What cannot be read becomes a dead letter, with its bytes."""
+        spec = place.holding.hosting.spec
+        kind = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"t", b"")
+        message = unreadable(raw_of(fields), entry, kind=kind)
+        reason = "checksum" if isinstance(error, Damaged) else "decode"
+        info = ErrorInfo(type=type(error).__name__, message=str(error))
+        meta = self.dead_meta(self.ids(), spec, reason, info, 0, message=message)
+        place.bury_unread(entry, meta, packed(pack(message), entry))
+        log.error("%s: entry %s cannot be read and is a dead letter: %s", spec.group, entry.decode(), error)
+
+    def dead_meta(
+        self, id: str, spec: SubscriptionSpec, reason: str, error: ErrorInfo | None, attempts: int,
+        *, message: Message,
+    ) -> dict[str, Any]:  # fmt: skip
+        meta: dict[str, Any] = {
+            "id": id, "group": spec.group, "plugin_id": spec.plugin_id, "generation": spec.generation,
+            "reason": reason, "attempts": attempts, "last_ns": self.clock.time_ns(),
+            "topic": message.type.partition(".")[0],
+        }  # fmt: skip
+        if error is not None:
+            meta["error"] = error.model_dump(mode="json")
+        return meta
+
+    def tell_dropped(self, place: RedisPlace, count: int) -> None:
+        tell_dropped(self.announcer, place.holding.hosting.spec, count)
+
+    def tell_loss(self, place: RedisPlace, count: int) -> None:
+        """Somebody else has taken something out of the stream before its turn."""
+        log.critical(
+            "%s: %d events of %s/%d are gone before their turn: somebody else has trimmed the stream",
+            place.group, count, place.topic, place.number,
+        )  # fmt: skip
+        place.missed += count
+        place.holding.hosting.look_for_gaps()
+
+    # --- groups -----------------------------------------------------------------------------------------
+
+    def spec_of(self, group: str) -> SubscriptionSpec | None:
+        record = self.registry.view.groups.get(group)
+        return None if record is None else record.spec
+
+    def say(self, event: Event) -> None:
+        self.announcer.say(event)
+
+    def pause(self, group: str, reason: str) -> bool:
+        """At once here, and soon everywhere; False: it was paused already."""
+        record = self.registry.view.groups.get(group)
+        if record is None or record.paused is not None or group in self._pausing:
+            return False
+        self._pausing.add(group)
+        for hosting in self.hosted:
+            if hosting.spec.group == group:
+                hosting.set_paused(True)
+        self.spawn(self._pause(group, reason), f"plugbus:redis:pause:{group}")
+        return True
+
+    async def _pause(self, group: str, reason: str) -> None:
+        try:
+            while True:
+                try:
+                    await self.link.ready(self.link.control)
+                    await self.set_paused(group, reason)
+                    return
+                except (Lost, Refused):
+                    await asyncio.sleep(0.1)
+        finally:
+            self._pausing.discard(group)
+
+    async def set_paused(self, group: str, reason: str) -> bool:
+        """Raises `GroupNotFound`."""
+
+        def change(record: GroupRecord) -> GroupRecord | None:
+            return None if record.paused is not None else GroupRecord(record.spec, reason, record.dormant_ms)
+
+        done = await self.registry.change(group, change)
+        if done:
+            spec = self.registry.find(group).spec
+            self.announcer.say(GroupPaused(group=group, plugin_id=spec.plugin_id, reason=reason))
+        return done
+
+    async def drop(self, group: str, reason: str | None = None) -> None:
+        """Forget it, with everything that it keeps; announced where there is a reason."""
+        view = await self.registry.refresh()
+        record = view.groups.get(group)
+        if record is None:
+            return
+        given_up = await self._count(record) if reason is not None else Counter[str]()
+        if not await self.registry.remove(record):
+            return await self.drop(group, reason)
+        await self._erase(record)
+        await self.registry.refresh()
+        if reason is not None:
+            self.announcer.say(
+                GroupRetired(group=group, plugin_id=record.spec.plugin_id, reason=reason, **given_up)
+            )
+        return None
+
+    async def drop_ephemeral(self, replica: str) -> None:
+        """The groups of a replica that is gone end with it."""
+        for name, record in list(self.registry.view.groups.items()):
+            if record.spec.options.broadcast and name.rpartition("@")[2] == replica:
+                await self.drop(name)
+
+    async def _count(self, record: GroupRecord) -> Counter[str]:
+        from .inspection import look_at_group
+
+        info = await look_at_group(self, record)
+        return Counter(waiting=info.waiting + info.in_flight, parked=info.parked, dead=info.dead)
+
+    async def _erase(self, record: GroupRecord) -> None:
+        keys, group, view = self.keys, record.spec.group, self.registry.view
+        commands: list[tuple[bytes | str | int, ...]] = []
+        most = max(view.topics.values(), default=0)
+        for topic, count in view.topics.items():
+            for p in range(count):
+                commands.append(("XGROUP", "DESTROY", keys.stream(topic, p), group))
+                commands.append(
+                    ("UNLINK", keys.lot(group, topic, p), keys.slips(group, topic, p), keys.suspects(group, topic, p))
+                )
+        for p in range(most):
+            commands.append(("HDEL", keys.own(p), group))
+            commands.append(
+                ("UNLINK", keys.tally(group, p), keys.dead(group, p), keys.replay(group, p),
+                 keys.done(group, p, 0), keys.done(group, p, 1))
+            )  # fmt: skip
+        if commands:
+            await self.link.control.send(*commands)
+
+    def forsake(self, replica: str) -> None:
+        """It is gone: whoever waits for an answer of it is told."""
+        self.inbox.forsake(replica)
+
+    async def knock(self, replica: str) -> bool:
+        return await self.inbox.knock(replica)
+
+    # --- publishing -------------------------------------------------------------------------------------
+
+    async def _publish_own(self, event: Event, causes: Causes) -> None:
+        name, version, shared, data = encode(event)
+        message = Message(
+            self.ids(), SOURCE, name, version, self.clock.time_ns(), shared, data, None, None, None, *causes
+        )  # fmt: skip
+        await self.publisher.publish(message, repeated=False, handling=True, timeout=5.0)
+
+    def known_ends(self) -> dict[str, bytes]:
+        """The last entries of partitions that this replica knows of, because it wrote or read them."""
+        ends = {f"{topic}/{p}": entry for (topic, p), entry in self.publisher.ends.items()}
+        for hosting in self.hosted:
+            for place in hosting.owned():
+                name = f"{place.topic}/{place.number}"
+                ends[name] = max(place.last, ends.get(name, place.last), key=order_of)
+        return ends
+
+    async def is_ours(self, delivery: Delivery) -> bool:
+        """Whether a delivery may still be settled here; where its lease may be over, Redis is asked."""
+        place = delivery.part
+        if not delivery.is_open or not isinstance(place, RedisPlace):
+            return delivery.is_open
+        if place.until >= self.clock.monotonic() or place.is_ephemeral:
+            return True
+        while delivery.is_open:
+            try:
+                await self.link.ready(self.link.control)
+                owner = await self.link.control.ask("HGET", self.keys.own(place.number), place.group)
+            except Lost:
+                continue
+            if owner != place.holding.fence:
+                self.lost(place.holding, owner)
+            return delivery.is_open
+        return False
+
+    async def erase(self) -> None:
+        """Every key of the namespace. Raises `Lost`, `Refused`."""
+        cursor = b"0"
+        while True:
+            cursor, found = await self.link.control.ask(
+                "SCAN", cursor, "MATCH", f"{_escaped(self.keys.namespace)}:{{*", "COUNT", 1_000
+            )
+            if found:
+                await self.link.control.ask("UNLINK", *found)
+            if cursor == b"0":
+                return
+
+    # --- the worst --------------------------------------------------------------------------------------
+
+    def _data_lost(self) -> None:
+        """Redis is another one, or was emptied: said once, and everything is declared anew."""
+        log.critical(
+            "the data in Redis at %s, namespace %r, are gone; events that were confirmed and not handled are lost."
+            " Groups and topics are made anew", self.link.address, self.keys.namespace,
+        )  # fmt: skip
+        self.spawn(self._begin_anew(), "plugbus:redis:anew")
+
+    async def _begin_anew(self) -> None:
+        topics = list(self.registry.view.topics)
+        for hosting in self.hosted:
+            for holding in list(hosting.holdings.values()):
+                hosting.disown(holding)
+        self.publisher.ends.clear()
+        await self.registry.enter()
+        for hosting in list(self.hosted):
+            if not hosting.is_ending:
+                await self.registry.declare(hosting.spec)
+        for topic in topics:
+            await self.registry.make_topic(topic)
+        await self.members.beat()
+        await self.registry.tell("replicas")
+
+
+def _position(part: GroupPartition, order: int) -> str:
+    return position_of(part.topic, part.number, entry_of(order))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", text)

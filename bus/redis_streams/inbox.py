@@ -1,0 +1,228 @@
+"""Calls between replicas: each has a stream of letters; a question goes to one, its answer to another.
+
+Letters are read once and are not kept for those who come later: a call is executed at most once, and whoever
+waits has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from contracts.bus import Call, CallReply, ProviderSpec
+from contracts.errors import (
+    BusClosed,
+    CallError,
+    CallRefused,
+    CallTimeout,
+    ErrorInfo,
+    NoProvider,
+    ProviderFailed,
+    ProviderLost,
+)
+
+from ..calls import Answer, Offer
+from ..caller import Caller
+
+if TYPE_CHECKING:
+    from .core import Core
+
+log = logging.getLogger("plugbus.bus")
+
+_KNOCK = 0.5
+"""Seconds in which a replica that lives answers to a knock."""
+_ERRORS = {error.code: error for error in (NoProvider, CallTimeout, ProviderLost, CallRefused)}
+
+
+class RemoteOffer(Offer):
+    """A provider on another replica; `bus.calls.Offer` for the directory, and a letter for each call."""
+
+    inbox: Inbox
+
+    def serve(self, call: Call, deadline: float, answer: Any) -> None:
+        self.inbox.ask(self, call, deadline)
+
+
+class Inbox:
+    """What this replica offers, what it knows of the offers of others, and the letters."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.ids = core.ids
+        self.clock = core.clock
+        self.directory = core.directory
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.caller = Caller(self, core.replica, self.awake)
+        self._remote: dict[tuple[str, str], RemoteOffer] = {}
+        self._asked: dict[str, tuple[str, str, str]] = {}
+        """Call → replica, capability, plugin: who is asked."""
+        self._knocks: dict[str, asyncio.Future[bool]] = {}
+
+    def offered(self) -> tuple[tuple[str, str, str, float], ...]:
+        """What others may ask of this replica."""
+        return tuple(
+            (offer.id, offer.spec.capability, offer.spec.plugin_id, offer.spec.timeout)
+            for offer in self.caller.offers if offer.spec.reach == "shared" and offer in self.directory
+        )  # fmt: skip
+
+    def changed(self) -> None:
+        """The table of replicas was read: offers that came, and that went."""
+        there: dict[tuple[str, str], tuple[str, str, float]] = {}
+        for replica, record in self._core.registry.view.replicas.items():
+            if replica != self._core.replica:
+                for id, capability, plugin, timeout in record.offers:
+                    there[replica, id] = (capability, plugin, timeout)
+        for key in [key for key in self._remote if key not in there]:
+            self.directory.discard(self._remote.pop(key))
+        for key, (capability, plugin, timeout) in there.items():
+            if key not in self._remote:
+                self._remote[key] = self._add(*key, capability, plugin, timeout)
+
+    def _add(self, replica: str, id: str, capability: str, plugin: str, timeout: float) -> RemoteOffer:
+        spec = ProviderSpec(capability=capability, plugin_id=plugin, provider="", timeout=timeout)
+        offer = RemoteOffer(id, spec, _nobody, replica, self.directory, self.clock, self.awake)
+        offer.inbox = self
+        self.directory.add(offer)
+        return offer
+
+    def forsake(self, replica: str) -> None:
+        """It is gone: whoever waits for it is told at once."""
+        for id, (asked, capability, plugin) in list(self._asked.items()):
+            if asked == replica:
+                del self._asked[id]
+                self.caller.pending.answer(
+                    id,
+                    ProviderLost(
+                        f"the provider of {capability} ({plugin} on {replica}) went away meanwhile",
+                        capability=capability,
+                        fix="ask again; whether it was executed is unknown",
+                    ),
+                )
+
+    # --- asking -------------------------------------------------------------------------------------
+
+    def ask(self, offer: RemoteOffer, call: Call, deadline: float) -> None:
+        left = deadline - self.clock.monotonic()
+        if left <= 0:
+            return
+        self._asked[call.id] = (offer.replica, offer.spec.capability, offer.spec.plugin_id)
+        self._send(
+            offer.replica,
+            {"call": call.model_dump(mode="json"), "offer": offer.id, "to": self._core.replica, "left": left},
+            call.id,
+        )
+
+    def _send(self, replica: str, letter: dict[str, Any], id: str | None = None) -> None:
+        self._core.spawn(self._write(replica, letter, id), f"plugbus:redis:letter:{replica}")
+
+    async def _write(self, replica: str, letter: dict[str, Any], id: str | None) -> None:
+        link = self._core.link
+        began = self.clock.monotonic()
+        await link.ready(link.control)
+        if "left" in letter:
+            letter["left"] -= self.clock.monotonic() - began
+        await link.control.ask(
+            "XADD", self._core.keys.inbox(replica), "MAXLEN", "~", 1_000, "*", "l", json.dumps(letter)
+        )
+
+    # --- letters ------------------------------------------------------------------------------------
+
+    def deliver(self, entries: list[Any]) -> None:
+        """One came; there may be more."""
+        self._core.bell.inbox_at = entries[-1][0]
+        self._open(entries)
+        self._core.spawn(self._read_on(), "plugbus:redis:inbox")
+
+    async def _read_on(self) -> None:
+        link, key = self._core.link, self._core.keys.inbox(self._core.replica)
+        await link.ready(link.control)
+        begin = self._core.bell.inbox_at
+        found = await link.control.ask("XRANGE", key, b"(" + begin, "+", "COUNT", 500)
+        if found and self._core.bell.inbox_at == begin:
+            self._core.bell.inbox_at = found[-1][0]
+            self._open(found)
+
+    def _open(self, entries: list[Any]) -> None:
+        for _, fields in entries:
+            try:
+                self._handle(json.loads(fields[1]))
+            except Exception:  # noqa: BLE001 - a letter of a stranger must not keep the others
+                log.warning("a letter that cannot be read: %.200r", fields)
+
+    def _handle(self, letter: dict[str, Any]) -> None:
+        if "knock" in letter:
+            self._send(letter["to"], {"here": letter["knock"]})
+        elif "here" in letter:
+            knock = self._knocks.pop(letter["here"], None)
+            if knock is not None and not knock.done():
+                knock.set_result(True)
+        elif "call" in letter:
+            self._serve(letter)
+        else:
+            self._asked.pop(letter["id"], None)
+            self.caller.pending.answer(letter["id"], _answer(letter))
+
+    def _serve(self, letter: dict[str, Any]) -> None:
+        call, to = Call.model_validate(letter["call"]), letter["to"]
+        offer = next((one for one in self.caller.offers if one.id == letter["offer"]), None)
+        if offer is None or offer not in self.directory:
+            lost = ProviderLost(f"nobody provides {call.capability} here any more", capability=call.capability)
+            self._reply(to, call.id, lost)
+            return
+        left = float(letter["left"])
+        call = call.model_copy(update={"timeout": left, "provider": offer.spec.provider})
+        offer.serve(call, self.clock.monotonic() + left, lambda id, answer: self._reply(to, id, answer))
+
+    def _reply(self, to: str, id: str, answer: Answer) -> None:
+        if not self._core.is_closed:
+            self._send(to, {"id": id, **_letter(answer)})
+
+    # --- is somebody there ----------------------------------------------------------------------------
+
+    async def knock(self, replica: str) -> bool:
+        """Whether a bus of that name lives, which has not our connection."""
+        core, token = self._core, f"{self._core.members.incarnation}-{time.monotonic_ns()}"
+        answers = core.keys.inbox(f"knock:{token}")
+        await core.link.control.ask(
+            "XADD", core.keys.inbox(replica), "MAXLEN", "~", 1_000, "*", "l",
+            json.dumps({"knock": token, "to": f"knock:{token}"}),
+        )  # fmt: skip
+        deadline = self.clock.monotonic() + _KNOCK
+        try:
+            while self.clock.monotonic() < deadline:
+                if await core.link.control.ask("XLEN", answers):
+                    return True
+                await asyncio.sleep(0.01)
+            return False
+        finally:
+            await core.link.control.ask("UNLINK", answers)
+
+
+def _letter(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, CallReply):
+        return {"reply": answer.model_dump(mode="json")}
+    if isinstance(answer, ProviderFailed):
+        return {"failed": answer.info.model_dump(mode="json"), "text": answer.message, "of": answer.capability,
+                "where": answer.where, "fix": answer.fix}  # fmt: skip
+    if isinstance(answer, BusClosed):
+        return {"code": ProviderLost.code, "text": answer.message, "of": "", "where": "", "fix": answer.fix}
+    return {"code": answer.code, "text": answer.message, "of": answer.capability, "where": answer.where,
+            "fix": answer.fix}  # fmt: skip
+
+
+def _answer(letter: dict[str, Any]) -> Answer:
+    if "reply" in letter:
+        return CallReply.model_validate(letter["reply"])
+    more = {"capability": letter["of"], "where": letter["where"], "fix": letter["fix"]}
+    if "failed" in letter:
+        return ProviderFailed(letter["text"], info=ErrorInfo.model_validate(letter["failed"]), **more)
+    kind: type[CallError] = _ERRORS.get(letter["code"], ProviderLost)
+    return kind(letter["text"], **more)
+
+
+async def _nobody(call: Call) -> CallReply:
+    raise ProviderLost("it is on another replica", capability=call.capability)

@@ -1,0 +1,246 @@
+"""What can be seen of groups and topics, as it stands in Redis; and whether everything is quiet."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from contracts.bus import GroupInfo, TopicInfo
+
+from .layout import order_of, sequence_of
+from .ownership import owner_of
+from .registry import GroupRecord
+from .scripts import script
+from .trimming import selects
+from .wire import Command
+
+if TYPE_CHECKING:
+    from .core import Core
+
+_EXACTLY = 2_000
+"""Events behind a group up to which those that it selects are counted one by one."""
+
+
+async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
+    """Raises `Lost`, `Refused`."""
+    view, keys, group = core.registry.view, core.keys, record.spec.group
+    places = view.places_of(record.spec.patterns)
+    most = max((p + 1 for _, p in places), default=0)
+    commands: list[Command] = []
+    for topic, p in places:
+        stream = keys.stream(topic, p)
+        commands += [
+            ("XINFO", "GROUPS", stream), ("XINFO", "STREAM", stream), ("HKEYS", keys.slips(group, topic, p)),
+            ("XPENDING", stream, group), ("HGET", keys.replay(group, p), topic),
+        ]  # fmt: skip
+    for p in range(most):
+        commands += [("HGET", keys.own(p), group), ("HGETALL", keys.tally(group, p)), ("XLEN", keys.dead(group, p))]
+    replies = await core.link.control.send(*commands) if commands else []
+    counters, owners = Counter[str](), Counter[str]()
+    waiting = in_flight = parked = dead = replaying = 0
+    oldest: list[float] = []
+    at = 0
+    for topic, p in places:
+        groups, info, names, pending, replay = replies[at : at + 5]
+        at += 5
+        if isinstance(names, list):
+            parked += len(names)
+            oldest += [_ms(name) for name in names if _ms(name)]
+        if isinstance(pending, list) and pending[0]:
+            in_flight += pending[0]
+            oldest.append(_ms(pending[1]))
+        if isinstance(replay, bytes):
+            replaying += json.loads(replay)["left"]
+        if record.spec.options.broadcast:
+            continue
+        lag, first = await _waiting(core, record, topic, p, groups, info)
+        waiting += lag
+        if first:
+            oldest.append(_ms(first))
+    for p in range(most):
+        owner, tally, letters = replies[at : at + 3]
+        at += 3
+        dead += letters if isinstance(letters, int) else 0
+        counters.update(_tally(tally))
+        name = owner_of(owner if isinstance(owner, bytes) else None)
+        if name in view.replicas:
+            owners[name] += sum(1 for _, number in places if number == p)
+    now_ms = core.members.server_ms(core.clock.monotonic())
+    is_ephemeral = record.spec.options.broadcast
+    is_hosted = bool(view.hosts_of(group))
+    for hosting in core.hosted:
+        if hosting.spec.group == group and is_ephemeral:
+            waiting = sum(place.waiting for place in hosting.owned())
+            in_flight = sum(place.open for place in hosting.owned())
+            parked = sum(place.lot.parked for place in hosting.owned())
+    local = {hosting.spec.group: hosting for hosting in core.hosted}.get(group)
+    rate = sum(
+        replica.rates.get(group, 0.0) for name, replica in view.replicas.items() if name != core.replica
+    ) + (local.per_second if local is not None else 0.0)
+    broken = {name for name, replica in view.replicas.items() if group in replica.broken}
+    broken.discard(core.replica)
+    if local is not None and local.is_broken:
+        broken.add(core.replica)
+    return GroupInfo(
+        group=group, plugin_id=record.spec.plugin_id, patterns=record.spec.patterns,
+        state="ephemeral" if is_ephemeral else "active" if is_hosted else "dormant",
+        paused=record.paused, waiting=waiting, peak=max(counters["peak"], waiting),
+        oldest_age=max(0.0, (now_ms - min(oldest)) / 1e3) if oldest else None,
+        in_flight=in_flight, parked=parked, dead=dead, handled=counters["handled"], failed=counters["failed"],
+        discarded=counters["discarded"], expired=counters["expired"], filtered=counters["filtered"],
+        repeated=counters["repeated"], dropped=counters["dropped"], stale=counters["stale"], rate=rate,
+        replaying=replaying, open_breakers=tuple(sorted(broken)), owners=dict(owners),
+    )  # fmt: skip
+
+
+async def _waiting(
+    core: Core, record: GroupRecord, topic: str, p: int, groups: Any, info: Any
+) -> tuple[int, bytes]:
+    """Events that it selects and has not read, and the first that it has not read (empty: none)."""
+    place = _place(groups, record.spec.group)
+    if place is None or not isinstance(info, list):
+        return 0, b""
+    read, last = place[b"last-delivered-id"], _fields(info)[b"last-generated-id"]
+    lag = sequence_of(last) - sequence_of(read)
+    if order_of(read) >= order_of(last):
+        return 0, b""
+    if lag > _EXACTLY:
+        return lag, b""
+    _, _, *flat = await core.link.control.call(
+        script("census"), (core.keys.stream(topic, p),), read, "+", _EXACTLY
+    )
+    count = sum(
+        number for kind, number in zip(flat[::2], flat[1::2], strict=True) if not kind or selects(record, kind)
+    )
+    first = await core.link.control.ask(
+        "XRANGE", core.keys.stream(topic, p), b"(" + read, "+", "COUNT", 1
+    ) if count else []
+    return count, first[0][0] if first else b""
+
+
+async def look_at_topic(core: Core, topic: str, count: int) -> TopicInfo:
+    keys, wire = core.keys, core.link.control
+    commands: list[Command] = []
+    for p in range(count):
+        stream = keys.stream(topic, p)
+        commands += [
+            ("XLEN", stream), ("HMGET", keys.numbers(topic, p), "n", "peak"),
+            ("XRANGE", stream, "-", "+", "COUNT", 1),
+        ]  # fmt: skip
+    replies = await wire.ask_all(*commands)
+    events = published = peak = 0
+    oldest: list[float] = []
+    for p in range(count):
+        length, numbers, first = replies[3 * p : 3 * p + 3]
+        events += length
+        published += int(numbers[0] or 0)
+        peak += max(length, int(numbers[1] or 0))
+        if first:
+            oldest.append(_ms(first[0][0]))
+    holder = ""
+    for p in range(count):
+        if replies[3 * p]:
+            _, held, _ = await core.trimmer.trim(topic, p)
+            holder = holder or held
+    now_ms = core.members.server_ms(core.clock.monotonic())
+    rate = core.rates().get(f"/{topic}", 0.0) + sum(
+        record.rates.get(f"/{topic}", 0.0)
+        for name, record in core.registry.view.replicas.items() if name != core.replica
+    )  # fmt: skip
+    return TopicInfo(
+        topic=topic, partitions=count, events=events, peak=peak, limit=core.limits.limit, published=published,
+        rate=rate, oldest_age=max(0.0, (now_ms - min(oldest)) / 1e3) if oldest else None, holder=holder or None,
+    )  # fmt: skip
+
+
+async def is_quiet(core: Core, since: dict[str, bytes]) -> bool:
+    """Whether everything behind `since` has a final outcome in every group, and nothing is to come."""
+    if not (core.announcer.is_silent and core.overflow.is_silent and core.publisher.is_idle):
+        return False
+    view, keys = await core.registry.refresh(), core.keys
+    most = max(view.topics.values(), default=0)
+    if most and any(await core.link.control.ask_all(*(("ZCARD", keys.delayed(p)) for p in range(most)))):
+        return False
+    for hosting in core.hosted:
+        if hosting.is_ephemeral and any(place.open or place.has_work or place.lot.parked for place in hosting.owned()):
+            return False
+    for topic, count in view.topics.items():
+        records = [
+            record for record in view.groups.values()
+            if topic in view.topics_of(record.spec.patterns) and not record.spec.options.broadcast
+        ]  # fmt: skip
+        if records:
+            for p in range(count):
+                if not await _is_quiet(core, topic, p, records, since.get(f"{topic}/{p}", b"0-0")):
+                    return False
+    return True
+
+
+async def _is_quiet(core: Core, topic: str, p: int, records: list[GroupRecord], since: bytes) -> bool:
+    keys, wire = core.keys, core.link.control
+    stream = keys.stream(topic, p)
+    commands: list[Command] = [("XINFO", "GROUPS", stream), ("XINFO", "STREAM", stream)]
+    for record in records:
+        group = record.spec.group
+        commands += [
+            ("XPENDING", stream, group), ("HKEYS", keys.slips(group, topic, p)), ("HGET", keys.replay(group, p), topic)
+        ]  # fmt: skip
+    groups, info, *rest = await wire.send(*commands)
+    if not isinstance(info, list) or isinstance(groups, hiredis.ReplyError):
+        return True
+    last = _fields(info)[b"last-generated-id"]
+    for at, record in enumerate(records):
+        pending, names, replay = rest[3 * at : 3 * at + 3]
+        if isinstance(replay, bytes):
+            return False
+        if isinstance(pending, list) and pending[0] and order_of(pending[2]) > order_of(since):
+            return False
+        if isinstance(names, list) and any(
+            not name[:1].isdigit() or order_of(name) > order_of(since) for name in names
+        ):
+            return False
+        place = _place(groups, record.spec.group)
+        if place is None:
+            return False
+        read = max(place[b"last-delivered-id"], since, key=order_of)
+        if order_of(read) < order_of(last) and await _has_selected(core, record, stream, read):
+            return False
+    return True
+
+
+async def _has_selected(core: Core, record: GroupRecord, stream: str, read: bytes) -> bool:
+    """Whether there is an event behind `read` that the group wants."""
+    while True:
+        read, looked, *flat = await core.link.control.call(script("census"), (stream,), read, "+", 500)
+        if any(not kind or selects(record, kind) for kind in flat[::2]):
+            return True
+        if looked < 500:  # noqa: PLR2004 - a page
+            return False
+
+
+def _place(groups: Any, group: str) -> dict[bytes, Any] | None:
+    if not isinstance(groups, list):
+        return None
+    return next((found for found in map(_fields, groups) if found[b"name"] == group.encode()), None)
+
+
+def _fields(flat: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _tally(flat: Any) -> dict[str, int]:
+    if not isinstance(flat, list):
+        return {}
+    return {
+        name.decode(): int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)
+        if value.isdigit() and b":" not in name and name not in (b"turn", b"began", b"known")
+    }  # fmt: skip
+
+
+def _ms(entry: bytes) -> float:
+    """When it was written; 0: its name does not tell."""
+    first = entry.lstrip(b"rd").partition(b"-")[0]
+    return float(first) if first.isdigit() and entry[:1] != b"d" else 0.0

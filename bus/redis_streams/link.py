@@ -1,0 +1,207 @@
+"""The connections of one bus to its server: four, and what is said of them.
+
+`bell` waits for news and owns nothing; `read` fetches and settles; `write` publishes; `control` does the
+rest. Whoever finds his cut opens it again himself (`ready`); that the server is gone, and that it is back, is
+said once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import ConnectionPool, Sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+
+from contracts.errors import BusError, InvalidOption
+
+from .wire import Lost, Wire
+
+log = logging.getLogger("plugbus.bus")
+
+STALL = 3.0
+"""Seconds without an expected reply after which a connection counts as gone."""
+BLOCK = 5.0
+"""Seconds that the bell waits at most before it asks again."""
+_CONNECT = 2.0
+"""Seconds for one try to connect."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+
+
+class Link:
+    """Opens and reopens wires. Nothing here is per message."""
+
+    def __init__(self, url: str) -> None:
+        self.address = display(url)
+        self._pool = pool_of(url)
+        self.bell = Wire(self._pool, "bell", stall=BLOCK + 2.0)
+        self.read = Wire(self._pool, "read", stall=STALL)
+        self.write = Wire(self._pool, "write", stall=STALL)
+        self.control = Wire(self._pool, "control", stall=STALL)
+        self.wires = (self.bell, self.read, self.write, self.control)
+        self._opening: dict[Wire, asyncio.Task[None]] = {}
+        self._gone_since: float | None = None
+        self._is_closed = False
+        self.losses = 0
+        """How often a connection was lost."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        return self._gone_since is None and not self._is_closed
+
+    async def open(self) -> None:
+        """All four. Raises `BusError` with cause and fix."""
+        try:
+            for wire in self.wires:
+                await wire.open()
+        except (RedisError, OSError, TimeoutError) as error:
+            self.reset()
+            raise self.unreachable(error) from error
+
+    def close(self) -> None:
+        self._is_closed = True
+        for task in self._opening.values():
+            task.cancel()
+        for wire in self.wires:
+            wire.close()
+
+    def reset(self) -> None:
+        """Closed, and may be opened again."""
+        self.close()
+        self._is_closed = False
+
+    def hold(self) -> None:
+        for wire in self.wires:
+            wire.hold()
+
+    def go_on(self) -> None:
+        for wire in self.wires:
+            wire.go_on()
+
+    async def ready(self, wire: Wire, timeout: float | None = None) -> None:
+        """Return when `wire` is connected. Raises `BusError` after `timeout` seconds (None: never)."""
+        if wire.is_up:
+            return
+        task = self._opening.get(wire)
+        if task is None or task.done():
+            task = self._opening[wire] = asyncio.get_running_loop().create_task(
+                self._reopen(wire), name=f"plugbus:redis:{wire.name}:connect"
+            )
+        done, _ = await asyncio.wait((task,), timeout=timeout)
+        if not done or self._is_closed:
+            raise self.unreachable(TimeoutError(f"not within {timeout or 0:g} s"))
+        task.result()
+
+    async def _reopen(self, wire: Wire) -> None:
+        self.losses += 1
+        pause = 0.0
+        while not self._is_closed:
+            try:
+                await wire.open()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._say_gone(error)
+                pause = min(_LONGEST_PAUSE, pause * 2 or _FIRST_PAUSE)
+                await asyncio.sleep(pause)
+            else:
+                self._say_back()
+                return
+
+    def _say_gone(self, error: BaseException) -> None:
+        if self._gone_since is None:
+            self._gone_since = time.monotonic()
+            log.error("%s", self.unreachable(error).explain())
+
+    def _say_back(self) -> None:
+        if self._gone_since is not None:
+            log.warning(
+                "Redis at %s answers again, after %.1f s", self.address, time.monotonic() - self._gone_since
+            )
+            self._gone_since = None
+
+    def unreachable(self, error: BaseException) -> BusError:
+        """What a person is told who cannot reach Redis."""
+        cause = _cause(error)
+        is_final = isinstance(error, AuthenticationError) or "NOAUTH" in cause or "WRONGPASS" in cause
+        fix = (
+            "check user and password in PLUGBUS_BUS__URL"
+            if is_final
+            else "start it, or correct PLUGBUS_BUS__URL; what was confirmed is safe, and work goes on by itself"
+        )
+        found = BusError(f"Redis cannot be reached: {cause}", where=self.address, fix=fix)
+        found.is_final = is_final
+        return found
+
+
+def pool_of(url: str) -> ConnectionPool:
+    """What redis-py connects with. Raises `InvalidOption` for a URL that says nothing."""
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": False,
+        "socket_connect_timeout": _CONNECT,
+        "socket_timeout": _CONNECT,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),  # what was sent is never sent again behind our back
+        "retry_on_error": [],
+        "client_name": "plugbus",
+    }
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise InvalidOption(f"{display(url)!r} is no Redis URL", fix="redis://127.0.0.1:6379/0")
+    try:
+        if scheme == "redis+sentinel":
+            return _sentinel_pool(url, options)
+        if scheme == "unix":
+            options.pop("socket_keepalive")
+        return ConnectionPool.from_url(url, **options)
+    except (ValueError, TypeError) as error:
+        raise InvalidOption(
+            f"{display(url)!r} is no Redis URL: {error}", fix="redis://user:password@host:6379/0"
+        ) from error
+
+
+def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
+    """`redis+sentinel://[user:password@]host:port[,host:port …]/service[/database]`."""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not (hosts and service):
+        raise ValueError("it names no sentinels, or no service")
+    addresses = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
+        addresses.append((name, int(port)))
+    asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    sentinel = Sentinel(
+        addresses,
+        sentinel_kwargs={"socket_timeout": _CONNECT, "protocol": 2}
+        | {name: asked[f"sentinel_{name}"] for name in ("username", "password") if f"sentinel_{name}" in asked},
+        **options,
+        **({"username": unquote(user)} if user else {}),
+        **({"password": unquote(password)} if password else {}),
+        db=int(database or 0),
+    )
+    pool: ConnectionPool = sentinel.master_for(service).connection_pool
+    return pool
+
+
+def display(url: str) -> str:
+    """Without a password, for people."""
+    parts = urlsplit(url)
+    _, at, hosts = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"…@{hosts}" if at else hosts, query="").geturl()
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, Lost):
+        return "the connection was cut"
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"no answer within {STALL:g} s"
+    return str(error) or type(error).__name__

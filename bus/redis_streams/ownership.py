@@ -1,0 +1,397 @@
+"""Who owns which partition of the groups that are handled here: taking, looking up, giving up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .layout import order_of
+from .packing import StoredMessage, Undecodable, fields_of, unpack, unpacked
+from .place import Holding, RedisPlace
+from .placement import best, only
+from .replaying import restore_replay
+from .scripts import script
+from .wire import Lost, Refused
+
+if TYPE_CHECKING:
+    from .core import Core
+    from .hosting import RedisHosting
+
+log = logging.getLogger("plugbus.bus")
+
+_PAGE = 200
+
+
+class Gone(Exception):
+    """It is somebody else's meanwhile."""
+
+
+class Ownership:
+    """Moves partitions to whom the placement says, without a leader."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._wire = core.link.control
+        self._keys = core.keys
+        self._wanted = asyncio.Event()
+        self._tasks: dict[tuple[RedisHosting, int], asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:own")
+
+    def place_soon(self) -> None:
+        self._wanted.set()
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._task, *self._tasks.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- placing ------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self._core.link.ready(self._wire)
+                await self._place_all()
+            except (Lost, Refused) as error:
+                log.debug("placing: %s", error)
+                await asyncio.sleep(0.05)
+                self._wanted.set()
+
+    async def _place_all(self) -> None:
+        for hosting in list(self._core.hosted):
+            if not hosting.is_ending and not hosting.is_suspended:
+                await self.place(hosting)
+
+    async def place(self, hosting: RedisHosting) -> None:
+        """Take what is to be ours, and let go of what is not."""
+        view, group, me = self._core.registry.view, hosting.spec.group, self._core.replica
+        record = view.groups.get(group)
+        if record is None:
+            return
+        hosts = view.hosts_of(group)
+        if me not in hosts:
+            return  # our own beat has not told yet
+        counts = {topic: view.topics[topic] for topic in view.topics_of(record.spec.patterns)}
+        most = max(counts.values(), default=0)
+        owner = None
+        if hosting.spec.options.exclusive:
+            owner = only(hosts, await self._owners(group, most, hosts), group)
+        for p in range(most):
+            wanted = me if hosting.is_ephemeral else owner or best(hosts, group, p)
+            self._settle_on(hosting, p, is_ours=wanted == me)
+        for holding in list(hosting.holdings.values()):
+            if holding.is_owned and not holding.is_leaving:
+                await self._add_topics(hosting, holding, counts)
+
+    async def settled(self, hosting: RedisHosting) -> None:
+        """Return when everything that is being taken for it has been."""
+        tasks = [task for (owner, _), task in self._tasks.items() if owner is hosting]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _settle_on(self, hosting: RedisHosting, p: int, *, is_ours: bool) -> None:
+        holding = hosting.holdings.get(p)
+        if holding is None:
+            if is_ours and (hosting, p) not in self._tasks:
+                self._begin(hosting, p, self._acquire(hosting, p))
+        elif is_ours and holding.is_leaving:
+            holding.is_leaving = False
+            for place in holding.places.values():
+                place.stay()
+            self._core.reader.feed(hosting)
+        elif not is_ours and not holding.is_leaving:
+            holding.is_leaving = True
+            for place in holding.places.values():
+                place.leave()
+            hosting.make_way()
+
+    def _begin(self, hosting: RedisHosting, p: int, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"plugbus:redis:take:{hosting.spec.group}:{p}")
+        self._tasks[hosting, p] = task
+        task.add_done_callback(lambda _: self._done(hosting, p, task))
+
+    def _done(self, hosting: RedisHosting, p: int, task: asyncio.Task[None]) -> None:
+        self._tasks.pop((hosting, p), None)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            if not isinstance(error, Lost | Refused | Gone):
+                log.error("%s: partition %d cannot be taken", hosting.spec.group, p, exc_info=error)
+            asyncio.get_running_loop().call_later(0.1, self.place_soon)
+
+    async def _owners(self, group: str, most: int, hosts: Iterable[str]) -> dict[int, str]:
+        """Partition → replica that lives and owns it."""
+        if not most:
+            return {}
+        found = await self._wire.ask_all(*(("HGET", self._keys.own(p), group) for p in range(most)))
+        owners = {p: owner_of(value) for p, value in enumerate(found)}
+        return {p: owner for p, owner in owners.items() if owner in hosts}
+
+    async def count_of(self, replica: str) -> int:
+        """Partitions of topics that it owns, of all groups that keep a place."""
+        view = self._core.registry.view
+        most = max(view.topics.values(), default=0)
+        if not most:
+            return 0
+        count = 0
+        for p, flat in enumerate(await self._wire.ask_all(*(("HGETALL", self._keys.own(p)) for p in range(most)))):
+            for group, value in zip(flat[::2], flat[1::2], strict=True):
+                record = view.groups.get(group.decode())
+                if owner_of(value) == replica and record is not None and not record.spec.options.broadcast:
+                    count += sum(view.topics[topic] > p for topic in view.topics_of(record.spec.patterns))
+        return count
+
+    # --- taking -------------------------------------------------------------------------------------
+
+    async def _acquire(self, hosting: RedisHosting, p: int) -> None:
+        group, keys = hosting.spec.group, self._keys
+        await self._core.link.ready(self._wire)
+        expected = b""
+        while True:
+            answer = await self._wire.call(
+                script("take"), (keys.own(p), keys.tally(group, p)), group, self._core.replica, expected
+            )
+            if answer[0] == b"ok":
+                break
+            owner = owner_of(answer[1])
+            if owner != self._core.replica:
+                await self._core.registry.refresh()
+                if owner in self._core.registry.view.replicas:
+                    return  # it gives it up when it can, and tells
+            if hosting.is_ending:
+                return
+            expected = answer[1]
+        holding = Holding(hosting, p)
+        holding.fence = answer[1]
+        if hosting.is_ending or hosting.is_over:
+            await self._wire.call(script("release"), (keys.own(p),), group, holding.fence)
+            return
+        hosting.holdings[p] = holding
+        try:
+            await self._fill(hosting, holding, in_order=bool(answer[2]))
+        except BaseException:
+            if hosting.holdings.get(p) is holding:
+                hosting.disown(holding)
+            raise
+
+    async def _fill(self, hosting: RedisHosting, holding: Holding, *, in_order: bool) -> None:
+        """Everything that the former owner left, and then it is ours."""
+        view, p = self._core.registry.view, holding.p
+        record = view.groups.get(hosting.spec.group)
+        if record is None:
+            raise Gone
+        await self._load_settled(hosting, p)
+        for topic in view.topics_of(record.spec.patterns):
+            if view.topics[topic] > p:
+                await self._add_place(hosting, holding, topic, in_order=in_order)
+        holding.is_owned = True
+        self._core.owned(hosting, holding)
+
+    async def _add_topics(self, hosting: RedisHosting, holding: Holding, counts: dict[str, int]) -> None:
+        """Topics that were born, or that its patterns have come to select."""
+        for topic, count in counts.items():
+            if count > holding.p and topic not in holding.places:
+                await self._add_place(hosting, holding, topic, in_order=True, is_born=True)
+                self._core.owned(hosting, holding)
+
+    async def _add_place(
+        self, hosting: RedisHosting, holding: Holding, topic: str, *, in_order: bool, is_born: bool = False
+    ) -> None:
+        core, options = self._core, hosting.spec.options
+        place = core.new_place(holding, topic, options.order)
+        if hosting.is_ephemeral:
+            place.last = await self._end_of(topic, holding.p) if not hosting.has_begun else b"0-0"
+            place.reads_from_start = hosting.has_begun
+            holding.places[topic] = place
+            hosting.own(place)
+            return
+        now, now_ms = core.clock.monotonic(), core.members.server_ms(core.clock.monotonic())
+        waiting = await self._read_lot(hosting, holding, topic)
+        taken, last = await self._read_taken(hosting, holding, place, b"0-0")
+        peak = await self._wire.ask("HGET", self._keys.tally(place.group, place.number), "peak")
+        if holding.is_lost:
+            raise Gone
+        place.peak = int(peak or 0)
+        place.uncount("peak", place.peak)
+        place.last = last
+        place.reads_from_start = True
+        holding.places[topic] = place
+        hosting.own(place)
+        place.restore_lot(waiting, now, now_ms)
+        place.restore_taken(taken, in_order=in_order)
+        await restore_replay(core, hosting, place)
+        hosting.arm()
+
+    async def _end_of(self, topic: str, p: int) -> bytes:
+        try:
+            info = await self._wire.ask("XINFO", "STREAM", self._keys.stream(topic, p))
+        except Refused:
+            return b"0-0"
+        found = dict(zip(info[::2], info[1::2], strict=True))
+        end: bytes = found[b"last-generated-id"]
+        return end
+
+    async def _read_taken(
+        self, hosting: RedisHosting, holding: Holding, place: RedisPlace, behind: bytes
+    ) -> tuple[list[tuple[StoredMessage, str | None]], bytes]:
+        """What was read and not settled, and the last entry that was read."""
+        group, topic, p, found = place.group, place.topic, place.number, list[tuple[StoredMessage, str | None]]()
+        while True:
+            answer = await self._wire.call(
+                script("recover"),
+                (self._keys.own(p), self._keys.stream(topic, p), self._keys.suspects(group, topic, p)),
+                group, holding.fence, behind, _PAGE,
+            )  # fmt: skip
+            if answer[0] == b"error":
+                await self._core.remake(place)
+                continue
+            if answer[0] == b"lost":
+                raise Gone
+            for entry, fields, note in answer[2]:
+                behind = entry
+                message = await self._wanted_message(hosting, place, entry, fields)
+                if message is not None:
+                    found.append((message, note))
+            if len(answer[2]) < _PAGE:
+                return found, answer[1]
+
+    async def _wanted_message(
+        self, hosting: RedisHosting, place: RedisPlace, entry: bytes, fields: list[bytes] | None
+    ) -> StoredMessage | None:
+        if not fields or (fields[0] == b"t" and not hosting.selects(fields[1])):
+            place.skip([entry])
+            self._core.reader.gone += not fields
+            return None
+        try:
+            return unpack(fields_of(fields), entry)
+        except Exception as error:  # noqa: BLE001 - read again, and then a dead letter
+            return await self._core.reader.read_again(place, entry, fields, error)  # type: ignore[arg-type]
+
+    async def _read_lot(
+        self, hosting: RedisHosting, holding: Holding, topic: str
+    ) -> list[tuple[bytes, dict[str, Any], StoredMessage]]:
+        group, p, keys, cursor = hosting.spec.group, holding.p, self._keys, b"0"
+        found: dict[bytes, tuple[bytes, dict[str, Any], StoredMessage]] = {}
+        while True:
+            answer = await self._wire.call(
+                script("fill"), (keys.own(p), keys.lot(group, topic, p), keys.slips(group, topic, p)),
+                group, holding.fence, cursor,
+            )  # fmt: skip
+            if answer[0] == b"lost":
+                raise Gone
+            for name, slip, text in answer[2]:
+                if text is not None:
+                    found[name] = (name, json.loads(slip), stored_message(text, name))
+            cursor = answer[1]
+            if cursor == b"0":
+                return list(found.values())
+
+    async def _load_settled(self, hosting: RedisHosting, p: int) -> None:
+        """For dedupe: what was settled by those who owned it before."""
+        if hosting.settled is None:
+            return
+        now = self._core.clock.monotonic()
+        for turn in (0, 1):
+            cursor = b"0"
+            while True:
+                cursor, flat = await self._wire.ask(
+                    "HSCAN", self._keys.done(hosting.spec.group, p, turn), cursor, "COUNT", 1_000
+                )
+                for name in flat[::2]:
+                    source, _, id = name.decode().partition("\n")
+                    hosting.settled.add(source, id, now)
+                if cursor == b"0":
+                    break
+
+    # --- looking up, after a connection was lost or a lease was over -----------------------------------
+
+    def look_up(self, hosting: RedisHosting, holding: Holding) -> None:
+        """See whether it is still ours, and what was read without our knowing."""
+        if (hosting, holding.p) in self._tasks or not holding.is_owned:
+            return
+        holding.is_recovering = True
+        self._begin(hosting, holding.p, self._look_up(hosting, holding))
+
+    async def _look_up(self, hosting: RedisHosting, holding: Holding) -> None:
+        try:
+            while True:
+                try:
+                    await self._core.link.ready(self._wire)
+                    for place in list(holding.places.values()):
+                        await self._look_up_place(hosting, holding, place)
+                    break
+                except Lost:
+                    continue
+        except Gone:
+            self._core.lost(holding, b"")
+            return
+        finally:
+            holding.is_recovering = False
+        self._core.reader.feed(hosting)
+
+    async def _look_up_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
+        if place.is_ephemeral:
+            place.is_dry = False
+            return
+        await self._core.reader.written(place)  # what was settled, perhaps without an answer, comes first
+        if holding.is_lost:
+            return
+        taken, last = await self._read_taken(hosting, holding, place, b"0-0")
+        held = place.held()
+        orphans = [message for message, _ in taken if message.entry not in held]
+        for message in orphans:
+            place.backlog.append(message)
+        if order_of(last) > order_of(place.last):
+            place.last = last
+        place.is_dry = False
+        if any(message.expires_ns is not None for message in orphans):
+            place.expect_expiry()
+        if place.idle and place.has_work:
+            place.idle = False
+            hosting.rouse(place)
+
+    # --- giving up ----------------------------------------------------------------------------------
+
+    def release_soon(self, hosting: RedisHosting, holding: Holding) -> None:
+        if (hosting, holding.p) not in self._tasks:
+            self._begin(hosting, holding.p, self._release(hosting, holding))
+
+    async def _release(self, hosting: RedisHosting, holding: Holding) -> None:
+        await self.release(hosting, holding)
+        await self._core.registry.tell("own")
+
+    async def release(self, hosting: RedisHosting, holding: Holding) -> None:
+        """In order: what was settled is written, what was only read goes to whoever comes."""
+        for place in list(holding.places.values()):
+            await self._core.reader.written(place)
+        if any(place.open for place in holding.places.values()) or holding.is_lost:
+            return
+        if holding.is_leaving or hosting.is_ending:
+            fence, group, p = holding.fence, hosting.spec.group, holding.p
+            hosting.disown(holding)
+            await self._wire.call(script("release"), (self._keys.own(p),), group, fence)
+
+
+def owner_of(value: bytes | None) -> str:
+    """Who owns, by what stands in Redis: epoch and replica; empty: nobody."""
+    return "" if value is None else value.decode().partition(" ")[2]
+
+
+def stored_message(text: bytes, name: bytes) -> StoredMessage:
+    """A message that lies outside of its stream. What cannot be read is shown as it is."""
+    from .unreadable import unreadable
+
+    try:
+        fields, entry = unpacked(text)
+        return unpack(fields, entry)
+    except (Undecodable, ValueError):
+        return unreadable(text, name)

@@ -1,0 +1,187 @@
+"""A message as it lies in Redis: four fields, in this order. Pure.
+
+`t` type and version, `h` the CloudEvents attributes as JSON, `d` the data, untouched (together
+CloudEvents' binary mode), `b` what the bus adds: a checksum of the other three, and the causal chain.
+Readable with `redis-cli`, and nothing of the data is parsed on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
+
+from contracts.envelope import nanoseconds_of
+from contracts.message import Message
+
+from .layout import order_of
+
+NAMES = (b"t", b"h", b"d", b"b")
+Fields = tuple[bytes, bytes, bytes, bytes]
+"""The values of `t`, `h`, `d`, `b`."""
+
+_SECOND = 1_000_000_000
+_KNOWN = frozenset(
+    ("id", "source", "time", "subject", "partitionkey", "correlationid", "causationid", "expirytime")
+)
+
+
+class Damaged(Exception):
+    """The bytes are not those that were written: their checksum says so."""
+
+
+class Undecodable(Exception):
+    """An entry that nobody of ours has written, or not in this form."""
+
+
+class StoredMessage(Message):
+    """A message of a stream: it knows its entry."""
+
+    __slots__ = ("entry",)
+
+    entry: bytes
+    """Its name in the stream, `<millisecond>-<sequence>`."""
+
+
+def pack(message: Message) -> Fields:
+    kind = f"{message.type}@{message.version}".encode()
+    head = _head(message).encode()
+    data = message.data
+    checksum = zlib.crc32(data, zlib.crc32(head, zlib.crc32(kind)))
+    line = b"%08x" % checksum
+    if message.depth:
+        line += f" {message.depth} {json.dumps(message.path)}".encode()
+    return kind, head, data, line
+
+
+def unpack(fields: Fields, entry: bytes) -> StoredMessage:
+    """Raises `Damaged` or `Undecodable`."""
+    kind, head, data, line = fields
+    try:
+        checksum = int(line[:8], 16)
+    except ValueError as error:
+        raise Undecodable(f"its bus line is {line[:40]!r}") from error
+    if checksum != zlib.crc32(data, zlib.crc32(head, zlib.crc32(kind))):
+        raise Damaged("its checksum is wrong")
+    type_name, version = parse_kind(kind)
+    try:
+        return _message(type_name, version, json.loads(head), data, line, entry)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Undecodable(f"its attributes cannot be read: {error}") from error
+
+
+def parse_kind(kind: bytes) -> tuple[str, int]:
+    """Type name and version. Raises `Undecodable`."""
+    try:
+        name, _, version = kind.decode().rpartition("@")
+        return name, int(version)
+    except ValueError as error:
+        raise Undecodable(f"its type is {kind[:80]!r}") from error
+
+
+def fields_of(entry: Sequence[bytes]) -> Fields:
+    """The four values of an entry as Redis gives it. Raises `Undecodable` for other fields."""
+    if len(entry) != 8 or tuple(entry[::2]) != NAMES:  # noqa: PLR2004 - four names, four values
+        raise Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
+    return entry[1], entry[3], entry[5], entry[7]
+
+
+def packed(fields: Fields, entry: bytes) -> bytes:
+    """One string of an entry's fields, for where a message lies outside of its stream."""
+    kind, head, data, line = fields
+    return b"%b %d %d %d\n%b%b%b%b" % (entry, len(kind), len(head), len(line), kind, head, line, data)
+
+
+def unpacked(text: bytes) -> tuple[Fields, bytes]:
+    """The inverse of `packed`. Raises `Undecodable`."""
+    first, _, rest = text.partition(b"\n")
+    try:
+        entry, *sizes = first.split(b" ")
+        kind, head, line = map(int, sizes)
+    except ValueError as error:
+        raise Undecodable(f"it begins with {first[:80]!r}") from error
+    at, then = kind + head, kind + head + line
+    return (rest[:kind], rest[kind:at], rest[then:], rest[at:then]), entry
+
+
+def _message(
+    type_name: str, version: int, head: dict[str, Any], data: bytes, line: bytes, entry: bytes
+) -> StoredMessage:
+    get = head.get
+    expires = get("expirytime")
+    extra = None
+    if len(head) > 3 and not head.keys() <= _KNOWN:  # noqa: PLR2004 - id, source, time
+        extra = {name: value for name, value in head.items() if name not in _KNOWN}
+    depth, path = (0, ()) if len(line) == 8 else _chain(line)  # noqa: PLR2004 - nothing but the checksum
+    message = StoredMessage(
+        _text(head["id"]), _text(head["source"]), type_name, version, read_time(head["time"]), None, data,
+        get("partitionkey"), get("subject"), None if expires is None else read_time(expires),
+        get("correlationid"), get("causationid"), depth, extra, path,
+    )  # fmt: skip
+    message.entry = entry
+    message.sequence = order_of(entry)
+    return message
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _chain(line: bytes) -> tuple[int, tuple[str, ...]]:
+    _, depth, path = line.split(b" ", 2)
+    return int(depth), tuple(json.loads(path))
+
+
+def _head(message: Message) -> str:
+    text = (
+        f'{{"id":{quoted(message.id)},"source":{quoted(message.source)},'
+        f'"time":"{write_time(message.time_ns)}"'
+    )
+    for name, value in (
+        ("partitionkey", message.key),
+        ("subject", message.subject),
+        ("correlationid", message.correlationid),
+        ("causationid", message.causationid),
+    ):
+        if value is not None:
+            text += f',"{name}":{quoted(value)}'
+    if message.expires_ns is not None:
+        text += f',"expirytime":"{write_time(message.expires_ns)}"'
+    for name, other in (message.extra or {}).items():
+        text += f",{quoted(name)}:{json.dumps(other)}"
+    return text + "}"
+
+
+# --- times: RFC 3339 to the nanosecond; most that are written or read share their second ------------------
+
+_written: tuple[int, str] = (-1, "")
+_read: tuple[str, int] = ("", 0)
+
+
+def write_time(nanoseconds: int) -> str:
+    global _written  # noqa: PLW0603 - the last second that was spelled out
+    second, rest = divmod(nanoseconds, _SECOND)
+    if second != _written[0]:
+        _written = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+    return f"{_written[1]}.{rest:09d}Z"
+
+
+def read_time(text: str) -> int:
+    """Nanoseconds since the epoch. Raises `ValueError` or `TypeError`."""
+    global _read  # noqa: PLW0603 - the last second that was read
+    whole, rest = text[:19], text[19:]
+    if len(rest) == 11 and rest[0] == "." and rest[10] == "Z":  # noqa: PLR2004 - as `write_time` has it
+        if whole != _read[0]:
+            moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
+            _read = (whole, int(moment.timestamp()))
+        return _read[1] * _SECOND + int(rest[1:10])
+    moment = datetime.fromisoformat(text)
+    return nanoseconds_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+

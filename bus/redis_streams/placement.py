@@ -1,0 +1,37 @@
+"""Who shall own which partition of a group: everybody comes to the same answer. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from packaging.version import Version
+
+
+def candidates(hosts: Mapping[str, Version]) -> list[str]:
+    """Replicas with the highest version of the plugin."""
+    highest = max(hosts.values(), default=None)
+    return [replica for replica, version in hosts.items() if version == highest]
+
+
+def best(hosts: Mapping[str, Version], group: str, p: int) -> str | None:
+    """The owner of one partition: a replica that comes or goes moves as few as possible."""
+    return highest(candidates(hosts), f"{group}/{p}")
+
+
+def only(hosts: Mapping[str, Version], owners: Mapping[int, str], group: str) -> str | None:
+    """The owner of all: who is it, as long as it may be; the others stand by."""
+    allowed = candidates(hosts)
+    for p in sorted(owners):
+        if owners[p] in allowed:
+            return owners[p]
+    return highest(allowed, group)
+
+
+def highest(replicas: Iterable[str], what: str) -> str | None:
+    """Rendezvous hashing. Not by crc32: it is linear, so one replica would win all partitions."""
+
+    def weight(replica: str) -> tuple[bytes, str]:
+        return hashlib.blake2b(f"{what}/{replica}".encode(), digest_size=8).digest(), replica
+
+    return max(replicas, key=weight, default=None)

@@ -1,0 +1,391 @@
+"""Publishing: what is to be published at the same time goes out together, a script call for each partition.
+
+Nothing waits for company: while one flush is under way the next gathers. After a lost answer everything of
+that flush is sent again with the same ids, until its deadlines; the window makes it one event each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections import deque
+from collections.abc import Callable
+
+from contracts.bus import DEFAULT_TIMEOUT
+from contracts.errors import BusError, BusFull, PublishUnknown
+from contracts.event import Receipt
+from contracts.message import Message
+from contracts.patterns import topic_of
+
+from ..clock import Clock
+from .errors import explained, may_pass, must_reconnect
+from .layout import Keys, position_of
+from .link import Link
+from .packing import Fields, pack
+from .registry import Registry
+from .scripts import script
+from .wire import Lost, Refused, ScriptCall
+
+log = logging.getLogger("plugbus.bus")
+
+_MOST = 500
+"""Events of one script call: Redis does nothing else meanwhile."""
+_MOST_BYTES = 4 << 20
+_ROOM_PAUSE = 0.02
+"""Seconds between two looks whether a full topic has room again."""
+REPEATED, HANDLING = 1, 2
+"""Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work)."""
+
+Place = tuple[str, int]
+
+
+class Item:
+    """One event on its way."""
+
+    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent", "size")
+
+    def __init__(self, message: Message, fields: Fields, flags: int, deadline: float, due: str = "") -> None:
+        self.due = due
+        self.id = message.id
+        self.name = f"{message.source}\n{message.id}"
+        self.fields = fields
+        self.flags = flags
+        self.deadline = deadline
+        self.sent = False
+        """It may be in Redis already."""
+        self.size = sum(map(len, fields))
+        self.future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+
+class Publisher:
+    """The one that writes events. `room`: trims a partition that is full; who holds it if it stays so."""
+
+    def __init__(
+        self, link: Link, registry: Registry, clock: Clock, room: Callable[[str, int], asyncio.Future[str]]
+    ) -> None:
+        self._link = link
+        self._wire = link.write
+        self._registry = registry
+        self._keys: Keys = registry.keys
+        self._limits = registry.limits
+        self._clock = clock
+        self._make_room = room
+        self.longest = DEFAULT_TIMEOUT
+        """Seconds: of all publishes so far; so long an id is remembered at least."""
+        self._queues: dict[Place, deque[Item]] = {}
+        self._full: dict[Place, deque[Item]] = {}
+        """What waits for room, in order."""
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._rooms: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self.ends: dict[Place, bytes] = {}
+        """The last entry of each partition that we know of."""
+        self.counts: dict[str, int] = {}
+        """Events published here, by topic."""
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:write")
+
+    async def close(self, error: Exception) -> None:
+        """What still waits fails with `error`."""
+        tasks = [task for task in (self._task, *self._rooms) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for queue in (*self._queues.values(), *self._full.values()):
+            for item in queue:
+                if not item.future.done():
+                    item.future.set_exception(error)
+        self._queues.clear()
+        self._full.clear()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._queues and not self._full
+
+    # --- from outside -------------------------------------------------------------------------------
+
+    async def place_of(self, message: Message, timeout: float) -> Place:
+        """Where it belongs: by its key, else by source and id. Makes the topic if it is new."""
+        topic = topic_of(message.type)
+        count = self._registry.partitions(topic)
+        if count is None:
+            count = await self._make_topic(topic, timeout, message)
+        if count == 1:
+            return topic, 0
+        text = message.key if message.key is not None else f"{message.source}\n{message.id}"
+        return topic, zlib.crc32(text.encode()) % count
+
+    async def publish(
+        self, message: Message, *, repeated: bool, handling: bool, timeout: float, due: str = ""
+    ) -> Receipt:
+        """`due`: milliseconds of the wall clock, or `+` and so many from now; else at once.
+
+        Raises `BusFull`, `PublishUnknown`, `BusError`.
+        """
+        deadline = self._clock.monotonic() + timeout
+        place = await self.place_of(message, timeout)
+        flags = (REPEATED if repeated else 0) + (HANDLING if handling else 0)
+        item = Item(message, pack(message), flags, deadline, due)
+        return await self.send(place, item)
+
+    def send(self, place: Place, item: Item) -> asyncio.Future[Receipt]:
+        waiting = self._full.get(place)
+        if waiting and not item.flags & HANDLING:
+            waiting.append(item)  # in order: behind those that wait for room already
+        else:
+            queue = self._queues.get(place)
+            if queue is None:
+                queue = self._queues[place] = deque()
+            queue.append(item)
+            self._wanted.set()
+        return item.future
+
+    async def _make_topic(self, topic: str, timeout: float, message: Message) -> int:
+        deadline = self._clock.monotonic() + timeout
+        while True:
+            left = deadline - self._clock.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left)):
+                    await self._link.ready(self._link.control)
+                    return await self._registry.make_topic(topic)
+            except TimeoutError:
+                raise self._unknown(message.id, "nothing was sent") from None
+            except Lost:
+                continue
+            except Refused as error:
+                if not may_pass(str(error)) or left <= 0:
+                    raise explained(error, where=f"topic {topic!r}") from None
+                await asyncio.sleep(_ROOM_PAUSE)
+
+    def _unknown(self, id: str, why: str) -> PublishUnknown:
+        return PublishUnknown(
+            f"event {id!r} was not confirmed in time: {why}",
+            event_id=id,
+            where=self._link.address,
+            fix="publish it again with the same id: it will be one event",
+        )
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._queues:
+                self._watch_deadlines()
+                if not self._wire.is_up:
+                    await self._link.ready(self._wire)
+                await self._flush()
+
+    async def _flush(self) -> None:
+        batches = self._gather()
+        if not batches:
+            return
+        try:
+            answers = await self._wire.run([self._call(place, items) for place, items in batches])
+        except Lost:
+            for place, items in reversed(batches):
+                for item in reversed(items):
+                    item.flags |= REPEATED
+                    self._put_back(place, item)
+            return
+        pause = False
+        for (place, items), answer in zip(batches, answers, strict=True):
+            pause |= self._take_answer(place, items, answer)
+        if pause:
+            await asyncio.sleep(_ROOM_PAUSE)
+
+    def _gather(self) -> list[tuple[Place, list[Item]]]:
+        batches = []
+        for place in list(self._queues):
+            queue, items, size = self._queues[place], list[Item](), 0
+            while queue and len(items) < _MOST and size < _MOST_BYTES:
+                item = queue.popleft()
+                if not item.future.done():  # nobody waits for it, and it was not sent: it need not be
+                    item.sent = True
+                    items.append(item)
+                    size += item.size
+            if not queue:
+                del self._queues[place]
+            if items:
+                batches.append((place, items))
+        return batches
+
+    def _call(self, place: Place, items: list[Item]) -> ScriptCall:
+        keys, limits, (topic, p) = self._keys, self._limits, place
+        arguments: list[bytes | str | int] = [
+            limits.limit, int(limits.window_seconds * 1e3), limits.window, int(self.longest * 1e3)
+        ]  # fmt: skip
+        for item in items:
+            arguments.append(item.name)
+            arguments.append(item.flags)
+            arguments += item.fields
+            arguments.append(item.due)
+            arguments.append(topic)
+        return ScriptCall(
+            script("publish"),
+            (
+                keys.stream(topic, p), keys.numbers(topic, p), keys.ids(topic, p, 0), keys.ids(topic, p, 1),
+                keys.delayed(p), keys.kept_back(p),
+            ),
+            arguments,
+        )  # fmt: skip
+
+    def _take_answer(self, place: Place, items: list[Item], answer: list[bytes] | Refused) -> bool:
+        """Tell those who wait; whether to pause before the rest is tried again."""
+        if isinstance(answer, Refused):
+            return self._refused(place, items, str(answer))
+        topic, p = place
+        for item, said in zip(items, answer, strict=False):
+            if said == b"full":
+                self._no_room(place, item)
+            elif said[:1] == b"!":
+                return self._refused(place, items[len(answer) - 1 :], said[1:].decode())
+            elif not item.future.done():
+                is_first = said[:1] != b"="
+                entry = said if is_first else said[1:]
+                item.future.set_result(
+                    Receipt(item.id, "delayed" if entry == b"d" else position_of(topic, p, entry), not is_first)
+                )
+        last = next((said for said in reversed(answer) if said[:1].isdigit()), None)
+        if last is not None:
+            self.ends[place] = last
+            self.counts[topic] = self.counts.get(topic, 0) + len(answer)
+        return False
+
+    def _refused(self, place: Place, items: list[Item], text: str) -> bool:
+        """Redis does not take it, now or at all."""
+        if must_reconnect(text):
+            self._wire.close()
+        if may_pass(text):
+            for item in reversed(items):
+                item.sent = False
+                self._put_back(place, item, explained(text, where=f"topic {place[0]!r}"))
+            return True
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(explained(text, where=f"topic {place[0]!r}"))
+        return False
+
+    def _put_back(self, place: Place, item: Item, why: BusError | None = None) -> None:
+        """In front of its queue; what is over its deadline is told so."""
+        if item.future.done():
+            return
+        if self._clock.monotonic() >= item.deadline:
+            self._give_up(item, why)
+            return
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = deque()
+        queue.appendleft(item)
+
+    def _give_up(self, item: Item, why: BusError | None = None) -> None:
+        if why is not None:
+            item.future.set_exception(BusFull(why.message, where=why.where, fix=why.fix))
+        else:
+            item.future.set_exception(
+                self._unknown(item.id, "the answer was lost" if item.sent else "Redis cannot be reached")
+            )
+
+    # --- deadlines ----------------------------------------------------------------------------------
+
+    def _watch_deadlines(self) -> None:
+        """One timer for all that is queued; it matters only where Redis does not answer."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(0.05, self._look_at_deadlines)
+
+    def _look_at_deadlines(self) -> None:
+        self._timer = None
+        now, any_left = self._clock.monotonic(), False
+        for queue in self._queues.values():
+            for item in queue:
+                if item.deadline <= now and not item.future.done():
+                    self._give_up(item)
+                any_left = any_left or not item.future.done()
+        if any_left:
+            self._watch_deadlines()
+
+    # --- room ---------------------------------------------------------------------------------------
+
+    def _no_room(self, place: Place, item: Item) -> None:
+        if item.flags & HANDLING:  # what it waited for might be itself
+            task = asyncio.get_running_loop().create_task(self._refuse(place, item))
+        else:
+            waiting = self._full.get(place)
+            if waiting is not None:
+                waiting.append(item)
+                return
+            self._full[place] = deque([item])
+            task = asyncio.get_running_loop().create_task(self._wait_for_room(place))
+        self._rooms.add(task)
+        task.add_done_callback(self._rooms.discard)
+
+    async def _refuse(self, place: Place, item: Item) -> None:
+        """At twice the limit; unless what is only retained holds it there."""
+        holder = await self._make_room(*place)
+        if item.flags & REPEATED * 4:
+            if not item.future.done():
+                item.future.set_exception(self._error(place, holder))
+            return
+        item.flags |= REPEATED * 4
+        self.send(place, item)
+
+    async def _wait_for_room(self, place: Place) -> None:
+        """Look again and again, one for all who wait in one partition."""
+        waiting = self._full[place]
+        while waiting:
+            holder = await self._make_room(*place)
+            now = self._clock.monotonic()
+            for item in list(waiting):
+                if item.deadline <= now or item.future.done():
+                    waiting.remove(item)
+                    if not item.future.done():
+                        item.future.set_exception(self._error(place, holder))
+            if waiting and not holder:
+                await self._try_again(place, waiting)
+            if waiting:
+                left = min(item.deadline for item in waiting) - self._clock.monotonic()
+                await asyncio.sleep(max(0.0, min(_ROOM_PAUSE, left)))
+        self._full.pop(place, None)
+
+    async def _try_again(self, place: Place, waiting: deque[Item]) -> None:
+        items = [item for item in list(waiting)[:_MOST] if not item.future.done()]
+        try:
+            await self._link.ready(self._wire)
+            [answer] = await self._wire.run([self._call(place, items)])
+        except Lost:
+            for item in items:
+                item.flags |= REPEATED
+            return
+        if isinstance(answer, Refused):
+            return
+        topic, p = place
+        for item, said in zip(items, answer, strict=False):
+            if said == b"full" or said[:1] == b"!":
+                break
+            waiting.remove(item)
+            entry = said.removeprefix(b"=")
+            if not item.future.done():
+                item.future.set_result(Receipt(item.id, position_of(topic, p, entry), said[:1] == b"="))
+            if said[:1] != b"=":
+                self.ends[place] = entry
+
+    def _error(self, place: Place, group: str) -> BusFull:
+        topic = place[0]
+        return BusFull(
+            f"topic {topic!r} is at its limit of {self._limits.limit:,} events"
+            + (f"; group {group!r} has the oldest that is not handled" if group else ""),
+            topic=topic,
+            group=group,
+            fix=f"start its plugin, or give up what waits for it: plugbus group drop {group}"
+            if group
+            else "",
+        )
+

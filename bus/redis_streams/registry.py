@@ -1,0 +1,311 @@
+"""What the whole bus shares: topics, groups, replicas. Kept in Redis; here is one replica's view of it.
+
+Whatever changes is told on the stream of news: a hint to look again, never the truth itself. Two rules keep
+a group from missing anything. Whoever declares a group writes it down first, and then makes its place in
+every topic that he finds; whoever makes a topic writes it down first, and then makes the places of all
+groups that he finds. So at least one of two at once sees the other.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+from packaging.version import Version
+
+from contracts.bus import BusLimits, SubscriptionSpec
+from contracts.errors import BusError, GroupConflict, GroupNotFound
+from contracts.patterns import check_pattern, check_type_name
+
+from ..groups import is_silent
+from ..limits import check_order, partitions_of
+from ..topics import may_select
+from .errors import explained
+from .layout import LAYOUT, Keys
+from .link import Link
+from .scripts import script
+from .wire import Command, Refused
+
+_RETRIES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A group as it stands in Redis. `raw`: exactly as it was read, for changing it."""
+
+    spec: SubscriptionSpec
+    paused: str | None = None
+    dormant_ms: int | None = None
+    """Since when nobody handles it, by the server's clock; None: somebody does."""
+    raw: bytes = b""
+
+    @classmethod
+    def read(cls, raw: bytes) -> GroupRecord:
+        found = json.loads(raw)
+        spec = SubscriptionSpec.model_validate(found["spec"])
+        return cls(spec, found.get("paused"), found.get("dormant_ms"), raw)
+
+    def write(self) -> bytes:
+        record: dict[str, Any] = {"spec": self.spec.model_dump(mode="json")}
+        if self.paused is not None:
+            record["paused"] = self.paused
+        if self.dormant_ms is not None:
+            record["dormant_ms"] = self.dormant_ms
+        return json.dumps(record).encode()
+
+    @property
+    def is_silent(self) -> bool:
+        """What the bus says of this group's failures would come back to it: it says nothing."""
+        return is_silent(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """A replica as it shows itself. `raw`: as it was read."""
+
+    incarnation: str
+    beat: int
+    hosts: dict[str, str]
+    """Group → plugin version."""
+    offers: tuple[tuple[str, str, str, float], ...]
+    """Id, capability, plugin, seconds that one execution may take."""
+    rates: dict[str, float]
+    """Group → deliveries taken per second; topic with a slash before it → published per second."""
+    broken: tuple[str, ...]
+    """Groups whose circuit breaker is open there."""
+    raw: bytes = b""
+
+    @classmethod
+    def read(cls, raw: bytes) -> ReplicaRecord:
+        incarnation, _, text = raw.decode().partition(" ")
+        found = json.loads(text)
+        return cls(
+            incarnation, found["n"], found.get("h", {}),
+            tuple((id, name, plugin, timeout) for id, name, plugin, timeout in found.get("o", ())),
+            found.get("r", {}), tuple(found.get("b", ())), raw,
+        )  # fmt: skip
+
+    def write(self) -> bytes:
+        record = {"n": self.beat, "h": self.hosts, "o": self.offers, "r": self.rates, "b": self.broken}
+        return f"{self.incarnation} {json.dumps(record)}".encode()
+
+
+@dataclass(slots=True)
+class View:
+    """What one replica knows."""
+
+    topics: dict[str, int] = field(default_factory=dict)
+    """Topic → partitions."""
+    groups: dict[str, GroupRecord] = field(default_factory=dict)
+    replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
+
+    def topics_of(self, patterns: Iterable[str]) -> list[str]:
+        wanted = tuple(patterns)
+        return [topic for topic in self.topics if any(may_select(pattern, topic) for pattern in wanted)]
+
+    def places_of(self, patterns: Iterable[str]) -> list[tuple[str, int]]:
+        """Every topic and partition that patterns may select."""
+        return [(topic, p) for topic in self.topics_of(patterns) for p in range(self.topics[topic])]
+
+    def hosts_of(self, group: str) -> dict[str, Version]:
+        """Replica → version of the plugin that handles the group there."""
+        return {
+            replica: Version(record.hosts[group])
+            for replica, record in self.replicas.items() if group in record.hosts
+        }  # fmt: skip
+
+
+class Registry:
+    """Reads and changes what is shared. Everything here is rare."""
+
+    def __init__(self, link: Link, keys: Keys, limits: BusLimits) -> None:
+        self._link = link
+        self._wire = link.control
+        self.keys = keys
+        self.limits = limits
+        self.view = View()
+        self.incarnation = ""
+        """Of the data in Redis: another one means that they were lost."""
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_loss: Callable[[], None] = lambda: None
+        self._ready: set[str] = set()
+        """Topics in which every group that we know of has its places."""
+
+    # --- the namespace ----------------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Make the namespace, or see that we can read it. Raises `BusError`, `Lost`."""
+        wire, keys = self._wire, self.keys
+        try:
+            await wire.ask("HSETNX", keys.meta, "layout", LAYOUT)
+            await wire.ask("HSETNX", keys.meta, "incarnation", secrets.token_hex(8))
+            layout = await wire.ask("HGET", keys.meta, "layout")
+            incarnation = await wire.ask("HGET", keys.meta, "incarnation")
+        except Refused as error:
+            raise explained(error, where=f"{self._link.address}, namespace {keys.namespace!r}") from None
+        if layout != str(LAYOUT).encode():
+            raise BusError(
+                f"namespace {keys.namespace!r} has layout {layout.decode()}; this Plugbus knows {LAYOUT}",
+                where=self._link.address,
+                fix="upgrade this Plugbus, or use another namespace: PLUGBUS_BUS__NAMESPACE",
+                is_final=True,
+            )
+        self.incarnation = incarnation.decode()
+        await self.refresh()
+
+    async def refresh(self) -> View:
+        """Look again. Raises `Lost`, `Refused`."""
+        keys = self.keys
+        incarnation, topics, groups, replicas = await self._wire.call(
+            script("survey"), (keys.meta, keys.topics, keys.groups, keys.replicas)
+        )
+        if incarnation.decode() != self.incarnation:
+            self._ready.clear()
+            self.on_loss()
+            return self.view
+        self.view = View(
+            {name.decode(): int(count) for name, count in _pairs(topics)},
+            self._groups(groups),
+            self.read_replicas(replicas),
+        )
+        self.on_change()
+        return self.view
+
+    def _groups(self, flat: list[bytes]) -> dict[str, GroupRecord]:
+        known = {record.raw: record for record in self.view.groups.values()}
+        return {name.decode(): known.get(raw) or GroupRecord.read(raw) for name, raw in _pairs(flat)}
+
+    def read_replicas(self, flat: list[bytes]) -> dict[str, ReplicaRecord]:
+        known = {record.raw: record for record in self.view.replicas.values()}
+        return {name.decode(): known.get(raw) or ReplicaRecord.read(raw) for name, raw in _pairs(flat)}
+
+    async def tell(self, what: str) -> None:
+        """Have everybody look again."""
+        await self._wire.ask("XADD", self.keys.news, "MAXLEN", "~", 1_000, "*", "k", what)
+
+    # --- topics -----------------------------------------------------------------------------------
+
+    def partitions(self, topic: str) -> int | None:
+        """How many it has; None: it must be made first."""
+        return self.view.topics.get(topic) if topic in self._ready else None
+
+    async def make_topic(self, topic: str) -> int:
+        """The topic and the places of all groups in it exist when this returns. Raises `Lost`, `Refused`."""
+        check_type_name(topic)
+        await self._wire.ask("HSETNX", self.keys.topics, topic, partitions_of(self.limits, topic))
+        view = await self.refresh()
+        # Also where it exists: whoever is making it may not have come so far.
+        await self._make_places(
+            (record.spec.group, topic, p, b"0")
+            for record in view.groups.values()
+            if any(may_select(pattern, topic) for pattern in record.spec.patterns)
+            and not record.spec.options.broadcast
+            for p in range(view.topics[topic])
+        )
+        await self.tell("topics")
+        self._ready.add(topic)
+        return view.topics[topic]
+
+    async def _make_places(self, places: Iterable[tuple[str, str, int, bytes]]) -> None:
+        """Group, topic, partition, behind which entry it begins. Those that exist stay as they are."""
+        commands: list[Command] = [
+            ("XGROUP", "CREATE", self.keys.stream(topic, p), group, begin, "MKSTREAM")
+            for group, topic, p, begin in places
+        ]
+        if not commands:
+            return
+        for reply in await self._wire.send(*commands):
+            if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("BUSYGROUP"):
+                raise Refused(str(reply))
+
+    async def remake_place(self, group: str, topic: str, p: int, begin: bytes) -> None:
+        """Somebody has deleted it."""
+        await self._make_places([(group, topic, p, begin)])
+
+    # --- groups -----------------------------------------------------------------------------------
+
+    def find(self, group: str) -> GroupRecord:
+        """Raises `GroupNotFound`."""
+        record = self.view.groups.get(group)
+        if record is None:
+            raise GroupNotFound(f"there is no group {group!r}", fix="plugbus group list")
+        return record
+
+    def check(self, spec: SubscriptionSpec) -> None:
+        """Whether `declare` would do; raises what it raises."""
+        for pattern in spec.patterns:
+            check_pattern(pattern)
+        check_order(spec, self.limits)
+        record = self.view.groups.get(spec.group)
+        if record is not None and record.spec.plugin_id != spec.plugin_id:
+            raise GroupConflict(
+                f"group {spec.group!r} belongs to plugin {record.spec.plugin_id!r}, not to {spec.plugin_id!r}",
+                fix="name the group <plugin_id>.<handler>",
+            )
+
+    async def declare(self, spec: SubscriptionSpec) -> GroupRecord:
+        """Make the group, or change it; its places exist when this returns.
+
+        While somebody handles it, an older version of its plugin changes nothing. Raises `GroupConflict`,
+        `InvalidOption`, `InvalidPattern`, `Lost`, `Refused`.
+        """
+        for _ in range(_RETRIES):
+            view = await self.refresh()
+            self.check(spec)
+            record = view.groups.get(spec.group)
+            if record is not None and (record.spec == spec or self._is_outdated(spec, record, view)):
+                return record
+            wanted = GroupRecord(
+                spec, None if record is None else record.paused, None if record is None else record.dormant_ms
+            )
+            if not await self._swap(spec.group, record, wanted):
+                continue
+            await self._place(spec, record)
+            await self.refresh()
+            return self.view.groups.get(spec.group, wanted)
+        raise BusError(f"group {spec.group!r} is changed by others all the time", fix="ask again")
+
+    async def _place(self, spec: SubscriptionSpec, former: GroupRecord | None) -> None:
+        """A new group begins where it asks to; in topics that it did not read before, an old one begins now."""
+        if spec.options.broadcast:
+            return
+        begin = b"$" if former is not None or spec.options.start == "new" else b"0"
+        view = await self.refresh()
+        await self._make_places(
+            (spec.group, topic, p, begin) for topic, p in view.places_of(spec.patterns)
+        )
+
+    def _is_outdated(self, spec: SubscriptionSpec, record: GroupRecord, view: View) -> bool:
+        return bool(view.hosts_of(spec.group)) and spec.precedence < record.spec.precedence
+
+    async def change(self, group: str, change: Callable[[GroupRecord], GroupRecord | None]) -> bool:
+        """Change a record; `change` answers None where there is nothing to do. Raises `GroupNotFound`."""
+        for _ in range(_RETRIES):
+            await self.refresh()
+            record = self.find(group)
+            wanted = change(record)
+            if wanted is None:
+                return False
+            if await self._swap(group, record, wanted):
+                await self.refresh()
+                return True
+        raise BusError(f"group {group!r} is changed by others all the time", fix="ask again")
+
+    async def remove(self, record: GroupRecord) -> bool:
+        """Forget a group; whether it was us who did."""
+        return await self._swap(record.spec.group, record, None)
+
+    async def _swap(self, group: str, known: GroupRecord | None, wanted: GroupRecord | None) -> bool:
+        [done] = await self._wire.call(
+            script("swap"), (self.keys.groups, self.keys.news), group,
+            b"" if known is None else known.raw, b"" if wanted is None else wanted.write(), "groups",
+        )  # fmt: skip
+        return bool(done)
+
+
+def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)

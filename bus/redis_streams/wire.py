@@ -1,0 +1,263 @@
+"""One connection to Redis: commands go out in one write, replies come back in order.
+
+redis-py opens it (URL, TLS, authentication, Sentinel); then its socket is read and written here, with
+hiredis: redis-py spends more on one command than the server does. Nothing is sent twice by this layer:
+whoever sent something whose reply was lost is told so, and knows himself whether it may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import hiredis
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from .scripts import Script
+
+Command = tuple[bytes | str | int, ...]
+_pack = hiredis.pack_command
+
+
+class Lost(Exception):
+    """The connection went away: whether what was sent was carried out is not known."""
+
+
+class Refused(Exception):
+    """Redis answered with an error. `code`: its first word."""
+
+    @property
+    def code(self) -> str:
+        return str(self).partition(" ")[0]
+
+
+class ScriptCall(NamedTuple):
+    script: Script
+    keys: Sequence[bytes | str]
+    arguments: Sequence[bytes | str | int]
+
+
+class _Waiting:
+    """Somebody who waits for so many replies."""
+
+    __slots__ = ("count", "future", "replies", "since")
+
+    def __init__(self, count: int, since: float) -> None:
+        self.count = count
+        self.replies: list[Any] = []
+        self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.since = since
+
+
+class Wire(asyncio.Protocol):
+    """Open it again after `Lost`; `stall`: seconds without an expected reply after which it counts as lost."""
+
+    def __init__(self, pool: ConnectionPool, name: str, *, stall: float) -> None:
+        self.name = name
+        self.stall = stall
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader = hiredis.Reader()
+        self._waiting: deque[_Waiting] = deque()
+        self._nonces = itertools.count(1)
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._held: list[bytes] | None = None
+        """What is to be written when it may move again: a suspended replica sends nothing."""
+        self._unread: list[bytes] = []
+        self.opened = 0
+        """How often it was connected."""
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        return self._transport is not None
+
+    async def open(self) -> None:
+        """Connect. Raises redis-py's errors, `OSError` or `TimeoutError`."""
+        self.close()
+        connection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(self.stall):
+                await connection.connect()
+                transport = connection._writer.transport
+        except BaseException:
+            await _end(connection)
+            raise
+        # From here on the socket is ours; redis-py's object is let go without being closed. Its writer is
+        # kept: it would close the transport when it goes.
+        self._reader = hiredis.Reader()
+        transport.set_protocol(self)
+        self._writer, connection._reader, connection._writer = connection._writer, None, None
+        transport.resume_reading()
+        self._transport = transport
+        self.opened += 1
+        if self._held is not None:
+            transport.pause_reading()
+
+    def close(self) -> None:
+        """Safe at any time; whoever waits for a reply is told that it is lost."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        self._fail()
+
+    def hold(self) -> None:
+        """Neither send nor hear anything until `go_on`."""
+        if self._held is None:
+            self._held = []
+            self._disarm()
+
+    def go_on(self) -> None:
+        held, self._held = self._held, None
+        if held and self._transport is not None:
+            self._transport.write(b"".join(held))
+        now = asyncio.get_running_loop().time()
+        for waiting in self._waiting:
+            waiting.since = now
+        unread, self._unread = self._unread, []
+        for data in unread:
+            self.data_received(data)
+        self._arm()
+
+    # --- sending --------------------------------------------------------------------------------------
+
+    def send(self, *commands: Command) -> asyncio.Future[list[Any]]:
+        """Written at once; the replies in order, errors among them as `hiredis.ReplyError`.
+
+        The future raises `Lost`.
+        """
+        waiting = _Waiting(len(commands), asyncio.get_running_loop().time())
+        if self._transport is None:
+            waiting.future.set_exception(Lost(f"{self.name} is not connected"))
+            return waiting.future
+        packed = _pack(commands[0]) if len(commands) == 1 else b"".join([_pack(one) for one in commands])
+        self._waiting.append(waiting)
+        if self._held is not None:
+            self._held.append(packed)
+        else:
+            self._transport.write(packed)
+            if self._watchdog is None:
+                self._arm()
+        return waiting.future
+
+    async def ask(self, *command: bytes | str | int) -> Any:
+        """One command. Raises `Lost`, `Refused`."""
+        [reply] = await self.send(command)
+        if isinstance(reply, hiredis.ReplyError):
+            raise Refused(str(reply))
+        return reply
+
+    async def ask_all(self, *commands: Command) -> list[Any]:
+        """Several at once. Raises `Lost`, and `Refused` for the first that was."""
+        replies = await self.send(*commands)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise Refused(str(reply))
+        return replies
+
+    async def run(self, calls: Sequence[ScriptCall]) -> list[list[Any] | Refused]:
+        """Scripts, in one write. What each answered, without the nonce, or why it was refused.
+
+        Scripts that the server does not know are sent whole. Raises `Lost`.
+        """
+        answers = await self._evaluate(calls, b"EVALSHA")
+        unknown = [at for at, answer in enumerate(answers) if _is_unknown(answer)]
+        if unknown:
+            again = await self._evaluate([calls[at] for at in unknown], b"EVAL")
+            for at, answer in zip(unknown, again, strict=True):
+                answers[at] = answer
+        return answers
+
+    async def call(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> list[Any]:
+        """One script. Raises `Lost`, `Refused`."""
+        [answer] = await self.run([ScriptCall(script, keys, arguments)])
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    async def _evaluate(self, calls: Sequence[ScriptCall], how: bytes) -> list[list[Any] | Refused]:
+        nonces = [b"%d" % next(self._nonces) for _ in calls]
+        replies = await self.send(
+            *(
+                (how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
+                 *call.keys, nonce, *call.arguments)
+                for call, nonce in zip(calls, nonces, strict=True)
+            )
+        )  # fmt: skip
+        return [self._checked(reply, nonce) for reply, nonce in zip(replies, nonces, strict=True)]
+
+    def _checked(self, reply: Any, nonce: bytes) -> list[Any] | Refused:
+        """A reply that is not the one to its call means that all that follow are not: the wire is cut."""
+        if isinstance(reply, hiredis.ReplyError):
+            return Refused(str(reply))
+        if not isinstance(reply, list) or not reply or reply[0] != nonce:
+            self.close()
+            raise Lost(f"{self.name}: a reply belongs to another call")
+        return reply[1:]
+
+    # --- protocol -------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._held is not None:
+            self._unread.append(data)
+            return
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if not self._waiting:
+                    raise hiredis.ProtocolError("a reply that nobody waits for")
+                waiting = self._waiting[0]
+                waiting.replies.append(reply)
+                if len(waiting.replies) == waiting.count:
+                    self._waiting.popleft()
+                    if not waiting.future.done():
+                        waiting.future.set_result(waiting.replies)
+        except hiredis.HiredisError:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fail()
+
+    def _fail(self) -> None:
+        self._disarm()
+        self._unread = []
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if not one.future.done():
+                one.future.set_exception(Lost(f"{self.name} was cut"))
+
+    def _arm(self) -> None:
+        self._watchdog = asyncio.get_running_loop().call_later(self.stall / 2, self._look)
+
+    def _disarm(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _look(self) -> None:
+        """A peer that is gone without a word is noticed here, since nobody waits with a timer of his own."""
+        self._watchdog = None
+        if self._waiting and self._held is None:
+            if asyncio.get_running_loop().time() - self._waiting[0].since > self.stall:
+                self.close()
+            else:
+                self._arm()
+
+
+def _is_unknown(answer: list[Any] | Refused) -> bool:
+    return isinstance(answer, Refused) and answer.code == "NOSCRIPT"
+
+
+async def _end(connection: Any) -> None:
+    try:
+        await connection.disconnect(nowait=True)
+    except (RedisError, OSError):
+        connection._reader = connection._writer = None
