@@ -1,0 +1,154 @@
+"""README.md and .env.example: what they name is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from contracts import errors
+from kernel.cli import execute
+from kernel.settings import Settings, load_settings
+from kernel.settings_problems import leaves
+from plugins.gateway.access import Access
+from plugins.gateway.pages import health_router
+
+from .conftest import DEPLOY, Variable, compose, variables
+
+GUIDE = (DEPLOY / "README.md").read_text(encoding="utf-8")
+EXAMPLE = (DEPLOY / ".env.example").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL))
+SETTINGS = GUIDE.partition("## Settings\n")[2].partition("\n## ")[0]
+OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "APP_", "EXTRA_", "PYTHON_IMAGE")
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of each `docker …` and `plugbus …` of the guide, up to where a shell would begin another."""
+    lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines() + INLINE
+    for line in lines:
+        for found in re.findall(r"(?:^|[\s(])((?:docker|plugbus) [^&|;)<#]+)", line):
+            yield found.split()
+
+
+def of_kernel() -> list[list[str]]:
+    """The `plugbus …` among them, those inside a container included, each once."""
+    found = {" ".join(words).partition("plugbus ")[2] for words in commands() if "plugbus" in words}
+    assert len(found) > 5
+    return [each.split() for each in sorted(found)]
+
+
+def assigned(text: str) -> dict[str, str]:
+    """The variables of an .env file, commented out or not."""
+    return dict(re.findall(r"^#?([A-Z][A-Z_]+)=(.*)$", text, re.MULTILINE))
+
+
+def test_the_example_covers_exactly_what_compose_reads() -> None:
+    """Nothing is missing, nothing is there for nobody."""
+    assert assigned(EXAMPLE).keys() == {variable.name for variable in variables()}
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.name)
+def test_the_example_and_the_guide_show_the_default(variable: Variable) -> None:
+    """Of compose.yaml, or of the setting where compose.yaml leaves it to the kernel."""
+    default = variable.default or _default_of_the_setting(variable.name)
+    shown = assigned(EXAMPLE)[variable.name]
+    assert shown == default
+    [row] = [
+        line
+        for line in SETTINGS.splitlines()
+        if line.startswith("|") and f"`{variable.name}`" in line.split("|")[1]
+    ]
+    assert not default or f"`{default}`" in row.split("|")[2]
+
+
+def _default_of_the_setting(name: str) -> str:
+    known = {f"PLUGBUS_{'__'.join(path).upper()}": field for path, _, field in leaves(Settings)}
+    by_default = {
+        "PLUGBUS_BUS__NAMESPACE": Settings().bus.namespace,
+        "PLUGBUS_LOG_LEVEL": Settings().log_level,
+        "PLUGBUS_PLUGINS__WEBHOOKS__ENABLED": "false",  # the built-in default of `plugbus run`
+    }
+    assert name not in known or name in by_default or name == "PLUGBUS_TOKEN"
+    return by_default.get(name, "")
+
+
+def test_without_an_answer_the_example_starts_nothing() -> None:
+    """The one variable that must be set is there, empty and not commented out."""
+    assert re.findall(r"^([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE) == [("PLUGBUS_TOKEN", "")]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_every_variable_of_the_guide_is_known() -> None:
+    """PLUGBUS_ ones to the kernel, ours beside them to compose.yaml."""
+    named = set(re.findall(r"(?<![A-Z_<{])([A-Z][A-Z]*_[A-Z_]*[A-Z])(?![A-Z_<])", GUIDE))
+    ours = {name for name in named if name.startswith(OURS)}
+    read = {variable.name for variable in variables()}
+    assert read <= ours
+    beyond = ours - read
+    assert all(name.startswith("PLUGBUS_") for name in beyond)
+    values = {"PLUGBUS_PLUGINS__GATEWAY__CONFIG__ALLOW_REMOTE": "true"}
+    load_settings(environ={name: values.get(name, "x") for name in beyond})
+
+
+def test_every_setting_of_the_guide_exists() -> None:
+    """By its dotted key, as in plugbus.toml."""
+    known = {".".join(path) for path, _, _ in leaves(Settings)}
+    named = {word for word in INLINE if re.fullmatch(r"(bus|deadlines)(\.\w+)+", word)}
+    assert named
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("words", of_kernel(), ids=" ".join)
+def test_every_command_of_the_guide_exists(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Down to its options: asked for help, the command line still refuses what it does not know."""
+    assert execute([*words, "--help"]) == 0, capsys.readouterr().err
+
+
+def test_the_command_line_refuses_what_it_does_not_know() -> None:
+    """Otherwise the check above would say nothing."""
+    assert execute(["plugin", "lst", "--help"]) == execute(["plugin", "list", "--jsn", "--help"]) == 2
+
+
+def test_every_service_and_file_of_the_commands_exists() -> None:
+    """`docker compose VERB … SERVICE` names one of ours, `-f` a file of ours."""
+    services = set(compose()["services"])
+    verbs = {"up", "stop", "start", "exec", "run", "logs", "ps", "port", "cp", "down", "build"}
+    for words in commands():
+        if words[:2] == ["docker", "compose"] and words[2] in verbs:
+            named = [word for word in words[3:] if word in services]
+            assert named or words[2] in {"up", "stop", "start", "down"} or "kernel:" in " ".join(words), words
+        if words[:2] == ["docker", "build"]:
+            assert (DEPLOY.parent / words[words.index("-f") + 1]).is_file()
+
+
+def test_the_health_addresses_are_served() -> None:
+    """Those of the guide's table, and no others, without a token."""
+    router = health_router(cast(Any, None), Access(cast(Any, None)))
+    served = {getattr(route, "path", "") for route in router.routes}
+    assert {word for word in INLINE if re.fullmatch(r"/\w+z", word)} == served
+
+
+def test_every_error_of_the_guide_exists() -> None:
+    """By the name under which an author catches it."""
+    named = {word for word in INLINE if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", word)}
+    assert {"BusFull", "PublishUnknown"} <= named
+    assert [name for name in sorted(named - {"Dockerfile"}) if not hasattr(errors, name)] == []
+
+
+def test_every_file_of_this_folder_is_explained() -> None:
+    """And every link leads somewhere."""
+    here = {path.name for path in DEPLOY.iterdir() if path.name not in {"README.md", ".gitignore", ".env"}}
+    assert [name for name in sorted(here) if f"`{name}" not in GUIDE] == []
+    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", GUIDE)
+    assert [link for link in links if not (DEPLOY / link).exists()] == []
+
+
+def test_the_example_of_an_override_is_a_compose_file() -> None:
+    """What it adds is added to a service that there is."""
+    [text] = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert yaml.safe_load(text)["services"].keys() <= compose()["services"].keys()
