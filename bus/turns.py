@@ -45,6 +45,10 @@ class Turns:
         """Say it to the bus."""
         raise NotImplementedError
 
+    def awaits_live(self, part: GroupPartition) -> bool:
+        """Live events are on their way to `part`, though it has none now."""
+        return False
+
     def note_rate(self) -> None:
         """Something is about to be taken."""
         raise NotImplementedError
@@ -86,6 +90,8 @@ class Turns:
         allowed = quota(self.spec.options.concurrency)
         batch = self._take_live(min(limit, 3 * allowed))
         for part in list(self._replayed):
+            if not batch and self.awaits_live(part):
+                continue
             batch += part.take_replayed(allowed - sum(one.replayed for one in self.owned()))
         self.replay()
         return batch

@@ -46,7 +46,8 @@ class Backend(ABC):
         """The handle vanishes as by `kill -9`: nothing more is sent, nothing settled or handed over.
 
         Its handlers are cancelled and gone when this returns (what they do while they are cancelled must
-        not reach the backend). Others notice at once, or when its lease has run out.
+        not reach the backend). Others notice at once, or when its lease has run out. What it had settled
+        within the last ticks may be delivered again.
         """
 
     @abstractmethod

@@ -251,6 +251,7 @@ class Ownership(Suite):
             await rig.until(lambda: quiet.done() or gate.waiting)
             if quiet.done():
                 break
+            await rig.pause(2)  # so that what it has settled has arrived
             await rig.crash(bus)
             deaths += 1
         await quiet

@@ -48,6 +48,7 @@ from ..limits import check_partitions
 from ..policy.causes import CURRENT, ROOT, caused_by
 from ..storms import continue_chain
 from .administration import cancel_replay, replay
+from .caretaking import bound_dormant
 from .core import Core
 from .dead_letters import DeadLetters
 from .errors import explained, may_pass
@@ -93,7 +94,7 @@ class RedisBus:
         self._awake = asyncio.Event()
         self._awake.set()
         self._dead = DeadLetters(self._core)
-        self._tails: dict[RedisTail, None] = {}
+        self._tails = self._core.tails
         self._ending: list[asyncio.Task[None]] = []
         self._closed = asyncio.Event()
         self._catalogued = 0
@@ -360,6 +361,7 @@ class RedisBus:
     async def resume_group(self, group: str) -> bool:
         await self._be_usable()
         self._check_open()
+        await self._core.paused(group)
         done = await self._do(lambda: self._core.registry.change(group, _resumed))
         if done:
             spec = self._core.registry.find(group).spec
@@ -412,6 +414,7 @@ class RedisBus:
         async def look() -> list[GroupInfo]:
             await self._flush()
             view = await self._core.registry.refresh()
+            await bound_dormant(self._core)
             return [await look_at_group(self._core, view.groups[name]) for name in sorted(view.groups)]
 
         return await self._do(look)

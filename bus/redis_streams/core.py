@@ -25,10 +25,10 @@ from ..groups import Delivery, GroupPartition
 from ..overflow import Overflow
 from ..policy.causes import Causes
 from ..policy.timeout import Sweeper
-from ..rates import Rate
 from ..tidings import tell_dropped
 from .announcing import RedisAnnouncer
 from .bell import Bell
+from .caretaking import bound_dormant
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .hosting import RedisHosting
@@ -43,11 +43,16 @@ from .publisher import Publisher
 from .reader import Reader
 from .registry import GroupRecord, Registry
 from .replaying import restore_replay
+from .tail import RedisTail
 from .trimming import Trimmer
 from .unreadable import raw_of, unreadable
 from .wire import Lost, Refused
 
 log = logging.getLogger("plugbus.bus")
+
+
+CARE = 1.0
+"""Seconds between two looks at what nobody handles."""
 
 
 class Core:
@@ -72,18 +77,20 @@ class Core:
         self.announcer = RedisAnnouncer(self._publish_own, limits.announcements)
         self.overflow = Overflow(self.announcer, _position)
         self.hosted: dict[RedisHosting, None] = {}
+        self.tails: dict[RedisTail, None] = {}
         self.members = Members(self)
         self.reader = Reader(self)
         self.ownership = Ownership(self)
         self.bell = Bell(self, self._ring, self._heard)
         self.delayed = Delayed(self)
         self.inbox = Inbox(self)
-        self._topic_rates: dict[str, Rate] = {}
-        self._pausing: set[str] = set()
+        self._pausing: dict[str, asyncio.Task[None]] = {}
+        """Groups that a rule or the storm guard pauses, until it stands in Redis."""
         self._spawned: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
+        self._cared = 0.0
         self.is_closed = False
         self.registry.on_change = self._changed
         self.registry.on_loss = self._data_lost
@@ -173,16 +180,13 @@ class Core:
         return self.inbox.offered()
 
     def rates(self) -> dict[str, float]:
-        now, rates = self.clock.monotonic(), dict[str, float]()
+        rates = dict[str, float]()
         for hosting in self.hosted:
             hosting.note_rate()
             if rate := hosting.per_second:
                 rates[hosting.spec.group] = round(rate, 3)
-        for topic, count in self.publisher.counts.items():
-            known = self._topic_rates.setdefault(topic, Rate())
-            if now >= known.next:
-                known.note(now, count)
-            if rate := known.per_second(now, count):
+        for topic in self.publisher.counts:
+            if rate := self.publisher.per_second(topic):
                 rates[f"/{topic}"] = round(rate, 3)
         return rates
 
@@ -235,6 +239,8 @@ class Core:
             hosting.change(record.spec)
         self.inbox.changed()
         self.ownership.place_soon()
+        for tail in self.tails:
+            tail.wake()
 
     def _dropped(self, hosting: RedisHosting) -> None:
         """Its group was retired."""
@@ -252,6 +258,10 @@ class Core:
         """So often, what has no other cause is looked at."""
         self.ownership.place_soon()
         await self.trimmer.look_at_dormant()
+        if self.clock.monotonic() - self._cared >= CARE:
+            self._cared = self.clock.monotonic()
+            await bound_dormant(self)
+            self.delayed.look()
 
     def owned(self, hosting: RedisHosting, holding: Holding) -> None:
         for place in holding.places.values():
@@ -271,6 +281,9 @@ class Core:
             owner_of(owner) or "nobody",
         )  # fmt: skip
         places = list(holding.places.values())
+        for place in places:
+            if place.unsent:
+                self.count_stale(place, place.unsent)
         holding.hosting.disown(holding)
         for place in places:
             self.bell.forget(place)
@@ -381,6 +394,14 @@ class Core:
             meta["error"] = error.model_dump(mode="json")
         return meta
 
+    def count_stale(self, place: RedisPlace, count: int = 1) -> None:
+        """Settlements of what is not ours any more: refused here, so that Redis was not even asked."""
+        self.spawn(self._count_stale(place.group, place.number, count), "plugbus:redis:stale")
+
+    async def _count_stale(self, group: str, p: int, count: int) -> None:
+        await self.link.ready(self.link.control)
+        await self.link.control.ask("HINCRBY", self.keys.tally(group, p), "stale", count)
+
     def tell_dropped(self, place: RedisPlace, count: int) -> None:
         tell_dropped(self.announcer, place.holding.hosting.spec, count)
 
@@ -407,12 +428,17 @@ class Core:
         record = self.registry.view.groups.get(group)
         if record is None or record.paused is not None or group in self._pausing:
             return False
-        self._pausing.add(group)
+        self._pausing[group] = self.spawn(self._pause(group, reason), f"plugbus:redis:pause:{group}")
         for hosting in self.hosted:
             if hosting.spec.group == group:
                 hosting.set_paused(True)
-        self.spawn(self._pause(group, reason), f"plugbus:redis:pause:{group}")
         return True
+
+    async def paused(self, group: str) -> None:
+        """Return when a pause that is under way stands in Redis."""
+        task = self._pausing.get(group)
+        if task is not None:
+            await asyncio.wait((task,))
 
     async def _pause(self, group: str, reason: str) -> None:
         try:
@@ -424,7 +450,7 @@ class Core:
                 except (Lost, Refused):
                     await asyncio.sleep(0.1)
         finally:
-            self._pausing.discard(group)
+            self._pausing.pop(group, None)
 
     async def set_paused(self, group: str, reason: str) -> bool:
         """Raises `GroupNotFound`."""

@@ -184,6 +184,7 @@ class RedisHosting(Turns):
     def acknowledge(self, delivery: Delivery) -> bool:
         place: RedisPlace = delivery.part  # type: ignore[assignment]
         if not place.acknowledge(delivery):
+            self.core.count_stale(place)
             return False
         if self._settled is not None:
             message = delivery.message
@@ -207,7 +208,10 @@ class RedisHosting(Turns):
             is_ours = self._give_up(place, delivery, outcome)
         if is_ours and self._settled is not None and not isinstance(outcome, Parked):
             place.settled(f"{delivery.message.source}\n{delivery.message.id}")
-        self.core.reader.settle_soon(place)
+        if is_ours:
+            self.core.reader.settle_soon(place)
+        else:
+            self.core.count_stale(place)
         return is_ours
 
     def _bury(self, place: RedisPlace, delivery: Delivery, reason: str, error: ErrorInfo | None) -> bool:
@@ -256,6 +260,10 @@ class RedisHosting(Turns):
 
     def pause(self, reason: str) -> None:
         self.core.pause(self.spec.group, reason)
+
+    def awaits_live(self, part: GroupPartition) -> bool:
+        """More may lie in Redis than was read: a replay does not go first because reading takes a moment."""
+        return isinstance(part, RedisPlace) and not part.is_dry and not part.backlog
 
     def look_for_gaps(self) -> None:
         """Something was missed."""

@@ -39,7 +39,7 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
     for p in range(most):
         commands += [("HGET", keys.own(p), group), ("HGETALL", keys.tally(group, p)), ("XLEN", keys.dead(group, p))]
     replies = await core.link.control.send(*commands) if commands else []
-    counters, owners = Counter[str](), Counter[str]()
+    counters, owners, taken = Counter[str](), Counter[str](), Counter[int]()
     waiting = in_flight = parked = dead = replaying = 0
     oldest: list[float] = []
     at = 0
@@ -50,7 +50,7 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
             parked += len(names)
             oldest += [_ms(name) for name in names if _ms(name)]
         if isinstance(pending, list) and pending[0]:
-            in_flight += pending[0]
+            taken[p] += pending[0]
             oldest.append(_ms(pending[1]))
         if isinstance(replay, bytes):
             replaying += json.loads(replay)["left"]
@@ -66,11 +66,14 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
         dead += letters if isinstance(letters, int) else 0
         counters.update(_tally(tally))
         name = owner_of(owner if isinstance(owner, bytes) else None)
-        if name in view.replicas:
+        if name not in view.replicas:
+            waiting += taken[p]  # read once, and nobody has it now
+        else:
+            in_flight += taken[p]
             owners[name] += sum(1 for _, number in places if number == p)
     now_ms = core.members.server_ms(core.clock.monotonic())
     is_ephemeral = record.spec.options.broadcast
-    is_hosted = bool(view.hosts_of(group))
+    is_hosted = bool(await core.members.living(view.hosts_of(group)))
     for hosting in core.hosted:
         if hosting.spec.group == group and is_ephemeral:
             waiting = sum(place.waiting for place in hosting.owned())

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import secrets
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from contracts.errors import BusError
@@ -45,6 +46,8 @@ class Members:
         self._beats = 0
         self._seen: dict[str, tuple[str, int, float]] = {}
         self._looked = 0.0
+        self._living: set[str] = set()
+        """Replicas that have given a sign of life since we look."""
         self._offset_ms: float | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -152,6 +155,14 @@ class Members:
         if known is not None and abs(offset_ms - known) > _JUMP_MS:
             log.warning("the clock of Redis has jumped by %+.1f s", (offset_ms - known) / 1e3)
 
+    async def living(self, replicas: Iterable[str]) -> set[str]:
+        """Those that give a sign of life: whoever has not beaten since we look is asked."""
+        names = set(replicas)
+        unknown = names - self._living - {self._core.replica}
+        answers = await asyncio.gather(*(self._core.knock(name) for name in unknown))
+        self._living |= {name for name, answer in zip(unknown, answers, strict=True) if answer}
+        return names & (self._living | {self._core.replica})
+
     # --- the others -----------------------------------------------------------------------------------
 
     async def _look_at_others(self, now: float) -> None:
@@ -161,9 +172,12 @@ class Members:
         replicas = self._core.registry.view.replicas
         for gone in [name for name in self._seen if name not in replicas]:
             del self._seen[gone]
+            self._living.discard(gone)
             self._core.forsake(gone)
         for name, record in list(replicas.items()):
             incarnation, beat, when = self._seen.get(name, ("", -1, now))
+            if beat >= 0 and (incarnation, beat) != (record.incarnation, record.beat):
+                self._living.add(name)
             if (incarnation, beat) != (record.incarnation, record.beat) or slept:
                 self._seen[name] = (record.incarnation, record.beat, now)
             elif now - when >= self._lease and name != self._core.replica:

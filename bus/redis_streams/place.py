@@ -336,6 +336,12 @@ class RedisPlace(GroupPartition):
         names |= {entry.message.entry for entry in self.suspects}  # type: ignore[attr-defined]
         return names | set(self._acks) | {move[1] for move in self._late}  # type: ignore[arg-type]
 
+    @property
+    def unsent(self) -> int:
+        """Settlements that have not been sent: if it is not ours any more, nobody but us can count them."""
+        again = sum(move[0] == "keep" and not move[3] for move in self._moves)
+        return len(self._acks) + len(self._late) + again
+
     # --- the journal -----------------------------------------------------------------------------------
 
     def next_call(self) -> list[bytes | str | int] | None:

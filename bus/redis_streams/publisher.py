@@ -19,6 +19,7 @@ from contracts.message import Message
 from contracts.patterns import topic_of
 
 from ..clock import Clock
+from ..rates import Rate
 from .errors import explained, may_pass, must_reconnect
 from .layout import Keys, position_of
 from .link import Link
@@ -84,6 +85,7 @@ class Publisher:
         """The last entry of each partition that we know of."""
         self.counts: dict[str, int] = {}
         """Events published here, by topic."""
+        self._rates: dict[str, Rate] = {}
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:write")
@@ -257,8 +259,21 @@ class Publisher:
         last = next((said for said in reversed(answer) if said[:1].isdigit()), None)
         if last is not None:
             self.ends[place] = last
-            self.counts[topic] = self.counts.get(topic, 0) + len(answer)
+            self._count(topic, len(answer))
         return False
+
+    def _count(self, topic: str, number: int) -> None:
+        count, now, rate = self.counts.get(topic, 0), self._clock.monotonic(), self._rates.get(topic)
+        if rate is None:
+            rate = self._rates[topic] = Rate()
+        if now >= rate.next:
+            rate.note(now, count)
+        self.counts[topic] = count + number
+
+    def per_second(self, topic: str) -> float:
+        """Published here, over the last minute or since the first."""
+        rate = self._rates.get(topic)
+        return rate.per_second(self._clock.monotonic(), self.counts[topic]) if rate is not None else 0.0
 
     def _refused(self, place: Place, items: list[Item], text: str) -> bool:
         """Redis does not take it, now or at all."""

@@ -253,6 +253,8 @@ class Reader:
         if entries:
             await self.add(place, entries)
             self._adapt(place, entries, is_full=full)
+        if place.replay is not None:
+            holding.hosting.loop.wake()
         if place.is_dry:
             self._core.bell.listen(place)
         else:

@@ -29,6 +29,8 @@ log = logging.getLogger("plugbus.bus")
 
 _AT_ONCE = 1_000
 _PAGE = 200
+_AHEAD = 256
+"""Items that are read before somebody asks for them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -143,7 +145,7 @@ class RedisTail:
                 if self._ends is not None:
                     await self._know_ends()
                 self._find_places()
-                while self._is_open and len(self._buffer) < _AT_ONCE and await self._read_some():
+                while self._is_open and len(self._buffer) < _AHEAD and await self._read_some():
                     pass
             except Lost:
                 self._more.set()

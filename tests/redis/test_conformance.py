@@ -11,9 +11,9 @@ from fault_tools.servers import Server, binaries, binary
 from bus.conformance import Backend, BusConformance, Stress, limits_for
 
 
-@pytest.fixture(scope="module", params=[label for label, _ in binaries()])
+@pytest.fixture(params=[label for label, _ in binaries()])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server that keeps what it confirms."""
+    """A server of the test's own, which keeps what it confirms."""
     with Server(binary(request.param), {"appendonly": "yes", "appendfsync": "always"}) as server:
         yield server
 

@@ -19,7 +19,9 @@ if redis.call('HGET', KEYS[1], ARGV[2]) ~= ARGV[3] then
     local op = ARGV[at]
     if op == 'ack' then refused = refused + tonumber(ARGV[at + 1]); at = at + 2 + ARGV[at + 1]
     elseif op == 'done' then at = at + 2 + ARGV[at + 1]
-    elseif op == 'keep' then refused = refused + 1; at = at + 4
+    elseif op == 'keep' then  -- one that is new in the lot is acknowledged as well, and counts there
+      if ARGV[at + 3] == '' then refused = refused + 1 end
+      at = at + 4
     elseif op == 'leave' then refused = refused + 1; at = at + 2
     else at = at + 3 end
   end
