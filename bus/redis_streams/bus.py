@@ -557,8 +557,9 @@ class RedisBus:
     # --- the namespace --------------------------------------------------------------------------------
 
     async def erase(self) -> None:
-        """Delete every key of this namespace. The bus is of no use afterwards but to be closed."""
-        await self._do(self._core.erase)
+        """Close it, and delete every key of its namespace: nothing of other handles on it survives."""
+        await self.close(0)
+        await self._core.erase()
 
 
 def open_bus(

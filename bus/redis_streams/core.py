@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
@@ -428,6 +428,7 @@ class Core:
         record = self.registry.view.groups.get(group)
         if record is None or record.paused is not None or group in self._pausing:
             return False
+        self.announcer.say(GroupPaused(group=group, plugin_id=record.spec.plugin_id, reason=reason))
         self._pausing[group] = self.spawn(self._pause(group, reason), f"plugbus:redis:pause:{group}")
         for hosting in self.hosted:
             if hosting.spec.group == group:
@@ -445,7 +446,7 @@ class Core:
             while True:
                 try:
                     await self.link.ready(self.link.control)
-                    await self.set_paused(group, reason)
+                    await self.registry.change(group, _paused(reason))
                     return
                 except (Lost, Refused):
                     await asyncio.sleep(0.1)
@@ -455,10 +456,7 @@ class Core:
     async def set_paused(self, group: str, reason: str) -> bool:
         """Raises `GroupNotFound`."""
 
-        def change(record: GroupRecord) -> GroupRecord | None:
-            return None if record.paused is not None else GroupRecord(record.spec, reason, record.dormant_ms)
-
-        done = await self.registry.change(group, change)
+        done = await self.registry.change(group, _paused(reason))
         if done:
             spec = self.registry.find(group).spec
             self.announcer.say(GroupPaused(group=group, plugin_id=spec.plugin_id, reason=reason))
@@ -556,16 +554,19 @@ class Core:
         return False
 
     async def erase(self) -> None:
-        """Every key of the namespace. Raises `Lost`, `Refused`."""
-        cursor = b"0"
-        while True:
-            cursor, found = await self.link.control.ask(
-                "SCAN", cursor, "MATCH", f"{_escaped(self.keys.namespace)}:{{*", "COUNT", 1_000
-            )
-            if found:
-                await self.link.control.ask("UNLINK", *found)
-            if cursor == b"0":
-                return
+        """Every key of the namespace, when everything else is closed. Raises `BusError`, `Lost`, `Refused`."""
+        self.link.reset()
+        wire, cursor = self.link.control, b""
+        await self.link.ready(wire, timeout=5.0)
+        try:
+            while cursor != b"0":
+                cursor, found = await wire.ask(
+                    "SCAN", cursor or b"0", "MATCH", f"{_escaped(self.keys.namespace)}:{{*", "COUNT", 1_000
+                )
+                if found:
+                    await wire.ask("UNLINK", *found)
+        finally:
+            self.link.close()
 
     # --- the worst --------------------------------------------------------------------------------------
 
@@ -591,6 +592,13 @@ class Core:
             await self.registry.make_topic(topic)
         await self.members.beat()
         await self.registry.tell("replicas")
+
+
+def _paused(reason: str) -> Callable[[GroupRecord], GroupRecord | None]:
+    def change(record: GroupRecord) -> GroupRecord | None:
+        return None if record.paused is not None else GroupRecord(record.spec, reason, record.dormant_ms)
+
+    return change
 
 
 def _position(part: GroupPartition, order: int) -> str:
