@@ -398,8 +398,8 @@ class Erasable(Protocol):
     async def erase(self) -> None:
         """Delete everything that the backend keeps in this bus's namespace, for good.
 
-        Whatever state this bus is in, even before `open` and after `close`: it uses a connection of its own
-        and leaves none. No other bus may be open on the namespace. Raises `BusError`.
+        Of a bus that was made and not opened (an open one would miss what is gone): it connects by itself,
+        and is closed afterwards. No other bus may be open on the namespace. Raises `BusError`.
         """
 
 

@@ -29,7 +29,7 @@ class BusInfo(BaseModel):
     """Whether it answered just now."""
     durability: Literal["none", "weak", "strong"]
     """Of what was confirmed. `none`: it ends with the process. `weak`: a crash of the server or of its
-    machine may lose it. `strong`: it is on disk."""
+    machine may lose it. `strong`: it is on disk. Means nothing where it is not connected."""
     replicas: tuple[str, ...] = ()
     """Seen now, by name; the one that was asked is among them while it is open and connected."""
     warnings: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.plugin import PluginStatus
 
 from .announcer import Announcer
+from .bus_health import BusHealth
 from .lifecycle import PluginLifecycleManager, Services
 from .operations import Operations, stopping
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
@@ -56,6 +57,7 @@ class Kernel:
         self.registry = registry
         self.lifecycle = PluginLifecycleManager(services, log)
         self.scope = Scope("kernel", log)
+        self._bus_health = BusHealth(services.bus)
         self._announcer = announcer
         self._log = log
         self._version = version
@@ -309,18 +311,21 @@ class Kernel:
 
     # --- how it stands --------------------------------------------------------------------------------------
 
-    def readiness(self) -> Readiness:
-        """Not ready: booting, stopping, or a required plugin is not started. Degraded: an optional failed."""
+    async def readiness(self) -> Readiness:
+        """Not ready: booting, stopping, a required plugin is not started, or the bus does not answer.
+        Degraded: an optional plugin failed."""
+        bus = await self._bus_health.look()
         if not self._booted or self._stopping:
-            return Readiness(status="not_ready", reasons=("stopping" if self._stopping else "starting",))
+            reasons = ("stopping" if self._stopping else "starting", *bus.reasons)
+            return bus.model_copy(update={"status": "not_ready", "reasons": reasons})
         enabled = [record for record in self.registry if record.enabled]
         missing = [r for r in enabled if r.metadata.criticality == "required" and r.status is not S.STARTED]
         failed = [record for record in enabled if record.status is S.ERROR and record not in missing]
-        reasons = tuple(
+        plugins = [
             f"{r.plugin_id}: {r.reason.text if r.reason else r.status.value}" for r in (*missing, *failed)
-        )
-        status = "not_ready" if missing else "degraded" if failed else "ready"
-        return Readiness(status=status, reasons=reasons)
+        ]
+        status = "not_ready" if missing or bus.reasons else "degraded" if failed else "ready"
+        return bus.model_copy(update={"status": status, "reasons": (*bus.reasons, *plugins)})
 
     def _ids(self, status: PluginStatus) -> tuple[str, ...]:
         return tuple(record.plugin_id for record in self.registry if record.status is status)

@@ -6,20 +6,20 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from contracts.bus import EventBus
-from contracts.errors import BusError, PlugbusError, PluginNotFound, SettingsError
+from contracts.errors import BusError, PlugbusError, PluginNotFound
 from contracts.messages import PluginInfo, Readiness
 from contracts.plugin import PluginHandle
 
 from .announcer import Announcer
+from .buses import Told, open_bus, open_patiently
 from .commands import Commands, plugin_info
 from .discovery import PluginDiscovery, metadata_of
 from .edge import Edge
@@ -46,8 +46,9 @@ class PluginManager:
     ```
     `profile` decides which built-ins are on by default. `consent` names files and folders whose code
     the operator trusts by naming them. `bus` replaces the one that the settings name, and is then opened
-    and closed by whoever made it. `backoff` scales every pause between retries (the test kit: 0). Used from
-    one event loop; started once.
+    and closed by whoever made it. With `bus_told` a start waits for a bus that cannot be reached, and tells
+    that it waits (the error) and that it goes on (None). `backoff` scales every pause between retries (the
+    test kit: 0). Used from one event loop; started once.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class PluginManager:
         profile: Profile = "run",
         consent: Sequence[Path] = (),
         bus: EventBus | None = None,
+        bus_told: Told | None = None,
         backoff: float = 1.0,
         log: logging.Logger | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class PluginManager:
         self._consent = tuple(consent)
         self._log = log or logging.getLogger("plugbus.kernel")
         self._given_bus = bus
+        self._bus_told = bus_told
         self._backoff = backoff
         self._bus: EventBus | None = None
         self._state: StateFolder | None = None
@@ -73,6 +76,7 @@ class PluginManager:
         self._opening = asyncio.Lock()
         """Held while things are opened, so that a stop closes all of them."""
         self._stop: asyncio.Task[None] | None = None
+        self._stop_asked = asyncio.Event()
         self._announcer: Announcer | None = None
         self._kernel: Kernel | None = None
         self._edge: Edge | None = None
@@ -86,7 +90,8 @@ class PluginManager:
 
         Returns when every plugin that can be started is. Plugins that cannot are in `plugins()` with
         their reason. Raises `PlugbusError` for what the operator must mend first: another kernel on the
-        state folder, an unknown bus, a bus that cannot be reached. Nothing is left open then.
+        state folder, an unknown bus, a bus that cannot be reached (where nobody is told of that) or that
+        says that waiting will not help. Nothing is left open then.
         """
         if self._started or self._stop is not None:
             raise RuntimeError("a manager is started once; make a new one")
@@ -107,10 +112,7 @@ class PluginManager:
         state = StateFolder.locate(self.settings.state_dir, self.settings.file)
         state.open()
         self._state = state
-        bus = self._given_bus or open_bus(self.settings)
-        if self._given_bus is None:
-            await bus.open()
-        self._bus = bus
+        bus = self._bus = self._given_bus or await self._open_bus()
         self._announcer = Announcer(bus, self._log)
         self._announcer.open()
         self._edge = Edge(bus, self._mounts, state.path, state.token(self.settings.token))
@@ -128,11 +130,21 @@ class PluginManager:
         self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())
         await Commands(self._kernel).open()
 
+    async def _open_bus(self) -> EventBus:
+        bus = open_bus(self.settings)
+        try:
+            await open_patiently(bus, self._bus_told, self._stop_asked)
+        except BaseException:
+            await bus.close(0)
+            raise
+        return bus
+
     async def stop(self, reason: str = "stop") -> None:
         """Stop everything in order, close what was opened. Safe twice; leaves nothing behind.
 
         Once begun it is finished: a cancellation is raised when everything is closed.
         """
+        self._stop_asked.set()
         if self._stop is None:
             self._stop = asyncio.create_task(self._close(reason), name="plugbus stop")
         cancelled: asyncio.CancelledError | None = None
@@ -207,8 +219,9 @@ class PluginManager:
         """Raises `PluginNotFound`."""
         return self.registry.get_plugin(plugin_id)
 
-    def readiness(self) -> Readiness:
-        return self.kernel.readiness()
+    async def readiness(self) -> Readiness:
+        """Whether work can be taken: every required plugin is started, and the bus answers now."""
+        return await self.kernel.readiness()
 
     # --- what it does -------------------------------------------------------------------------------------
 
@@ -292,20 +305,6 @@ class PluginManager:
         if record.plugin_id in self.settings.edge_plugins and self._edge is not None:
             return {"make_context": self._edge.make_context}
         return {}
-
-
-def open_bus(settings: Settings) -> EventBus:
-    """The bus that the URL's scheme names, from the entry-point group `plugbus.buses`; not opened yet."""
-    scheme = urlsplit(settings.bus.url).scheme
-    known = {entry.name: entry for entry in entry_points(group="plugbus.buses")}
-    if scheme not in known:
-        raise SettingsError(
-            f"no bus for {scheme}:// is installed",
-            where="bus.url",
-            fix=f"one of: {', '.join(f'{name}://' for name in sorted(known))}",
-        )
-    bus: EventBus = known[scheme].load()(settings.bus.url, namespace=settings.bus.namespace)
-    return bus
 
 
 def plugbus_version() -> str:

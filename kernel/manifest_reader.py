@@ -141,6 +141,8 @@ def _yaml(text: str) -> Any:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         text = error.problem or error.context or "it cannot be parsed"
+        if "nesting depth" in text:  # newer versions of libyaml have a limit of their own
+            raise RecursionError from None
         raise Unreadable(text, _line(error.problem_mark)) from None
     except yaml.reader.ReaderError as error:
         raise Unreadable(error.reason) from None

@@ -12,12 +12,15 @@ values are read as JSON where they are JSON, else as text.
 
 import ast
 import functools
+import inspect
 import itertools
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
@@ -32,7 +35,9 @@ from pydantic import (
     ValidationError,
 )
 
+from contracts.bus import BusLimits
 from contracts.metadata import Pattern, PluginId
+from contracts.patterns import RESERVED_TOPICS, is_type_name, topic_of
 from contracts.security import Permission, SecurityLevel
 
 from .settings_problems import (
@@ -43,6 +48,7 @@ from .settings_problems import (
     misfit,
     settings_error,
     spelled,
+    table_of,
     unknown,
     without_password,
 )
@@ -87,6 +93,14 @@ def _namespace(value: str) -> str:
     return value
 
 
+def _replica(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError(
+            "should be letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
+        )
+    return value
+
+
 def _function(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
         raise ValueError("should name a function as 'module:function'")
@@ -101,6 +115,29 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _partitions(value: Any) -> Any:
+    counts = value.items() if isinstance(value, Mapping) else [("", value)]
+    for topic, count in counts:
+        if topic and (topic in RESERVED_TOPICS or not is_type_name(topic) or topic_of(topic) != topic):
+            raise ValueError(
+                f"{topic!r} should be a topic that is not reserved: the first word of a type name"
+            )
+        if isinstance(count, bool) or not re.fullmatch(r"0*[1-9]\d{0,8}", str(count)):
+            raise ValueError("should be a whole number from 1, or a table of such numbers by topic")
+    return value
+
+
+class LimitSettings(BusLimits):
+    """What the bus keeps. A model of its own so that a wrong `partitions` is told in one sentence."""
+
+    partitions: Annotated[int | dict[str, int], BeforeValidator(_partitions)] = 1
+    """Of each topic, or by name as `{orders = 8}`; the default is the backend's. Reserved topics have 1."""
+
+    def as_set(self) -> BusLimits | None:
+        """What somebody has set, and nothing else; None if that is nothing."""
+        return BusLimits(**self.model_dump(exclude_unset=True)) if self.model_fields_set else None
+
+
 class BusSettings(_Frozen):
     """Which bus carries the messages."""
 
@@ -108,6 +145,8 @@ class BusSettings(_Frozen):
     """Which bus, by the scheme: `memory://` for one process."""
     namespace: Annotated[str, AfterValidator(_namespace)] = "plugbus"
     """Keeps kernels apart that share a backend."""
+    limits: LimitSettings = LimitSettings()
+    """What it keeps, and for how long. Only what is set is handed to the bus, which knows its defaults."""
 
     @property
     def display_url(self) -> str:
@@ -157,6 +196,8 @@ class Settings(_Frozen):
     model_config = ConfigDict(validate_default=True)
 
     bus: BusSettings = BusSettings()
+    replica: Annotated[str, AfterValidator(_replica)] | None = None
+    """This kernel's name among all on one bus; unset: the host's name with a random end."""
     state_dir: Path | None = None
     """Holds token, plugin data and lock; unset: `.plugbus/` beside `plugbus.toml`, else the user's folder."""
     token: SecretStr | None = None
@@ -239,10 +280,11 @@ def _validated(layers: Sequence[Sequence[Entry]]) -> Settings:
 
 
 def _typed(entry: Entry) -> Entry:
-    """A variable's text as what its setting wants: JSON for plugins, lists also as `a,b`."""
-    if is_plugin_config(entry.path):
+    """A variable's text as what its setting wants: JSON for plugins and tables, lists also as `a,b`."""
+    kind = annotation(Settings, entry.path)
+    if is_plugin_config(entry.path) or table_of(kind) is not None:
         return entry._replace(value=json_or_text(entry.value))
-    if get_origin(annotation(Settings, entry.path)) is not tuple:
+    if get_origin(kind) is not tuple:
         return entry
     found = json_or_text(entry.value)
     words = [word.strip() for word in entry.value.split(",")]
@@ -266,22 +308,28 @@ def _absolute(value: Any, folder: Path) -> Any:
 def settings_table() -> str:
     """Every setting with its variable, default and meaning, as a Markdown table made from the model."""
     rows = ["| setting | variable | default | meaning |", "|---|---|---|---|"]
-    meanings = _meanings()
-    for path, model, name in leaves(Settings):
+    settings = list(leaves(Settings))
+    meanings = _meanings({sys.modules[cls.__module__] for _, model, _ in settings for cls in _ours(model)})
+    for path, model, name in settings:
         default = model.model_fields[name].get_default(call_default_factory=True)
         shown = json.dumps(default, default=_jsonable)
         variable = spelled(path, ENV_PREFIX)
-        meaning = meanings[model.__name__, name]
+        meaning = next(text for cls in _ours(model) if (text := meanings.get((cls.__name__, name))))
         rows.append(f"| `{'.'.join(path)}` | `{variable}` | `{shown}` | {meaning} |")
     return "\n".join(rows)
 
 
-def _meanings() -> dict[tuple[str, str], str]:
+def _ours(model: type[BaseModel]) -> list[type]:
+    """`model` and the models that it derives from: where its fields are explained."""
+    return [cls for cls in model.__mro__ if issubclass(cls, BaseModel) and cls is not BaseModel]
+
+
+def _meanings(modules: Iterable[ModuleType]) -> dict[tuple[str, str], str]:
     """(class, field) → the text below the field. Read here alone: pydantic would do it at each import."""
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
     return {
         (cls.name, field.target.id): str(text.value.value)
-        for cls in tree.body
+        for module in modules
+        for cls in ast.parse(inspect.getsource(module)).body
         if isinstance(cls, ast.ClassDef)
         for field, text in itertools.pairwise(cls.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)

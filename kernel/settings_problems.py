@@ -7,7 +7,8 @@ common enough to deserve its own hint.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, JsonValue
@@ -43,11 +44,18 @@ def annotation(model: Model, path: KeyPath) -> Any:
     for word in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = kind.model_fields[word].annotation if word in kind.model_fields else None
-        elif get_origin(kind) is dict:
-            kind = get_args(kind)[1]
+        elif (table := table_of(kind)) is not None:
+            kind = get_args(table)[1]
         elif kind is not JsonValue:
             return None
     return kind
+
+
+def table_of(kind: Any) -> Any:
+    """The table with names of the operator's own that a setting is, or may be beside a value; or None."""
+    if get_origin(kind) in (Union, UnionType):
+        return next((one for one in get_args(kind) if get_origin(one) is dict), None)
+    return kind if get_origin(kind) is dict else None
 
 
 def leaves(model: Model, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Model, str]]:
@@ -144,5 +152,7 @@ def masked(path: KeyPath, value: Any) -> Any:
 
 
 def without_password(url: str) -> str:
+    """`url` as it may be shown: a password is masked before the host as well as among the options."""
     password = urlsplit(url).password
-    return url.replace(f":{password}@", f":{_MASK}@") if password else url
+    shown = url.replace(f":{password}@", f":{_MASK}@") if password else url
+    return re.sub(r"([?&]password=)[^&#]*", rf"\1{_MASK}", shown)

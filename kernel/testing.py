@@ -12,12 +12,17 @@ async def test_somebody_who_joins_is_welcomed(harness):
 
 The harness is a real kernel on a real memory bus. Plugins run behind a line that sends everything
 through JSON, so that what works here works in a worker too; retries have no pauses.
+
+`PLUGBUS_TEST_BUS=redis://127.0.0.1:6379` runs the same tests on a real Redis, each in a namespace of its own
+that is removed afterwards. One test on both: `@pytest.mark.parametrize("harness_bus", ["memory://", URL])`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +35,7 @@ import pytest
 from pydantic import JsonValue
 
 from contracts.base import BasePlugin
-from contracts.bus import DEFAULT_TIMEOUT, DeadLetter, EventBus, GroupInfo, Tail, TailItem
+from contracts.bus import DEFAULT_TIMEOUT, DeadLetter, Erasable, EventBus, GroupInfo, Tail, TailItem
 from contracts.errors import CallRefused, PluginAlreadyRegisteredError
 from contracts.event import AnyEvent, Event, HandlerResult, Receipt, dump_event, load_model
 from contracts.message import PluginEvent
@@ -38,12 +43,13 @@ from contracts.messages import PluginInfo
 from contracts.plugin import PluginHandle
 from contracts.query import Query, answer_adapter
 
+from .buses import open_bus
 from .commands import plugin_info
 from .hosts import Host
 from .hosts.loopback import LoopbackHost
 from .manager import PluginManager
 from .registry import PluginRecord
-from .settings import Settings
+from .settings import BusSettings, Settings
 
 if TYPE_CHECKING:
     import httpx
@@ -61,6 +67,11 @@ THREAD_GRACE = 1.0
 """Seconds in which a thread that has done its work may end."""
 
 
+def default_bus() -> str:
+    """The URL of the bus on which tests run that do not choose one."""
+    return os.environ.get("PLUGBUS_TEST_BUS") or "memory://"
+
+
 @dataclass(frozen=True)
 class Handled:
     """One delivery that a handler has finished."""
@@ -75,26 +86,47 @@ class Handled:
 
 
 class Harness:
-    """A kernel with a memory bus, driven by a test: the fixture `harness`, or `async with Harness(tmp)`."""
+    """A kernel with a bus, driven by a test: the fixture `harness`, or `async with Harness(tmp)`.
+
+    `bus`: a URL, for a bus in a namespace of its own, which is removed at the end; or a bus that somebody
+    else opened, and closes; None: as the settings say, or where they say nothing, `PLUGBUS_TEST_BUS`.
+    """
 
     def __init__(
-        self, folder: Path, *, settings: Settings | None = None, bus: EventBus | None = None
+        self, folder: Path, *, settings: Settings | None = None, bus: EventBus | str | None = None
     ) -> None:
         base = settings or Settings()
+        if bus is None and "bus" not in base.model_fields_set:
+            bus = default_bus()
         update: dict[str, Any] = {"state_dir": folder / "state", "plugin_paths": ()}
+        self._owns_namespace = isinstance(bus, str)
+        if isinstance(bus, str):
+            own = {"url": bus, "namespace": f"test-{secrets.token_hex(6)}"}
+            update["bus"] = BusSettings.model_validate({**base.bus.model_dump(exclude_unset=True), **own})
         self.manager = _TestManager(
-            base.model_copy(update=update), profile="embedded", bus=bus, backoff=0.0, watch=self._watch
+            base.model_copy(update=update),
+            profile="embedded",
+            bus=None if isinstance(bus, str) else bus,
+            backoff=0.0,
+            watch=self._watch,
         )
         self._handled: list[Handled] = []
         self._tail: Tail | None = None
         self._seen: list[TailItem] = []
+        self._trimmed = 0
+        """Events that were gone before this harness came."""
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
         await self.manager.start()
-        self._tail = self.manager.bus.tail(
-            "**", "kernel.**", "plugin.**", "audit.**", "bus.**", position="oldest"
-        )
+        try:
+            self._tail = self.bus.tail(
+                "**", "kernel.**", "plugin.**", "audit.**", "bus.**", position="oldest"
+            )
+            self._trimmed = sum(topic.published - topic.events for topic in await self.bus.topics())
+        except BaseException:
+            await self._end()
+            raise
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -104,7 +136,18 @@ class Harness:
             if self._tail is not None:
                 self._tail.close()
         finally:
-            await self.manager.stop("end of the test")
+            await self._end()
+
+    async def _end(self) -> None:
+        await self.manager.stop("end of the test")
+        if not self._owns_namespace:
+            return
+        bus = open_bus(self.manager.settings)
+        try:
+            if isinstance(bus, Erasable):
+                await bus.erase()
+        finally:
+            await bus.close(0)
 
     @property
     def bus(self) -> EventBus:
@@ -169,18 +212,33 @@ class Harness:
             async with asyncio.timeout(timeout):
                 await self.manager.kernel.settle()
                 await self.bus.quiet()
+                await self._catch_up()
         except TimeoutError:
             busy = [line for group in await self.bus.groups() if (line := _busy(group))]
             pytest.fail(f"not quiet after {timeout:g} s: {'; '.join(busy) or 'no group is busy'}")
 
     def published(self, model: type[E] | None = None) -> list[Any]:
-        """What was published so far, oldest first: as instances of `model`, or everything as `TailItem`s."""
-        while self._tail is not None and (more := self._tail.read_nowait()):
-            self._seen += more
+        """What was published so far: as instances of `model`, or everything as `TailItem`s.
+
+        Of each topic the oldest first. After `quiet` that is everything; before, on a bus with a server,
+        what has come back from there.
+        """
+        self._read()
         if model is None:
             return list(self._seen)
         wanted = model.__event_type__
         return [load_model(model, i.data, what=wanted) for i in self._seen if i.envelope.type == wanted]
+
+    def _read(self) -> None:
+        while self._tail is not None and (more := self._tail.read_nowait()):
+            self._seen += more
+
+    async def _catch_up(self) -> None:
+        """Return when whatever was published by now has been read."""
+        there = sum(topic.published for topic in await self.bus.topics()) - self._trimmed
+        self._read()
+        while self._tail is not None and len(self._seen) + sum(item.missed for item in self._seen) < there:
+            self._seen.append(await anext(self._tail))
 
     def handled(self, handler: str | None = None) -> list[Handled]:
         """Deliveries that handlers have finished, in order; of `<plugin_id>.<handler>`, or all."""
@@ -325,9 +383,15 @@ class MockPlugin(BasePlugin):
 
 
 @pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+def harness_bus() -> str:
+    """The URL of the bus on which `harness` runs: `PLUGBUS_TEST_BUS`, else in memory. Override it at will."""
+    return default_bus()
+
+
+@pytest.fixture
+async def harness(tmp_path: Path, harness_bus: str) -> AsyncIterator[Harness]:
     """A running kernel without plugins; load what you test."""
-    async with Harness(tmp_path) as running:
+    async with Harness(tmp_path, bus=harness_bus) as running:
         yield running
 
 

@@ -91,7 +91,8 @@ def _running(folder: Any) -> str:
         raise _no_kernel("no kernel is running here", str(folder.path))
     endpoint = folder.endpoint()
     if endpoint is None:
-        raise _no_kernel("the kernel does not listen yet, or runs without its gateway", str(folder.path))
+        why = "the kernel does not listen yet (perhaps it waits for its bus), or has no gateway"
+        raise _no_kernel(why, str(folder.path))
     return str(endpoint.url)
 
 

@@ -42,7 +42,7 @@ def list_letters(
     elif not items:
         say("no dead letters")
     else:
-        say_table(_COLUMNS, map(_row, items), last_fits=True)
+        say_table(_COLUMNS, map(_row, items), cut=-1)
 
 
 def _row(letter: dict[str, Any]) -> tuple[Any, ...]:

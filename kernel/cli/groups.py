@@ -9,7 +9,7 @@ import typer
 from .client import Client, with_client, word
 from .durations import per_second, span
 from .errors import CommandError, usage
-from .output import AsJson, clean, say, say_fields, say_item, say_items, say_table
+from .output import AsJson, clean, say, say_fields, say_item, say_items, say_table, short_name
 
 app = typer.Typer(help="Groups, one for each handler: list, show, pause, resume, drop.")
 
@@ -21,12 +21,12 @@ _COLUMNS = ("GROUP", "STATE", "WAITING", "OLDEST", "IN FLIGHT", "PARKED", "DEAD"
 @app.command("list")
 @with_client
 def list_groups(client: Client, as_json: AsJson = False) -> None:
-    """List all groups with what waits, runs, is parked and dead."""
+    """List all groups with what waits, runs, is parked and dead. --json has long names whole."""
     items = client.get("/admin/groups")
     if as_json:
         say_items("group.list", items)
         return
-    say_table(_COLUMNS, map(_row, items))
+    say_table(_COLUMNS, map(_row, items), cut=0, how=short_name)
     for item in items:
         _say_paused(item)
 

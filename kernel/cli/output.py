@@ -7,7 +7,7 @@ drive the terminal. Without a terminal, tables are plain text.
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from shutil import get_terminal_size
 from typing import Annotated, Any
@@ -20,8 +20,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 _PIPED_WIDTH = 240
 _TABLE_WIDTH = 100
-_LAST_COLUMN = 20
-"""Characters that a last column keeps, however long the others are."""
+_NARROWEST = 20
+"""Characters that a column keeps that is cut, however long the others are."""
 
 
 def say(text: str = "") -> None:
@@ -83,18 +83,34 @@ def line_width() -> int:
     return get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, last_fits: bool = False) -> None:
-    """One line a row. With `last_fits` the last column is cut to what is left of the line."""
+def short_name(name: str, width: int) -> str:
+    """`name`, cut in its middle: of names that lie side by side, both ends tell them apart."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: max(0, width - 1 - tail)]}…{name[len(name) - tail :]}"
+
+
+def say_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    cut: int | None = None,
+    how: Callable[[str, int], str] = short,
+) -> None:
+    """One line a row. The column with the index `cut` is shortened to what the others leave of the line."""
     cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _say_rich_table(columns, cells)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    if last_fits:
-        left = max(_LAST_COLUMN, _TABLE_WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1))
-        cells = [[*row[:-1], short(row[-1], left)] for row in cells]
-    for row in (list(columns), *cells):
-        say("  ".join(map(str.ljust, row, widths)).rstrip())
+    if cut is not None:
+        left = max(_NARROWEST, _TABLE_WIDTH - (sum(widths) - widths[cut]) - 2 * (len(widths) - 1))
+        for row in cells:
+            row[cut] = how(row[cut], left)
+        widths[cut] = min(widths[cut], left)
+    for line in (columns, *cells):
+        say("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def _say_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,18 +8,27 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
-from .output import note, say, say_event
+from .output import clean, note, say, say_event
 from .plugins import plugin_line, say_reason
 from .version import installed_version
 
 if TYPE_CHECKING:
+    from contracts.errors import BusError
+
     from ..manager import PluginManager
     from ..settings import Settings
 
-Bus = Annotated[str | None, typer.Option("--bus", metavar="URL", help="Which bus, e.g. memory://")]
+_FIRST_FAILURE = 7
+"""Lines of an error at most; with what is done about it they are eight."""
+
+Bus = Annotated[
+    str | None,
+    typer.Option("--bus", metavar="URL", help="Which bus: memory:// or redis://HOST:6379, for example."),
+]
 Host = Annotated[str | None, typer.Option("--host", help="Address that the gateway listens on.")]
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Its port; 0 for a free one.")]
 Plugins = Annotated[
@@ -43,7 +52,7 @@ def run(
     log_level: LogLevel = None,
 ) -> None:
     """Run a kernel with its plugins. Ctrl-C stops it gracefully, twice at once."""
-    overrides = _overrides(bus, host, port, plugins, state_dir, log_level)
+    overrides = overrides_of(bus, host, port, plugins, state_dir, log_level)
     _serve("run", config, overrides, _idle)
 
 
@@ -57,13 +66,13 @@ def demo(
     log_level: LogLevel = None,
 ) -> None:
     """Run a kernel with the example plugins, and show what flows through it."""
-    overrides = _overrides(bus, host, port, plugins, state_dir, log_level)
+    overrides = overrides_of(bus, host, port, plugins, state_dir, log_level)
     if port is None:
         overrides["plugins.gateway.config.port_fallback"] = True
     _serve("demo", config, overrides, _show_flow)
 
 
-def _overrides(
+def overrides_of(
     bus: str | None,
     host: str | None,
     port: int | None,
@@ -71,6 +80,7 @@ def _overrides(
     state_dir: Path | None,
     log_level: str | None,
 ) -> dict[str, Any]:
+    """The settings that the flags of `run` are."""
     given = {
         "bus.url": bus,
         "plugins.gateway.config.host": host,
@@ -95,8 +105,27 @@ def _serve(
     settings = load_settings(file=config, overrides=overrides)
     configure_logging(settings.log_level)
     named = settings.plugin_paths if "plugin_paths" in overrides else ()  # naming a path is consent to run it
-    manager = PluginManager(settings, profile=profile, consent=named)
+    waiting = BusWait(settings.bus.display_url)
+    manager = PluginManager(settings, profile=profile, consent=named, bus_told=waiting.tell)
     asyncio.run(_until_asked(manager, settings, profile, work))
+
+
+class BusWait:
+    """Tells the operator, once, that the bus cannot be reached, and once that it is there."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._host = urlsplit(address).netloc.rpartition("@")[2] or address
+
+    def tell(self, error: "BusError | None") -> None:
+        if error is None:
+            note(f"connected to {self._address}")
+            return
+        lines = [clean(line) for line in error.explain().splitlines() if line.strip()]
+        if not any(self._host in line for line in lines):
+            lines.insert(1, f"  bus: {self._address}")
+        note("\n".join(lines[:_FIRST_FAILURE]))
+        note("  now: trying again until it answers; Ctrl-C ends")
 
 
 async def _until_asked(

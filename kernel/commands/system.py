@@ -6,7 +6,7 @@ from typing import Any
 
 from contracts.bus import Call, TopicInfo
 from contracts.messages import (
-    BusInfo,
+    BusDetails,
     CapabilityInfo,
     GetReadiness,
     ListCapabilities,
@@ -29,9 +29,12 @@ class SystemCommands:
         await self._desk.provide(ListCapabilities, self._capabilities)
         await self._desk.provide(GetReadiness, self._readiness)
 
-    async def _bus(self, query: ShowBus, call: Call) -> BusInfo:
+    async def _bus(self, query: ShowBus, call: Call) -> BusDetails:
+        """Of a bus that is not connected as much as can be told without its backend."""
         bus = self._desk.bus
-        return BusInfo(replica=bus.replica, features=bus.features, topics=tuple(await bus.topics()))
+        info = await bus.info()
+        topics = tuple(await bus.topics()) if info.connected else ()
+        return BusDetails(**dict(info), replica=bus.replica, features=bus.features, topics=topics)
 
     async def _topics(self, query: ListTopics, call: Call) -> tuple[TopicInfo, ...]:
         return tuple(await self._desk.bus.topics())
@@ -62,4 +65,4 @@ class SystemCommands:
         }
 
     async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
-        return self._desk.kernel.readiness()
+        return await self._desk.kernel.readiness()

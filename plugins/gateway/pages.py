@@ -47,10 +47,13 @@ def health_router(context: EdgeContext, access: Access) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
     async def ready(response: Response, credentials: Credentials = None) -> Readiness:
-        """200 while the kernel can take work, even degraded. The reasons are told to known tokens only."""
+        """200 while the kernel can take work, even degraded; 503 otherwise, also while the bus does not
+        answer. Reasons and notes are told to known tokens only."""
         readiness = await _readiness(context)
         response.status_code = 503 if readiness.status == "not_ready" else 200
-        return readiness if access.holds(credentials, "read") else Readiness(status=readiness.status)
+        if access.holds(credentials, "read"):
+            return readiness
+        return readiness.model_copy(update={"reasons": (), "notes": ()})
 
     return router
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from contracts import errors
-from contracts.errors import BusFull, ErrorInfo, InvalidEvent, PluginNotReady, ProviderFailed, RemoteError
+from contracts.errors import (
+    BusClosed,
+    BusError,
+    BusFull,
+    ErrorInfo,
+    InvalidEvent,
+    PluginNotReady,
+    ProviderFailed,
+    RemoteError,
+)
 
 
 def caught(error: Exception) -> ErrorInfo:
@@ -40,6 +49,17 @@ def test_our_errors_come_back_as_themselves() -> None:
     again = over_the_wire(PluginNotReady("later", retry_after=2.5))
     assert isinstance(again, PluginNotReady)
     assert again.retry_after == 2.5
+
+
+def test_whether_asking_again_helps_is_told() -> None:
+    """It does, unless the error or its class says that it will not; that crosses the wire as well."""
+    assert not BusError("refused").is_final
+    assert BusError("wrong password", is_final=True).is_final
+    assert BusClosed("closed").is_final
+    for is_final in (False, True):
+        there = over_the_wire(BusError("no", is_final=is_final))
+        assert isinstance(there, BusError)
+        assert there.is_final is is_final
 
 
 def test_a_failed_provider_is_told_whole() -> None:

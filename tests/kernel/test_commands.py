@@ -59,7 +59,7 @@ async def shop(harness: Harness) -> type[Shop]:
 
 async def order(harness: Harness, *names: str) -> None:
     for name in names:
-        await harness.publish(Ordered(name=name))
+        await harness.publish(Ordered(name=name), key="k")
 
 
 def recorded(harness: Harness, action: str) -> list[AuditRecorded]:
@@ -129,6 +129,7 @@ async def test_only_a_group_that_nobody_handles_is_dropped(harness: Harness, sho
     dropped = await harness.request(DropGroup(group="shop.deliver"))
     assert (dropped.state, dropped.waiting) == ("dormant", 2)
     assert await harness.request(ListGroups()) == ()
+    await harness.quiet()
     [record] = recorded(harness, "group.drop")
     assert dict(record.details) == {"waiting": "2", "parked": "0", "dead": "0"}
 
@@ -208,7 +209,7 @@ async def test_dead_letters_come_back_as_they_went(harness: Harness, shop: type[
 
 async def test_events_are_replayed_to_one_group(harness: Harness, shop: type[Shop]) -> None:
     """From the oldest, or from a position; cancelling tells what was left."""
-    receipts = [await harness.publish(Ordered(name=name)) for name in ("a", "b", "c")]
+    receipts = [await harness.publish(Ordered(name=name), key="k") for name in ("a", "b", "c")]
     await harness.quiet()
     result = await harness.request(ReplayEvents(group="shop.deliver"))
     await harness.quiet()

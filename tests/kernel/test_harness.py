@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from bus.memory import MemoryBroker, MemoryBus
+from bus.memory.tail import MemoryTail
+from contracts.bus import BusLimits
 from contracts.errors import (
+    BusError,
     ErrorInfo,
     NoProvider,
     PermissionDeniedError,
@@ -18,7 +24,7 @@ from contracts.errors import (
     ProviderFailed,
 )
 from kernel.manager import PluginManager
-from kernel.settings import Settings
+from kernel.settings import BusSettings, Settings
 from kernel.testing import Harness, MockPlugin
 from plugbus import (
     BasePlugin,
@@ -103,7 +109,8 @@ async def test_a_plugin_that_subscribes_to_nothing_has_no_group(harness: Harness
 async def test_everything_that_was_published_is_seen(harness: Harness) -> None:
     """However much it is."""
     for n in range(2_500):
-        await harness.publish(Note(text=str(n)))
+        await harness.publish(Note(text=str(n)), key="k")
+    await harness.quiet()
     assert [note.text for note in harness.published(Note)] == [str(n) for n in range(2_500)]
 
 
@@ -353,3 +360,113 @@ async def test_a_subscription_may_be_removed_twice_and_while_it_stops(harness: H
     await harness.load(Removes)
     await harness.unload("removes")
     assert harness.plugin("removes").status is PluginStatus.UNLOADED
+
+
+# --- on which bus ---------------------------------------------------------------------------------------
+
+
+class ServerBus(MemoryBus):
+    """A bus with a server: what is published comes back a while later, and a namespace can be removed."""
+
+    made: ClassVar[list[ServerBus]] = []
+    erased: ClassVar[list[str]] = []
+    """Namespaces, in the order in which they were removed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.made.append(self)
+
+    async def erase(self) -> None:
+        assert not any([(await bus.info()).connected for bus in self.made]), "somebody is still on it"
+        self.erased.append((await self.info()).namespace)
+
+    def tail(self, *patterns: str, position: str | datetime | None = None) -> MemoryTail:
+        tail = super().tail(*patterns, position=position)
+        tail.read_nowait = list  # type: ignore[method-assign]  # nothing has come back yet
+        return tail
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> type[ServerBus]:
+    """Buses for `server://`; `made` and `erased` tell what became of them."""
+
+    def make(url: str, *, namespace: str, replica: str, limits: BusLimits | None) -> ServerBus:
+        broker = MemoryBroker(limits=limits)
+        return ServerBus(broker=broker, replica=replica, address=url, namespace=namespace)
+
+    monkeypatch.setattr(ServerBus, "made", [])
+    monkeypatch.setattr(ServerBus, "erased", [])
+    point = EntryPoint("server", "somewhere:make", "plugbus.buses")
+    monkeypatch.setattr("kernel.buses.entry_points", lambda group: [point])
+    monkeypatch.setattr(EntryPoint, "load", lambda self: make)
+    return ServerBus
+
+
+async def test_a_bus_by_url_has_a_namespace_of_its_own_and_leaves_none(
+    server: type[ServerBus], tmp_path: Path
+) -> None:
+    """Removed once the kernel is stopped; the other settings of the bus hold."""
+    settings = Settings(bus=BusSettings.model_validate({"limits": {"retain": 7}}))
+    used = []
+    for n in range(2):
+        async with Harness(tmp_path / str(n), settings=settings, bus="server://h") as harness:
+            assert isinstance(harness.bus, ServerBus)
+            assert harness.bus.broker.limits.retain == 7
+            used.append((await harness.bus.info()).namespace)
+    assert len(set(used)) == 2
+    assert all(name.startswith("test-") for name in used)
+    assert server.erased == used
+
+
+async def test_the_bus_of_the_environment_is_that_of_tests_that_choose_none(
+    server: type[ServerBus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the settings say, or a bus that is given, comes first; neither is ever removed."""
+    shared = Settings(bus=BusSettings(url="server://shared", namespace="shop"))
+    async with Harness(tmp_path / "a", settings=shared) as harness:
+        assert (await harness.bus.info()).namespace == "shop"
+    async with ServerBus(replica="mine") as mine, Harness(tmp_path / "b", bus=mine) as harness:
+        assert harness.bus is mine
+    assert server.erased == []
+    monkeypatch.setenv("PLUGBUS_TEST_BUS", "server://h")
+    async with Harness(tmp_path / "c") as harness:
+        info = await harness.bus.info()
+        assert info.address == "server://h"
+    assert server.erased == [info.namespace]
+
+
+@pytest.mark.parametrize("harness_bus", ["memory://", "memory://shared"])
+async def test_one_test_runs_on_several_buses(harness: Harness, harness_bus: str) -> None:
+    """The fixture `harness` runs on whatever `harness_bus` says."""
+    assert (await harness.bus.info()).address == harness_bus
+
+
+async def test_what_was_published_is_complete_once_it_is_quiet(
+    server: type[ServerBus], tmp_path: Path
+) -> None:
+    """On a bus where events come back later than they are settled too, and where some are gone already."""
+    async with ServerBus(broker=MemoryBroker(limits=BusLimits(retain=0, young_seconds=0))) as bus:
+        for n in range(20):
+            await bus.publish(Note(text=f"before {n}"), source="/test")
+        async with Harness(tmp_path, bus=bus) as harness:
+            await harness.load(MockPlugin.make("mock", handles=["kit.note"]))
+            await harness.publish(Note(text="now"))
+            await harness.quiet()
+            assert harness.published(Note)[-1] == Note(text="now")
+            [topic] = [topic for topic in await bus.topics() if topic.topic == "kit"]
+            assert topic.events < topic.published
+
+
+async def test_a_harness_that_cannot_begin_leaves_nothing_behind(
+    server: type[ServerBus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is stopped, and its namespace removed."""
+
+    async def topics(self: ServerBus) -> list[Any]:
+        raise BusError("gone")
+
+    monkeypatch.setattr(ServerBus, "topics", topics)
+    with pytest.raises(BusError, match="gone"):
+        async with Harness(tmp_path, bus="server://h"):
+            raise AssertionError("it began")
+    assert [name[:5] for name in server.erased] == ["test-"]

@@ -339,9 +339,9 @@ async def test_who_waits_for_a_plugin_that_was_not_ready_starts_after_it(tmp_pat
 async def test_a_required_plugin_that_is_stopped_makes_the_kernel_not_ready(harness: Harness) -> None:
     """Ready means that everything that is required is started, not only that nothing failed."""
     await harness.load(MockPlugin.make("needed", criticality="required"))
-    assert harness.manager.readiness().status == "ready"
+    assert (await harness.manager.readiness()).status == "ready"
     await harness.unload("needed")
-    readiness = harness.manager.readiness()
+    readiness = await harness.manager.readiness()
     assert readiness.status == "not_ready"
     assert "needed" in readiness.reasons[0]
 

@@ -134,6 +134,7 @@ async def test_the_source_is_stamped(harness: Harness) -> None:
     """Everything that a plugin publishes carries its own source, whatever it says."""
     await harness.load(Trier)
     await attempt(harness, "publish_mine")
+    await harness.quiet()
     [item] = [item for item in harness.published() if item.envelope.type == "sec.mine"]
     assert item.envelope.source == "/plugins/trier"
 

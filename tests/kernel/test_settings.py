@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from contracts.bus import BusLimits
 from contracts.errors import SettingsError
 from contracts.security import Permission, SecurityLevel
 from kernel.settings import Settings, find_settings_file, load_settings, settings_table
@@ -186,7 +187,7 @@ def test_an_unknown_flag_is_refused() -> None:
     """What resembles nothing is told what there is."""
     error = _refusal(overrides={"xyz": 1})
     assert error.where == "command line"
-    assert "bus, state_dir, token" in error.fix
+    assert "bus, replica, state_dir" in error.fix
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,75 @@ def test_a_table_where_a_value_belongs_and_the_other_way_round_are_refused() -> 
     """Neither is a crash."""
     assert "'bus' is a table" in _refusal(overrides={"bus": "memory://"}).message
     assert "'token.x' is not a setting" in _refusal(overrides={"token.x": 1}).message
+
+
+def test_of_the_limits_only_what_was_set_is_handed_on() -> None:
+    """From every source, partitions as one number or by topic; the bus knows its own defaults."""
+    _write("[bus.limits]\nretain = 7\n[bus.limits.partitions]\norders = 4\n")
+    settings = load_settings(environ={"PLUGBUS_BUS__LIMITS__LOT": "9"}, overrides={"bus.limits.lease": 3})
+    limits = settings.bus.limits.as_set()
+    assert limits is not None
+    assert limits.model_fields_set == {"retain", "partitions", "lot", "lease"}
+    assert (limits.retain, limits.partitions, limits.lot, limits.lease) == (7, {"orders": 4}, 9, 3)
+    assert type(limits) is BusLimits
+    assert load_settings(environ={}, file=_write("")).bus.limits.as_set() is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "partitions"),
+    [
+        ({"PARTITIONS": "4"}, 4),
+        ({"PARTITIONS": '{"orders": 4}'}, {"orders": 4}),
+        ({"PARTITIONS__ORDERS": "4", "PARTITIONS__BILLS": "2"}, {"orders": 4, "bills": 2}),
+    ],
+)
+def test_partitions_are_a_number_or_a_table(environ: dict[str, str], partitions: object) -> None:
+    """In variables too: as JSON, or with a variable for each topic."""
+    given = {f"PLUGBUS_BUS__LIMITS__{name}": value for name, value in environ.items()}
+    assert load_settings(environ=given).bus.limits.partitions == partitions
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("partitions = 0", "should be a whole number from 1, or a table"),
+        ("partitions = true", "should be a whole number from 1, or a table"),
+        ("partitions = 'many'", "should be a whole number from 1, or a table"),
+        ("partitions = { orders = 0 }", "should be a whole number from 1, or a table"),
+        ("partitions = { 'orders.placed' = 2 }", "'orders.placed' should be a topic"),
+        ("partitions = { audit = 2 }", "'audit' should be a topic that is not reserved"),
+        ("retain = -1", "should be greater than or equal to 0"),
+    ],
+)
+def test_limits_that_do_not_fit_are_told_in_one_sentence(text: str, told: str) -> None:
+    """With the line, however many forms the value might have had."""
+    _write(f"[bus.limits]\n{text}\n")
+    error = _refusal()
+    assert told in error.message
+    assert error.where == "plugbus.toml:2"
+    assert len(error.explain().splitlines()) == 3
+
+
+def test_an_unknown_limit_is_refused_with_what_was_meant() -> None:
+    """In the spelling of its source."""
+    error = _refusal(environ={"PLUGBUS_BUS__LIMITS__RETIAN": "1"})
+    assert error.fix == "did you mean 'PLUGBUS_BUS__LIMITS__RETAIN'?"
+    assert "'bus.limits' is a table" in _refusal(overrides={"bus.limits": 1}).message
+
+
+@pytest.mark.parametrize("name", ["a b", "", "-a", "a:b", "x" * 64])
+def test_the_name_of_a_replica_is_one_word(name: str) -> None:
+    """It is part of the names of groups, and of keys."""
+    _write(f'replica = "{name}"')
+    assert "'replica'" in _refusal().message
+    _write('replica = "shop-2.eu_1"')
+    assert load_settings(environ={}).replica == "shop-2.eu_1"
+
+
+def test_a_password_among_the_options_of_a_url_is_not_shown() -> None:
+    """Some clients take it there as well."""
+    settings = Settings.model_validate({"bus": {"url": "redis://h/0?a=1&password=hidden&b=2"}})
+    assert settings.bus.display_url == "redis://h/0?a=1&password=••••&b=2"
 
 
 def test_secrets_are_in_no_text() -> None:

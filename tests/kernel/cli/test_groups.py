@@ -32,6 +32,19 @@ def test_groups_are_listed_with_the_figures_of_an_operator(plugbus: Plugbus, ker
     }
 
 
+def test_names_that_are_too_long_are_cut_in_their_middle(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Behind a pipe as well a row fits; both ends tell the groups apart, and JSON has them whole."""
+    big = {"waiting": 1_000_000, "parked": 200_000, "dead": 100_000, "rate": 12_345.0, "state": "ephemeral"}
+    items = [GROUP | big | {"group": f"organization_sync.handle_member@{'host-' * 8}{n}"} for n in range(2)]
+    kernel.answer("GET /admin/groups", items)
+    lines = plugbus("group", "list").out.splitlines()
+    assert max(map(len, lines)) <= 100
+    names = [line.split()[0] for line in lines[1:]]
+    assert [(name[:12], name[-6:]) for name in names] == [("organization", f"host-{n}") for n in range(2)]
+    assert all("…" in name for name in names)
+    assert plugbus("group", "list", "--json").json["items"] == items
+
+
 def test_one_group_is_shown_with_everything_that_is_known(plugbus: Plugbus, kernel: CannedKernel) -> None:
     """Counters that never counted are left out."""
     kernel.answer("GET /admin/groups/alerts.watch", GROUP)
@@ -92,16 +105,50 @@ def test_an_unknown_group_is_exit_code_5(plugbus: Plugbus, kernel: CannedKernel)
     assert "did you mean 'alerts.watch'?" in ended.err
 
 
-def test_the_bus_is_shown_with_its_topics(plugbus: Plugbus, kernel: CannedKernel) -> None:
-    """What it promises, and a row for each topic with who holds it."""
-    topic = {
-        "topic": "orders", "partitions": 8, "events": 1_200, "peak": 3_000, "limit": 1_000_000,
-        "published": 9_000, "rate": 0.5, "oldest_age": 90.0, "holder": "alerts.watch",
-    }  # fmt: skip
-    item = {"replica": "r1", "features": {"persistent": False, "shared": False}, "topics": [topic]}
-    kernel.answer("GET /admin/bus", item)
+TOPIC: dict[str, Any] = {
+    "topic": "orders", "partitions": 8, "events": 1_200, "peak": 3_000, "limit": 1_000_000,
+    "published": 9_000, "rate": 0.5, "oldest_age": 90.0, "holder": "alerts.watch",
+}  # fmt: skip
+BUS: dict[str, Any] = {
+    "backend": "redis", "server": "Redis 7.0.15", "address": "redis://h:6379/0", "namespace": "shop",
+    "connected": True, "durability": "weak", "replicas": ["r1", "r2"],
+    "warnings": ["appendfsync is everysec: set it to always \x1b[31m"],
+    "details": {"latency_ms": 0.25, "layout": 1, "scripts": {"loaded": 9, "missing": []}, "tls": False},
+    "replica": "r1", "features": {"persistent": True, "shared": True}, "topics": [TOPIC],
+}  # fmt: skip
+
+
+def test_the_bus_is_shown_with_what_is_in_force(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """What it is, how durable in words, every fact, every warning, and a row for each topic."""
+    kernel.answer("GET /admin/bus", BUS)
     lines = plugbus("bus", "info").out.splitlines()
-    assert lines[:3] == ["replica:    r1", "persistent: no", "shared:     no"]
-    assert lines[3].split()[:4] == ["TOPIC", "PARTITIONS", "EVENTS", "PEAK"]
-    assert lines[4].split() == ["orders", "8", "1200", "3000", "1000000", "0.5/s", "90s", "alerts.watch"]
-    assert plugbus("bus", "info", "--json").json["item"] == item
+    fields = dict(line.split(": ", 1) for line in lines[:-2])
+    assert {name: value.strip() for name, value in fields.items()} == {
+        "backend": "redis (Redis 7.0.15)",
+        "address": "redis://h:6379/0",
+        "namespace": "shop",
+        "connected": "yes",
+        "durability": "weak: a crash of the server or of its machine may lose what was confirmed",
+        "replica": "r1",
+        "other replicas": "r2",
+        "persistent": "yes",
+        "shared": "yes",
+        "latency ms": "0.25",
+        "layout": "1",
+        "scripts": "loaded=9, missing=[]",
+        "tls": "no",
+        "warning": "appendfsync is everysec: set it to always \\x1b[31m",
+    }
+    assert lines[-2].split()[:4] == ["TOPIC", "PARTITIONS", "EVENTS", "PEAK"]
+    assert lines[-1].split() == ["orders", "8", "1200", "3000", "1000000", "0.5/s", "90s", "alerts.watch"]
+    assert plugbus("bus", "info", "--json").json == {"schema": "plugbus.bus.info/1", "item": BUS}
+
+
+def test_a_bus_that_is_not_connected_is_shown_as_such(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """With what is known of it; nothing is left empty or looks well."""
+    kernel.answer("GET /admin/bus", BUS | {"connected": False, "server": "", "topics": [], "replicas": []})
+    out = plugbus("bus", "info").out
+    assert "no: it does not answer" in out
+    assert "not known" in out
+    assert "()" not in out
+    assert "other replicas" not in out

@@ -17,6 +17,7 @@ from contracts.bus import TailItem
 from contracts.envelope import Envelope
 from contracts.errors import AddressInUse, BusError, PlugbusError
 from contracts.messages import PluginInfo
+from kernel.buses import Told
 from kernel.settings import Settings
 
 from .conftest import Ended, Plugbus
@@ -53,8 +54,10 @@ class StandInManager:
     interrupted_while_starting: ClassVar[bool] = False
     url: str | None = "http://127.0.0.1:8123"
 
-    def __init__(self, settings: Settings, *, profile: str, consent: Sequence[Path]) -> None:
-        self.settings, self.profile, self.consent = settings, profile, consent
+    def __init__(
+        self, settings: Settings, *, profile: str, consent: Sequence[Path], bus_told: Told | None
+    ) -> None:
+        self.settings, self.profile, self.consent, self.bus_told = settings, profile, consent, bus_told
         self.stopped: list[str] = []
         self.patterns: tuple[str, ...] = ()
         self.reader = StandInTail(self.items)
@@ -167,6 +170,47 @@ def test_a_start_that_fails_is_told_and_undone(
     ended = plugbus("run")
     assert (ended.code, ended.out, ended.err) == (code, "", error.explain() + "\n")
     assert manager.made[0].stopped == ["the start failed"]
+
+
+def waiting_for(manager: type[StandInManager], *told: BusError | None) -> None:
+    """A start that tells what a manager tells while it waits for its bus."""
+
+    async def start(self: StandInManager) -> None:
+        assert self.bus_told is not None
+        for one in told:
+            self.bus_told(one)
+        asyncio.get_running_loop().call_soon(_interrupt)
+
+    manager.start = start  # type: ignore[method-assign]
+
+
+def test_a_bus_that_cannot_be_reached_is_told_with_its_address(
+    plugbus: Plugbus, manager: type[StandInManager]
+) -> None:
+    """Code, cause, address without password, fix, and what is done about it; once it is there, one line."""
+    waiting_for(manager, BusError("connection refused", fix="start it: redis-server"), None)
+    ended = plugbus("run", "--bus", "redis://:hidden@h:1")
+    assert ended.err.splitlines() == [
+        "bus: connection refused",
+        "  bus: redis://:••••@h:1",
+        "  fix: start it: redis-server",
+        "  now: trying again until it answers; Ctrl-C ends",
+        "connected to redis://:••••@h:1",
+        "stopping (again: at once)",
+    ]
+    assert ended.code == 0
+
+
+def test_a_bus_that_says_much_is_told_on_half_a_screen(
+    plugbus: Plugbus, manager: type[StandInManager]
+) -> None:
+    """At most eight lines; the address is not said twice, and control characters are spelled out."""
+    long = "\n".join(["redis://h:1 says \x1b[31m", *(f"line {n}" for n in range(20))])
+    waiting_for(manager, BusError(long, fix="start it"))
+    lines = plugbus("run", "--bus", "redis://h:1").err.splitlines()[:-1]
+    assert len(lines) == 8
+    assert sum("redis://h:1" in line for line in lines) == 1
+    assert "\x1b" not in "".join(lines)
 
 
 def test_a_signal_while_starting_stops_as_well(plugbus: Plugbus, manager: type[StandInManager]) -> None:

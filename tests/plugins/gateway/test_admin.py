@@ -11,7 +11,7 @@ from contracts.bus import DeadLetter, DeadLetterSelection, Features, GroupInfo, 
 from contracts.envelope import Envelope
 from contracts.errors import CallTimeout, ErrorInfo, PlugbusError, ProviderFailed
 from contracts.messages import (
-    BusInfo,
+    BusDetails,
     CancelReplay,
     CapabilityInfo,
     CommandResult,
@@ -74,7 +74,12 @@ TYPE = EventTypeInfo(
     type="orders.placed", version=2, json_schema={"type": "object"}, publishers=("shop",), handlers=("a.b",)
 )
 TOPIC = TopicInfo(topic="orders", partitions=1, events=3, peak=4, limit=5, published=6, holder="alerts.watch")
-BUS = BusInfo(replica="r1", features=Features(persistent=False, shared=False), topics=(TOPIC,))
+BUS = BusDetails(
+    backend="redis", server="Redis 7.0.15", address="redis://127.0.0.1:6379", namespace="plugbus",
+    connected=True, durability="weak", replicas=("r1", "r2"), warnings=("it may lose a second: set it",),
+    details={"latency_ms": 0.2}, replica="r1", features=Features(persistent=True, shared=True),
+    topics=(TOPIC,),
+)  # fmt: skip
 REPLAY = ReplayResult(group="alerts.watch", events=7)
 CAPABILITY = CapabilityInfo(
     name="pricing.quote",
@@ -405,18 +410,23 @@ async def test_every_address_asks_for_its_right(
 
 
 async def test_readiness_speaks_for_the_kernel(app: Any, context: Any) -> None:
-    """200 for ready and degraded, 503 for not ready and for no answer; reasons only for known tokens."""
+    """200 for ready and degraded, 503 for not ready and for no answer; reasons and notes only for known
+    tokens, whether the bus is there and how durable it is for everybody."""
     transport = httpx.ASGITransport(app)
     known = {"Authorization": "Bearer t-read"}
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as anybody:
         for status, expected in (("ready", 200), ("degraded", 200), ("not_ready", 503)):
-            context.answers["kernel.ready"] = Readiness(status=status, reasons=("alerts failed",))
+            context.answers["kernel.ready"] = Readiness(
+                status=status, bus="connected", durability="weak", reasons=("alerts failed",), notes=("weak",)
+            )
             public, private = await anybody.get("/readyz"), await anybody.get("/readyz", headers=known)
             assert public.status_code == private.status_code == expected
-            assert public.json() == {"status": status, "reasons": []}
-            assert private.json() == {"status": status, "reasons": ["alerts failed"]}
+            told = {"status": status, "bus": "connected", "durability": "weak"}
+            assert public.json() == {**told, "reasons": [], "notes": []}
+            assert private.json() == {**told, "reasons": ["alerts failed"], "notes": ["weak"]}
         del context.answers["kernel.ready"]
-        assert (await anybody.get("/readyz")).status_code == 503
+        silent = await anybody.get("/readyz")
+        assert (silent.status_code, silent.json()["bus"], silent.json()["durability"]) == (503, None, None)
         alive = await anybody.get("/livez")
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
 
