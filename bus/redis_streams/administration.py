@@ -31,7 +31,7 @@ async def replay(core: Core, group: str, start: str | datetime, end: str | datet
     record = core.registry.find(group)
     places = view.places_of(record.spec.patterns)
     first = _edge(core, places, start, "start")
-    last = {place: _END for place in places} if end is None else _edge(core, places, end, "end")
+    last = dict.fromkeys(places, _END) if end is None else _edge(core, places, end, "end")
     total = 0
     for place in places:
         if place in first and place in last:
@@ -86,7 +86,9 @@ async def _begin(
     while order_of(at) < order_of(until):
         at, looked, *flat = await core.link.control.call(script("census"), (stream,), at, until, _PAGE)
         count += sum(
-            number for kind, number in zip(flat[::2], flat[1::2], strict=True) if kind and selects(record, kind)
+            number
+            for kind, number in zip(flat[::2], flat[1::2], strict=True)
+            if kind and selects(record, kind)
         )
         if looked < _PAGE:
             break
@@ -105,7 +107,7 @@ def _edge(core: Core, places: list[tuple[str, int]], given: str | datetime, name
         millisecond = -(-nanoseconds(given, name) // 1_000_000)
         return {place: b"%d-0" % max(0, millisecond) for place in places}
     if given == OLDEST:
-        return {place: b"0-0" for place in places}
+        return dict.fromkeys(places, b"0-0")
     receipt = read_receipt(given)
     if receipt is not None:
         topic, p, entry = receipt

@@ -93,7 +93,9 @@ class Bell:
     def _is_behind(self) -> bool:
         """It waits for less than what is listened for."""
         return bool(self._asked) and any(
-            key not in self._asked for key, there in self._listeners.items() if any(one.is_dry for one in there)
+            key not in self._asked
+            for key, there in self._listeners.items()
+            if any(one.is_dry for one in there)
         )
 
     # --- the loop -----------------------------------------------------------------------------------

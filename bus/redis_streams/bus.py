@@ -279,7 +279,9 @@ class RedisBus:
             continue_chain(core, message, current, ahead_ns)
         when = ""
         if ahead_ns > 0:
-            when = f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
+            when = (
+                f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
+            )
         receipt = await core.publisher.publish(
             message, repeated=id is not None, handling=current is not None and _is_handling(current),
             timeout=timeout, due=when,
@@ -423,7 +425,9 @@ class RedisBus:
         async def look() -> list[TopicInfo]:
             await self._flush()
             view = await self._core.registry.refresh()
-            return [await look_at_topic(self._core, name, count) for name, count in sorted(view.topics.items())]
+            return [
+                await look_at_topic(self._core, name, count) for name, count in sorted(view.topics.items())
+            ]
 
         return await self._do(look)
 
@@ -526,7 +530,7 @@ class RedisBus:
     async def dead_letters(
         self, selection: DeadLetterSelection = _EVERYTHING, *, limit: int = 100, after: str | None = None
     ) -> list[DeadLetter]:
-        return await self._do(lambda: self._dead.list(selection, limit, after))
+        return await self._do(lambda: self._dead.page(selection, limit, after))
 
     async def count_dead_letters(self, selection: DeadLetterSelection = _EVERYTHING) -> int:
         return await self._do(lambda: self._dead.count(selection))

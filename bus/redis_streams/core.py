@@ -59,7 +59,15 @@ class Core:
     """One replica, from the inside."""
 
     def __init__(
-        self, url: str, namespace: str, replica: str, limits: BusLimits, *, clock: Clock, random: Random, ids: Ids
+        self,
+        url: str,
+        namespace: str,
+        replica: str,
+        limits: BusLimits,
+        *,
+        clock: Clock,
+        random: Random,
+        ids: Ids,
     ) -> None:
         self.replica = replica
         self.limits = limits
@@ -282,9 +290,9 @@ class Core:
         )  # fmt: skip
         places = list(holding.places.values())
         for place in places:
-            if place.unsent:
-                self.count_stale(place, place.unsent)
-        holding.hosting.disown(holding)
+            if place.journal.unsent:
+                self.count_stale(place, place.journal.unsent)
+        holding.hosting.give_up(holding)
         for place in places:
             self.bell.forget(place)
         self.ownership.place_soon()
@@ -467,7 +475,7 @@ class Core:
         view = await self.registry.refresh()
         record = view.groups.get(group)
         if record is None:
-            return
+            return None
         given_up = await self._count(record) if reason is not None else Counter[str]()
         if not await self.registry.remove(record):
             return await self.drop(group, reason)
@@ -499,7 +507,12 @@ class Core:
             for p in range(count):
                 commands.append(("XGROUP", "DESTROY", keys.stream(topic, p), group))
                 commands.append(
-                    ("UNLINK", keys.lot(group, topic, p), keys.slips(group, topic, p), keys.suspects(group, topic, p))
+                    (
+                        "UNLINK",
+                        keys.lot(group, topic, p),
+                        keys.slips(group, topic, p),
+                        keys.suspects(group, topic, p),
+                    )
                 )
         for p in range(most):
             commands.append(("HDEL", keys.own(p), group))
@@ -582,7 +595,7 @@ class Core:
         topics = list(self.registry.view.topics)
         for hosting in self.hosted:
             for holding in list(hosting.holdings.values()):
-                hosting.disown(holding)
+                hosting.give_up(holding)
         self.publisher.ends.clear()
         await self.registry.enter()
         for hosting in list(self.hosted):

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.envelope import moment_of, nanoseconds_of
@@ -49,7 +49,7 @@ class Found:
             error=ErrorInfo.model_validate(meta["error"]) if "error" in meta else None,
             attempts=meta["attempts"], first_at=moment_of(message.time_ns), last_at=moment_of(meta["last_ns"]),
             envelope=message.envelope, version=message.version, data=text, data_base64=encoded,
-            traceparent=meta.get("traceparent") or (message.extra or {}).get("traceparent"),  # type: ignore[arg-type]
+            traceparent=meta.get("traceparent") or cast("str | None", (message.extra or {}).get("traceparent")),
         )  # fmt: skip
 
 
@@ -61,11 +61,12 @@ class DeadLetters:
         self._wire = core.link.control
         self._keys = core.keys
 
-    async def list(
-        self, selection: DeadLetterSelection, limit: int, after: str | None
-    ) -> list[DeadLetter]:
+    async def page(self, selection: DeadLetterSelection, limit: int, after: str | None) -> list[DeadLetter]:
         """The newest first. Raises `DeadLetterNotFound` if `after` is gone."""
-        letters, is_behind = [found.letter() for found in await self._select(selection, check=False)], after is None
+        letters, is_behind = (
+            [found.letter() for found in await self._select(selection, check=False)],
+            after is None,
+        )
         found: list[DeadLetter] = []
         now = moment_of(self._core.clock.time_ns())
         if after is not None and all(letter.id != after for letter in letters):

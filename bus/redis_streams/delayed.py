@@ -70,9 +70,13 @@ class Delayed:
         following: list[float] = []
         try:
             await core.link.ready(core.link.control)
-            kept = await core.link.control.ask_all(
-                *(("ZRANGE", keys.delayed(p), 0, 0, "WITHSCORES") for p in range(most))
-            ) if most else []
+            kept = (
+                await core.link.control.ask_all(
+                    *(("ZRANGE", keys.delayed(p), 0, 0, "WITHSCORES") for p in range(most))
+                )
+                if most
+                else []
+            )
             now_ms = core.members.server_ms(core.clock.monotonic())
             for p, first in enumerate(kept):
                 if not first:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from ..lot import Entry
+from .journal import Word
 from .place import Holding, RedisPlace
 
 
@@ -17,22 +20,18 @@ class EphemeralPlace(RedisPlace):
 
     @property
     def until(self) -> float:  # type: ignore[override]
-        return float("inf")
+        """Nobody takes it over."""
+        return math.inf
 
     def note_start(self, entry: Entry) -> bool:
         return False
 
     @property
     def has_news(self) -> bool:
-        self._forget_journal()
+        self.journal.forget_moves()
         return super().has_news
 
-    def _operations(self) -> list[bytes | str | int]:
-        self._forget_journal()
-        return super()._operations()
-
-    def _forget_journal(self) -> None:
-        """There is no place in Redis to settle."""
-        self._acks, self._late, self._done = [], [], []
-        self._marks = {}
-        self._moves = [move for move in self._moves if move[0] == "bury"]
+    def next_call(self) -> list[Word] | None:
+        if self.journal.unconfirmed is None:
+            self.journal.forget_moves()
+        return super().next_call()

@@ -64,7 +64,9 @@ class RedisHosting(Turns):
         self._taken_before = 0
         """Taken by places that are not ours any more."""
         self._selected: dict[bytes, bool] = {}
-        self._settled = Settled(core.limits.dedupe_seconds, core.limits.dedupe) if spec.options.dedupe else None
+        self._settled = (
+            Settled(core.limits.dedupe_seconds, core.limits.dedupe) if spec.options.dedupe else None
+        )
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
             clock=core.clock, random=core.random, sweeper=core.sweeper, where=where,
@@ -80,8 +82,10 @@ class RedisHosting(Turns):
         return self.core.members.until
 
     @property
-    def dead_limit(self) -> int:
-        return self.core.dead_limit(self.spec)
+    def journal_limits(self) -> tuple[int, int, int]:
+        """Dead letters that are kept; for how many milliseconds, and how many, dedupe remembers."""
+        limits = self.limits
+        return self.core.dead_limit(self.spec), int(limits.dedupe_seconds * 1e3), limits.dedupe
 
     def wall_ms(self, due: float) -> float:
         return self.core.members.server_ms(due)
@@ -131,7 +135,7 @@ class RedisHosting(Turns):
 
     def forget_all(self) -> None:
         for holding in list(self.holdings.values()):
-            self.disown(holding)
+            self.give_up(holding)
         self.disarm()
 
     # --- port -------------------------------------------------------------------------------------
@@ -188,7 +192,7 @@ class RedisHosting(Turns):
             return False
         if self._settled is not None:
             message = delivery.message
-            place.settled(f"{message.source}\n{message.id}")
+            place.journal.done(f"{message.source}\n{message.id}")
         self.core.reader.settle_soon(place)
         return True
 
@@ -207,7 +211,7 @@ class RedisHosting(Turns):
         else:
             is_ours = self._give_up(place, delivery, outcome)
         if is_ours and self._settled is not None and not isinstance(outcome, Parked):
-            place.settled(f"{delivery.message.source}\n{delivery.message.id}")
+            place.journal.done(f"{delivery.message.source}\n{delivery.message.id}")
         if is_ours:
             self.core.reader.settle_soon(place)
         else:
@@ -216,9 +220,7 @@ class RedisHosting(Turns):
 
     def _bury(self, place: RedisPlace, delivery: Delivery, reason: str, error: ErrorInfo | None) -> bool:
         id, spec = self.core.ids(), self.spec
-        meta = self.core.dead_meta(
-            id, spec, reason, error, delivery.attempt, message=delivery.message
-        )
+        meta = self.core.dead_meta(id, spec, reason, error, delivery.attempt, message=delivery.message)
         if not place.bury(delivery, meta):
             return False
         tell_dead(
@@ -289,7 +291,7 @@ class RedisHosting(Turns):
         part.is_paused = self.is_paused
         part.hold()
 
-    def disown(self, holding: Holding) -> None:  # type: ignore[override]
+    def give_up(self, holding: Holding) -> None:
         """It is somebody else's: whatever of it is open is not ours to settle."""
         holding.is_lost, holding.is_owned = True, False
         if self.holdings.get(holding.p) is holding:
@@ -300,6 +302,11 @@ class RedisHosting(Turns):
             self.core.reader.forget(place)
             self.drop_out(place)
         self.loop.give_back_unstarted()
+
+    def disown(self, part: GroupPartition) -> None:
+        """All topics of a partition change hands together: see `give_up`."""
+        if isinstance(part, RedisPlace):
+            self.give_up(part.holding)
 
     def make_way(self) -> None:
         self.loop.give_back_unstarted()

@@ -24,8 +24,8 @@ from contracts.errors import (
     ProviderLost,
 )
 
-from ..calls import Answer, Offer
 from ..caller import Caller
+from ..calls import Answer, Offer
 
 if TYPE_CHECKING:
     from .core import Core
@@ -170,7 +170,9 @@ class Inbox:
         call, to = Call.model_validate(letter["call"]), letter["to"]
         offer = next((one for one in self.caller.offers if one.id == letter["offer"]), None)
         if offer is None or offer not in self.directory:
-            lost = ProviderLost(f"nobody provides {call.capability} here any more", capability=call.capability)
+            lost = ProviderLost(
+                f"nobody provides {call.capability} here any more", capability=call.capability
+            )
             self._reply(to, call.id, lost)
             return
         left = float(letter["left"])

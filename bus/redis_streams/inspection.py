@@ -37,7 +37,11 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
             ("XPENDING", stream, group), ("HGET", keys.replay(group, p), topic),
         ]  # fmt: skip
     for p in range(most):
-        commands += [("HGET", keys.own(p), group), ("HGETALL", keys.tally(group, p)), ("XLEN", keys.dead(group, p))]
+        commands += [
+            ("HGET", keys.own(p), group),
+            ("HGETALL", keys.tally(group, p)),
+            ("XLEN", keys.dead(group, p)),
+        ]
     replies = await core.link.control.send(*commands) if commands else []
     counters, owners, taken = Counter[str](), Counter[str](), Counter[int]()
     waiting = in_flight = parked = dead = replaying = 0
@@ -116,11 +120,15 @@ async def _waiting(
         script("census"), (core.keys.stream(topic, p),), read, "+", _EXACTLY
     )
     count = sum(
-        number for kind, number in zip(flat[::2], flat[1::2], strict=True) if not kind or selects(record, kind)
+        number
+        for kind, number in zip(flat[::2], flat[1::2], strict=True)
+        if not kind or selects(record, kind)
     )
-    first = await core.link.control.ask(
-        "XRANGE", core.keys.stream(topic, p), b"(" + read, "+", "COUNT", 1
-    ) if count else []
+    first = (
+        await core.link.control.ask("XRANGE", core.keys.stream(topic, p), b"(" + read, "+", "COUNT", 1)
+        if count
+        else []
+    )
     return count, first[0][0] if first else b""
 
 
@@ -168,7 +176,9 @@ async def is_quiet(core: Core, since: dict[str, bytes]) -> bool:
     if most and any(await core.link.control.ask_all(*(("ZCARD", keys.delayed(p)) for p in range(most)))):
         return False
     for hosting in core.hosted:
-        if hosting.is_ephemeral and any(place.open or place.has_work or place.lot.parked for place in hosting.owned()):
+        if hosting.is_ephemeral and any(
+            place.open or place.has_work or place.lot.parked for place in hosting.owned()
+        ):
             return False
     for topic, count in view.topics.items():
         records = [
@@ -220,7 +230,7 @@ async def _has_selected(core: Core, record: GroupRecord, stream: str, read: byte
         read, looked, *flat = await core.link.control.call(script("census"), (stream,), read, "+", 500)
         if any(not kind or selects(record, kind) for kind in flat[::2]):
             return True
-        if looked < 500:  # noqa: PLR2004 - a page
+        if looked < 500:
             return False
 
 

@@ -96,7 +96,6 @@ class Keys:
         """Hash: its name → topic and message."""
         return f"{self.namespace}:{{{p}}}:delayedm"
 
-
     def of_partition(self, p: int) -> str:
         """What all keys of one partition begin with."""
         return f"{self.namespace}:{{{p}}}:"

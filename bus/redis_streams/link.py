@@ -179,10 +179,14 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
         name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
         addresses.append((name, int(port)))
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    sentinel = Sentinel(
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
         addresses,
         sentinel_kwargs={"socket_timeout": _CONNECT, "protocol": 2}
-        | {name: asked[f"sentinel_{name}"] for name in ("username", "password") if f"sentinel_{name}" in asked},
+        | {
+            name: asked[f"sentinel_{name}"]
+            for name in ("username", "password")
+            if f"sentinel_{name}" in asked
+        },
         **options,
         **({"username": unquote(user)} if user else {}),
         **({"password": unquote(password)} if password else {}),

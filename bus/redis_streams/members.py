@@ -141,7 +141,9 @@ class Members:
             return False
         self._follow_clock(server_ms - (sent + now) * 500.0)
         if was == 0 and not is_first:
-            log.warning("replica %s was taken for gone by the others; what it owned is looked up", core.replica)
+            log.warning(
+                "replica %s was taken for gone by the others; what it owned is looked up", core.replica
+            )
             await core.returned()
         self.until = sent + self._lease
         if self.is_overdue or was == 0:

@@ -116,7 +116,9 @@ class Ownership:
             hosting.make_way()
 
     def _begin(self, hosting: RedisHosting, p: int, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=f"plugbus:redis:take:{hosting.spec.group}:{p}")
+        task = asyncio.get_running_loop().create_task(
+            work, name=f"plugbus:redis:take:{hosting.spec.group}:{p}"
+        )
         self._tasks[hosting, p] = task
         task.add_done_callback(lambda _: self._done(hosting, p, task))
 
@@ -143,7 +145,9 @@ class Ownership:
         if not most:
             return 0
         count = 0
-        for p, flat in enumerate(await self._wire.ask_all(*(("HGETALL", self._keys.own(p)) for p in range(most)))):
+        for p, flat in enumerate(
+            await self._wire.ask_all(*(("HGETALL", self._keys.own(p)) for p in range(most)))
+        ):
             for group, value in zip(flat[::2], flat[1::2], strict=True):
                 record = view.groups.get(group.decode())
                 if owner_of(value) == replica and record is not None and not record.spec.options.broadcast:
@@ -180,7 +184,7 @@ class Ownership:
             await self._fill(hosting, holding, in_order=bool(answer[2]))
         except BaseException:
             if hosting.holdings.get(p) is holding:
-                hosting.disown(holding)
+                hosting.give_up(holding)
             raise
 
     async def _fill(self, hosting: RedisHosting, holding: Holding, *, in_order: bool) -> None:
@@ -244,7 +248,12 @@ class Ownership:
         self, hosting: RedisHosting, holding: Holding, place: RedisPlace, behind: bytes
     ) -> tuple[list[tuple[StoredMessage, str | None]], bytes]:
         """What was read and not settled, and the last entry that was read."""
-        group, topic, p, found = place.group, place.topic, place.number, list[tuple[StoredMessage, str | None]]()
+        group, topic, p, found = (
+            place.group,
+            place.topic,
+            place.number,
+            list[tuple[StoredMessage, str | None]](),
+        )
         while True:
             answer = await self._wire.call(
                 script("recover"),
@@ -377,7 +386,7 @@ class Ownership:
             return
         if holding.is_leaving or hosting.is_ending:
             fence, group, p = holding.fence, hosting.spec.group, holding.p
-            hosting.disown(holding)
+            hosting.give_up(holding)
             await self._wire.call(script("release"), (self._keys.own(p),), group, fence)
 
 

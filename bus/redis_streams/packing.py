@@ -85,7 +85,7 @@ def parse_kind(kind: bytes) -> tuple[str, int]:
 
 def fields_of(entry: Sequence[bytes]) -> Fields:
     """The four values of an entry as Redis gives it. Raises `Undecodable` for other fields."""
-    if len(entry) != 8 or tuple(entry[::2]) != NAMES:  # noqa: PLR2004 - four names, four values
+    if len(entry) != 8 or tuple(entry[::2]) != NAMES:
         raise Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
     return entry[1], entry[3], entry[5], entry[7]
 
@@ -114,9 +114,9 @@ def _message(
     get = head.get
     expires = get("expirytime")
     extra = None
-    if len(head) > 3 and not head.keys() <= _KNOWN:  # noqa: PLR2004 - id, source, time
+    if len(head) > 3 and not head.keys() <= _KNOWN:
         extra = {name: value for name, value in head.items() if name not in _KNOWN}
-    depth, path = (0, ()) if len(line) == 8 else _chain(line)  # noqa: PLR2004 - nothing but the checksum
+    depth, path = (0, ()) if len(line) == 8 else _chain(line)
     message = StoredMessage(
         _text(head["id"]), _text(head["source"]), type_name, version, read_time(head["time"]), None, data,
         get("partitionkey"), get("subject"), None if expires is None else read_time(expires),
@@ -176,12 +176,10 @@ def read_time(text: str) -> int:
     """Nanoseconds since the epoch. Raises `ValueError` or `TypeError`."""
     global _read  # noqa: PLW0603 - the last second that was read
     whole, rest = text[:19], text[19:]
-    if len(rest) == 11 and rest[0] == "." and rest[10] == "Z":  # noqa: PLR2004 - as `write_time` has it
+    if len(rest) == 11 and rest[0] == "." and rest[10] == "Z":
         if whole != _read[0]:
             moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
             _read = (whole, int(moment.timestamp()))
         return _read[1] * _SECOND + int(rest[1:10])
     moment = datetime.fromisoformat(text)
     return nanoseconds_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-
-

@@ -126,5 +126,3 @@ def parse_info(raw: bytes) -> dict[str, str]:
 async def _or_nothing(wire: Wire, *command: Any) -> bytes:
     [reply] = await wire.send(command)
     return b"" if isinstance(reply, hiredis.ReplyError) else reply
-
-

@@ -254,7 +254,9 @@ class Publisher:
                 is_first = said[:1] != b"="
                 entry = said if is_first else said[1:]
                 item.future.set_result(
-                    Receipt(item.id, "delayed" if entry == b"d" else position_of(topic, p, entry), not is_first)
+                    Receipt(
+                        item.id, "delayed" if entry == b"d" else position_of(topic, p, entry), not is_first
+                    )
                 )
         last = next((said for said in reversed(answer) if said[:1].isdigit()), None)
         if last is not None:
@@ -403,4 +405,3 @@ class Publisher:
             if group
             else "",
         )
-

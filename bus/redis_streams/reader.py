@@ -151,7 +151,7 @@ class Reader:
         hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
         calls = [call for _, call in settling] + [self._fetch(place) for place in hungry]
         for place in places:
-            if place.unconfirmed is None or place.holding.is_lost:
+            if place.journal.unconfirmed is None or place.holding.is_lost:
                 _release(place)  # there was nothing to write
         if not calls:
             return
@@ -204,7 +204,9 @@ class Reader:
         if answer[0] == b"ok" and answer[1]:
             self._core.tell_dropped(place, answer[1])
         if whys:
-            self._say("settle", f"{place.group}: not settled, it is tried again: {explained(whys[0]).explain()}")
+            self._say(
+                "settle", f"{place.group}: not settled, it is tried again: {explained(whys[0]).explain()}"
+            )
             self._retry(place)
         elif place.has_news:
             self.settle_soon(place)  # more has come meanwhile; whoever waits for it waits on
@@ -229,9 +231,7 @@ class Reader:
         stream = keys.stream(place.topic, p)
         if place.is_ephemeral:
             return ScriptCall(script("range"), (stream,), (place.last, "+", place.wanted))
-        return ScriptCall(
-            script("fetch"), (keys.own(p), stream), (group, place.holding.fence, place.wanted)
-        )
+        return ScriptCall(script("fetch"), (keys.own(p), stream), (group, place.holding.fence, place.wanted))
 
     async def _fetched(self, place: RedisPlace, answer: list[Any] | Refused) -> None:
         holding = place.holding
@@ -277,7 +277,7 @@ class Reader:
         selects, skipped, backlog = place.holding.hosting.selects, list[bytes](), place.backlog
         expects = False
         for entry, fields in entries:
-            if not fields or fields[0] == b"t" and not selects(fields[1]):
+            if not fields or (fields[0] == b"t" and not selects(fields[1])):
                 skipped.append(entry)
                 self.gone += not fields
                 continue
@@ -307,7 +307,7 @@ class Reader:
         if entries[0][1] and entries[0][1][0] != b"t":
             return
         missed = sequence_of(entries[0][0]) - sequence_of(place.last) - 1
-        if missed <= 0 or order_of(place.last) == 0 and not place.reads_from_start:
+        if missed <= 0 or (order_of(place.last) == 0 and not place.reads_from_start):
             return
         if place.is_ephemeral:
             place.missed += missed
@@ -366,4 +366,3 @@ def tell_gap(place: RedisPlace, count: int) -> GapFound | None:
     if is_silent(place.holding.hosting.spec):
         return None
     return GapFound(group=place.group, topic=place.topic, partition=place.number, count=count)
-

@@ -275,9 +275,7 @@ class Registry:
             return
         begin = b"$" if former is not None or spec.options.start == "new" else b"0"
         view = await self.refresh()
-        await self._make_places(
-            (spec.group, topic, p, begin) for topic, p in view.places_of(spec.patterns)
-        )
+        await self._make_places((spec.group, topic, p, begin) for topic, p in view.places_of(spec.patterns))
 
     def _is_outdated(self, spec: SubscriptionSpec, record: GroupRecord, view: View) -> bool:
         return bool(view.hosts_of(spec.group)) and spec.precedence < record.spec.precedence

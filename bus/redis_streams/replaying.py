@@ -113,7 +113,10 @@ class RedisReplay:
             missed = sequence_of(entry) - sequence_of(self._read) - 1
             if missed > 0 and self._read != b"0-0" and fields[0] == b"t":
                 place.missed += missed
-                self.left, self._settled_left = max(0, self.left - missed), max(0, self._settled_left - missed)
+                self.left, self._settled_left = (
+                    max(0, self.left - missed),
+                    max(0, self._settled_left - missed),
+                )
             self._read = entry
             if fields[0] == b"t" and hosting.selects(fields[1]):
                 try:
@@ -124,7 +127,7 @@ class RedisReplay:
             self.is_over = True
             self.left = len(self._buffer)
             if not self._buffer and not self._open:
-                place.replay_came(self.note())
+                place.journal.replay_came(self.note())
                 core.reader.settle_soon(place)
         if any(message.expires_ns is not None for message in self._buffer):
             place.expect_expiry()

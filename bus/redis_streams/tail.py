@@ -33,6 +33,10 @@ _AHEAD = 256
 """Items that are read before somebody asks for them."""
 
 
+_Asked = tuple[list[tuple[str, int]], asyncio.Future[list[Any]]]
+"""Streams, and what was asked of them."""
+
+
 @dataclass(eq=False, slots=True)
 class TailPlace:
     """Where a tail is in one stream; the bell's listener."""
@@ -75,7 +79,7 @@ class RedisTail:
         self._is_open = True
         self._turn = 0
         # What is asked here is written at once: what is published from now on comes behind it.
-        self._ends = self._ask_ends() if self._from is None else None
+        self._ends: _Asked | None = self._ask_ends() if self._from is None else None
         self._more.set()
         self._task = core.spawn(self._run(), "plugbus:redis:tail")
 
@@ -142,8 +146,7 @@ class RedisTail:
             self._more.clear()
             try:
                 await self._core.link.ready(self._core.link.control)
-                if self._ends is not None:
-                    await self._know_ends()
+                await self._know_ends()
                 self._find_places()
                 while self._is_open and len(self._buffer) < _AHEAD and await self._read_some():
                     pass
@@ -153,7 +156,7 @@ class RedisTail:
                 log.debug("a tail: %s", error)
                 self._core.later(0.2, self._more.set)
 
-    def _ask_ends(self) -> Any:
+    def _ask_ends(self) -> _Asked:
         """The end of every stream that there is, as the server sees it now."""
         core = self._core
         names = [
@@ -166,6 +169,8 @@ class RedisTail:
         )
 
     async def _know_ends(self) -> None:
+        if self._ends is None:
+            return
         names, asked = self._ends
         try:
             topics, *infos = await asked
@@ -179,7 +184,9 @@ class RedisTail:
             topic = name.decode()
             for p in range(int(count)):
                 if self._reads(topic) and f"{topic}/{p}" not in self._cursors:
-                    info = await self._core.link.control.send(("XINFO", "STREAM", self._core.keys.stream(topic, p)))
+                    info = await self._core.link.control.send(
+                        ("XINFO", "STREAM", self._core.keys.stream(topic, p))
+                    )
                     self._cursors[f"{topic}/{p}"] = _end_of(info[0])
         self._from = FIRST  # topics that are born from now on are read from their first event
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import hiredis
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from .scripts import Script
 
 Command = tuple[bytes | str | int, ...]
-_pack = hiredis.pack_command
+pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
 
 
 class Lost(Exception):
@@ -81,7 +81,7 @@ class Wire(asyncio.Protocol):
     async def open(self) -> None:
         """Connect. Raises redis-py's errors, `OSError` or `TimeoutError`."""
         self.close()
-        connection = self._pool.make_connection()
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self.stall):
                 await connection.connect()
@@ -136,7 +136,7 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             waiting.future.set_exception(Lost(f"{self.name} is not connected"))
             return waiting.future
-        packed = _pack(commands[0]) if len(commands) == 1 else b"".join([_pack(one) for one in commands])
+        packed = pack(commands[0]) if len(commands) == 1 else b"".join([pack(one) for one in commands])
         self._waiting.append(waiting)
         if self._held is not None:
             self._held.append(packed)

@@ -1,4 +1,7 @@
-"""Makes the fault tools importable; the shared servers are up before the first test looks for leftovers."""
+"""Makes the fault tools and the naive bus importable; has the shared servers up before a test begins.
+
+The test kit counts a process that appears during a test as left behind.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bus" / "conformance"))
 
 from fault_tools.servers import Server, binaries, shared_server
 

@@ -1,0 +1,185 @@
+"""What became of deliveries at one place, until Redis knows of it: numbered calls of `settle`. Pure.
+
+One call is one transaction. Whatever is noted while a call is under way goes into the next one; a call whose
+answer was lost is sent again as it is, and Redis knows by its number whether it was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+Word = bytes | str | int
+_BLOCK = 500
+"""Entries of one XACK: Lua hands on a few thousand arguments at most."""
+_BEFORE = 4
+"""Words of a call that stand before the topic in the script's ARGV, which counts from 1."""
+
+
+class Journal:
+    """Notes of one place. The order of a call: first what is plainly acknowledged, which passes also when the
+    memory of Redis is full; then what moves; then what may only go when that has arrived."""
+
+    __slots__ = (
+        "_acks",
+        "_done",
+        "_late",
+        "_marks",
+        "_moves",
+        "_number",
+        "_progress",
+        "_topic",
+        "unconfirmed",
+    )
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._number = 0
+        self.unconfirmed: list[Word] | None = None
+        """A call whose answer has not come."""
+        self._acks: list[bytes] = []
+        self._moves: list[tuple[bytes | str, ...]] = []
+        self._late: list[tuple[str, bytes]] = []
+        self._marks: dict[bytes, str] = {}
+        self._done: list[str] = []
+        self._progress: str | None = None
+
+    # --- notes --------------------------------------------------------------------------------------
+
+    def ack(self, entry: bytes) -> None:
+        """It is settled."""
+        self._acks.append(entry)
+
+    def ack_all(self, entries: Iterable[bytes]) -> None:
+        self._acks += entries
+
+    def keep(self, name: bytes, slip: bytes, message: bytes = b"") -> None:
+        """It waits in the lot (no message: it is there already)."""
+        self._moves.append(("keep", name, slip, message))
+
+    def bury(self, name: bytes, meta: dict[str, Any], message: bytes, *, in_lot: bool) -> None:
+        """It is a dead letter; only if that is written may its place go."""
+        self._moves.append(("bury", json.dumps({"of": name.decode(), "lot": in_lot, **meta}), message))
+
+    def ack_moved(self, entry: bytes) -> None:
+        """It is settled, once what was moved has arrived."""
+        self._late.append(("ack", entry))
+
+    def leave(self, name: bytes) -> None:
+        """It is out of the lot."""
+        self._late.append(("leave", name))
+
+    def mark(self, entry: bytes, note: str) -> None:
+        """Starts of a suspect; an empty note: there is nothing to remember of it any more."""
+        self._marks[entry] = note
+
+    def done(self, key: str) -> None:
+        """For dedupe."""
+        self._done.append(key)
+
+    def replay_came(self, note: str) -> None:
+        """How far a replay is."""
+        self._progress = note
+
+    def forget_moves(self) -> None:
+        """A place that has none in Redis: only dead letters are written."""
+        self._acks, self._late, self._done, self._marks = [], [], [], {}
+        self._moves = [move for move in self._moves if move[0] == "bury"]
+
+    # --- questions ------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Redis does not know of everything yet."""
+        return self.unconfirmed is not None or bool(
+            self._acks or self._moves or self._late or self._marks or self._done or self._progress
+        )
+
+    @property
+    def unsent(self) -> int:
+        """Settlements that have not been sent."""
+        again = sum(move[0] == "keep" and not move[3] for move in self._moves)
+        return len(self._acks) + len(self._late) + again
+
+    def entries(self) -> set[bytes]:
+        """Entries that are settled here, while Redis may not know."""
+        return {*self._acks, *(name for _, name in self._late)}
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def call(self, limits: Sequence[int], counts: dict[str, int]) -> list[Word] | None:
+        """The next call, or the one that is not confirmed again; None: there is nothing to say."""
+        if self.unconfirmed is None:
+            operations = [*self._settlements(), *self._rest(counts)]
+            if operations:
+                self._number += 1
+                self.unconfirmed = [self._topic, self._number, *limits, *operations]
+        return self.unconfirmed
+
+    def confirmed(self, failed: Sequence[Any]) -> tuple[list[str], dict[str, int]]:
+        """It is done, but for what failed, which comes again: why, and counters that were not added."""
+        call, self.unconfirmed = self.unconfirmed or [], None
+        whys, counts = [], dict[str, int]()
+        for at, why in zip(failed[::2], failed[1::2], strict=True):
+            whys.append(why.decode())
+            self._again(call[at - _BEFORE :], counts)
+        return whys, counts
+
+    def _settlements(self) -> Iterator[Word]:
+        acks, self._acks = self._acks, []
+        yield from _blocks("ack", acks)
+        moves, self._moves = self._moves, []
+        for move in moves:
+            yield from move
+        late, self._late = self._late, []
+        yield from _blocks("ack", [name for op, name in late if op == "ack"])
+        for op, name in late:
+            if op == "leave":
+                yield from (op, name)
+
+    def _rest(self, counts: dict[str, int]) -> Iterator[Word]:
+        marks, self._marks = self._marks, {}
+        for entry, note in marks.items():
+            yield from ("mark", entry, note)
+        done, self._done = self._done, []
+        yield from _blocks("done", done)
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            yield from ("replay", self._topic, progress)
+        for name, by in counts.items():
+            yield from ("count", name, by)
+
+    def _again(self, words: list[Any], counts: dict[str, int]) -> None:
+        """The operation that begins here was not carried out."""
+        match words:
+            case ["ack", count, *entries]:
+                self._acks += entries[:count]
+            case ["keep", name, slip, message, *_]:
+                self.keep(name, slip, message)
+                if message and name[:1].isdigit():
+                    self.ack_moved(name)
+            case ["bury", meta, message, *_]:
+                self._moves.append(("bury", meta, message))
+                found = json.loads(meta)
+                self._late.append(("leave" if found["lot"] else "ack", found["of"].encode()))
+            case ["leave", name, *_]:
+                self.leave(name)
+            case ["mark", entry, note, *_]:
+                self._marks.setdefault(entry, note)
+            case ["done", count, *keys]:
+                self._done += keys[:count]
+            case ["replay", _, note, *_]:
+                self._progress = self._progress or note
+            case ["count", name, by, *_]:
+                counts[name] = by
+            case _:
+                raise AssertionError(f"no operation begins with {words[:1]}")
+
+
+def _blocks(operation: str, names: Sequence[bytes | str]) -> Iterator[Word]:
+    for at in range(0, len(names), _BLOCK):
+        block = names[at : at + _BLOCK]
+        yield operation
+        yield len(block)
+        yield from block
