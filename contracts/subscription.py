@@ -181,6 +181,11 @@ class SubscriptionOptions(BaseModel):
         return self
 
 
+def precedence_of(version: str) -> Version:
+    """What versions of plugins are compared by (PEP 440). Raises `packaging.version.InvalidVersion`."""
+    return Version(version)
+
+
 class SubscriptionSpec(BaseModel):
     """What makes a group, and what makes a handler active in it."""
 
@@ -202,7 +207,7 @@ class SubscriptionSpec(BaseModel):
     @property
     def precedence(self) -> Version:
         """What `plugin_version` is compared by; parsed anew at each look."""
-        return Version(self.plugin_version)
+        return precedence_of(self.plugin_version)
 
     @field_validator("plugin_version")
     @classmethod

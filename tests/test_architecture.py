@@ -21,6 +21,7 @@ ALLOWED = {
 
 EXTRA = {
     "bus/conformance/": {"pytest", "hypothesis"},
+    "bus/redis_streams/": {"redis", "hiredis"},
     "kernel/state.py": {"platformdirs"},
     "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},

@@ -193,6 +193,7 @@ class Order(Suite):
         await rig.publish(a, 1, 2, 3, key="x")
         await rig.publish(a, 10, 11, key="y")
         await rig.until(lambda: gate.waiting and (1, 1) in first.starts)
+        await rig.pause(2)  # so that what became of the first attempt has arrived
         await rig.crash(a)
         heir = await rig.on(b, act, concurrency=2, retry=soon(rig, first_delay=20 * rig.tick))
         await rig.publish(b, 4, key="x")

@@ -441,7 +441,7 @@ class RedisBus:
                 log.debug("not everything is settled yet")
 
     async def info(self) -> BusInfo:
-        return await look_at_server(self._core)
+        return await look_at_server(self._core, is_open=self._state in ("open", "closing"))
 
     # --- replay -------------------------------------------------------------------------------------
 

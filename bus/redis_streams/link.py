@@ -116,7 +116,8 @@ class Link:
     def _say_gone(self, error: BaseException) -> None:
         if self._gone_since is None:
             self._gone_since = time.monotonic()
-            log.error("%s", self.unreachable(error).explain())
+            found = self.unreachable(error)
+            log.error("%s (%s); fix: %s", found.message, found.where, found.fix)
 
     def _say_back(self) -> None:
         if self._gone_since is not None:
@@ -200,7 +201,7 @@ def display(url: str) -> str:
     """Without a password, for people."""
     parts = urlsplit(url)
     _, at, hosts = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"…@{hosts}" if at else hosts, query="").geturl()
+    return parts._replace(netloc=f":••••@{hosts}" if at else hosts, query="").geturl()
 
 
 def _cause(error: BaseException) -> str:

@@ -113,7 +113,8 @@ class Members:
                 continue
             self._wanted.clear()
             try:
-                await asyncio.wait_for(self._wanted.wait(), self._lease / 3)
+                async with asyncio.timeout(self._lease / 3):
+                    await self._wanted.wait()
             except TimeoutError:
                 continue
 

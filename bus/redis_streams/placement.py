@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from packaging.version import Version
 
-
-def candidates(hosts: Mapping[str, Version]) -> list[str]:
+def candidates(hosts: Mapping[str, Any]) -> list[str]:
     """Replicas with the highest version of the plugin."""
     highest = max(hosts.values(), default=None)
     return [replica for replica, version in hosts.items() if version == highest]
 
 
-def best(hosts: Mapping[str, Version], group: str, p: int) -> str | None:
+def best(hosts: Mapping[str, Any], group: str, p: int) -> str | None:
     """The owner of one partition: a replica that comes or goes moves as few as possible."""
     return highest(candidates(hosts), f"{group}/{p}")
 
 
-def only(hosts: Mapping[str, Version], owners: Mapping[int, str], group: str) -> str | None:
+def only(hosts: Mapping[str, Any], owners: Mapping[int, str], group: str) -> str | None:
     """The owner of all: who is it, as long as it may be; the others stand by."""
     allowed = candidates(hosts)
     for p in sorted(owners):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 from pydantic import JsonValue
@@ -13,27 +13,33 @@ from contracts.bus import BusInfo
 
 from .layout import LAYOUT
 from .scripts import names, script
+from .server import durability_of, parse_info, warnings_of
 from .wire import Wire
 
 if TYPE_CHECKING:
     from .core import Core
 
-OLDEST_SERVER = (6, 2)
 _WITHIN = 2.0
 
 
-async def look_at_server(core: Core) -> BusInfo:
+async def look_at_server(core: Core, *, is_open: bool) -> BusInfo:
     """Never raises because the server is gone."""
+    if not is_open:
+        return _unseen(core, "the bus is not open, so nothing is known of its server")
     try:
         async with asyncio.timeout(_WITHIN):
             await core.link.ready(core.link.control, _WITHIN)
             return await _look(core)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from it is what there is to tell
-        return BusInfo(
-            backend="redis", address=core.link.address, namespace=core.keys.namespace, connected=False,
-            durability="none", replicas=tuple(sorted(core.registry.view.replicas)),
-            warnings=(f"Redis does not answer ({error}): start it; what was confirmed is safe there",),
-        )  # fmt: skip
+        return _unseen(core, f"Redis does not answer ({error}): start it; work goes on by itself then")
+
+
+def _unseen(core: Core, why: str) -> BusInfo:
+    """What is not known is not promised: the durability is weak."""
+    return BusInfo(
+        backend="redis", address=core.link.address, namespace=core.keys.namespace, connected=False,
+        durability="weak", warnings=(why,),
+    )  # fmt: skip
 
 
 async def _look(core: Core) -> BusInfo:
@@ -73,40 +79,6 @@ async def _look(core: Core) -> BusInfo:
     )  # fmt: skip
 
 
-def durability_of(facts: dict[str, str], config: dict[str, str]) -> Literal["weak", "strong"]:
-    """Strong: what was confirmed is on disk. What cannot be read is not taken for granted."""
-    is_logged = config.get("appendonly", "yes" if facts.get("aof_enabled") == "1" else "no") == "yes"
-    return "strong" if is_logged and config.get("appendfsync") == "always" else "weak"
-
-
-def warnings_of(facts: dict[str, str], config: dict[str, str], durability: str) -> list[str]:
-    found = []
-    if durability == "weak":
-        what = (
-            f"appendfsync is {config.get('appendfsync', 'not to be read')}"
-            if config.get("appendonly") == "yes"
-            else "there is no append-only file"
-        )
-        found.append(
-            f"durability is weak: {what}, so a crash may lose what was confirmed last;"
-            " set appendonly yes and appendfsync always"
-        )
-    policy = config.get("maxmemory-policy") or facts.get("maxmemory_policy", "noeviction")
-    if policy.startswith("allkeys"):
-        found.append(
-            f"maxmemory-policy is {policy}: Redis may throw events away when its memory is full; set noeviction"
-        )
-    if facts.get("aof_last_write_status", "ok") != "ok":
-        found.append("the append-only file cannot be written: free space on the disk of Redis")
-    if facts.get("role") == "slave":
-        found.append("this server is a replica: point PLUGBUS_BUS__URL at its master")
-    return found
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
-
-
 async def configuration(wire: Wire, *wanted: str) -> dict[str, str]:
     """What may be read of the server's configuration: managed ones do not show it."""
     found: dict[str, str] = {}
@@ -116,11 +88,6 @@ async def configuration(wire: Wire, *wanted: str) -> dict[str, str]:
                 name.decode(): value.decode() for name, value in zip(reply[::2], reply[1::2], strict=True)
             }
     return found
-
-
-def parse_info(raw: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in raw.decode(errors="replace").splitlines() if ":" in line)
-    return {name: value.strip() for name, _, value in lines}
 
 
 async def _or_nothing(wire: Wire, *command: Any) -> bytes:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
-from packaging.version import Version
-
 from contracts.bus import BusLimits, SubscriptionSpec
 from contracts.errors import BusError, GroupConflict, GroupNotFound
 from contracts.patterns import check_pattern, check_type_name
+from contracts.subscription import precedence_of
 
 from ..groups import is_silent
 from ..limits import check_order, partitions_of
@@ -28,6 +27,7 @@ from .errors import explained
 from .layout import LAYOUT, Keys
 from .link import Link
 from .scripts import script
+from .server import check_version, parse_info
 from .wire import Command, Refused
 
 _RETRIES = 50
@@ -111,10 +111,10 @@ class View:
         """Every topic and partition that patterns may select."""
         return [(topic, p) for topic in self.topics_of(patterns) for p in range(self.topics[topic])]
 
-    def hosts_of(self, group: str) -> dict[str, Version]:
-        """Replica → version of the plugin that handles the group there."""
+    def hosts_of(self, group: str) -> dict[str, Any]:
+        """Replica → version of the plugin that handles the group there, to be compared."""
         return {
-            replica: Version(record.hosts[group])
+            replica: precedence_of(record.hosts[group])
             for replica, record in self.replicas.items() if group in record.hosts
         }  # fmt: skip
 
@@ -141,6 +141,7 @@ class Registry:
         """Make the namespace, or see that we can read it. Raises `BusError`, `Lost`."""
         wire, keys = self._wire, self.keys
         try:
+            check_version(parse_info(await wire.ask("INFO", "server")), self._link.address)
             await wire.ask("HSETNX", keys.meta, "layout", LAYOUT)
             await wire.ask("HSETNX", keys.meta, "incarnation", secrets.token_hex(8))
             layout = await wire.ask("HGET", keys.meta, "layout")
