@@ -64,7 +64,8 @@ class Attempts:
         if part.is_blocked(delivery):
             self._port.settle(delivery, Parked(None))
             return False
-        if is_expired(delivery.message, self._clock.time_ns()):
+        message = delivery.message
+        if message.expires_ns is not None and is_expired(message, self._clock.time_ns()):
             self._settler.settle(delivery, Expired())
             return False
         if entry is not None and entry.suspect and entry.attempts >= self._most:

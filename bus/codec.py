@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from contracts.bus import MAX_PAYLOAD
 from contracts.errors import InvalidEvent, InvalidOption, PayloadTooLarge
 from contracts.event import AnyEvent, Event, EventData, dump_event
+from contracts.patterns import topic_of
 
 Encoded = tuple[str, int, Event | None, bytes | None]
 """Type, version, the object where it may be shared, the bytes where they were made."""
@@ -26,19 +27,19 @@ SURELY_FITS = MAX_PAYLOAD // 8  # a character takes at most 6 bytes of JSON; the
 def encode(event: AnyEvent) -> Encoded:
     """Raises `PayloadTooLarge`, and `InvalidOption` for a class without a type."""
     if type(event) is EventData:
-        return event.type, event.version, None, _checked(event.type, _utf8(event))
+        return event.type, event.version, None, checked_size(event.type, _utf8(event))
     plan = plans.get(id(type(event))) or Plan(type(event))  # type: ignore[arg-type]  # not EventData
     if not plan.is_shared:
-        return plan.name, plan.version, None, _checked(plan.name, dump_event(event))
+        return plan.name, plan.version, None, checked_size(plan.name, dump_event(event))
     if plan.weigh(event.__dict__) >= SURELY_FITS:
-        _checked(plan.name, dump_event(event))
+        checked_size(plan.name, dump_event(event))
     return plan.name, plan.version, event, None  # type: ignore[return-value]  # not EventData
 
 
 class Plan:
     """What publishing needs to know of an event class; attributes of pydantic classes are slow to read."""
 
-    __slots__ = ("_kind", "is_shared", "name", "version", "weigh")
+    __slots__ = ("_kind", "is_shared", "kind", "name", "topic", "version", "weigh")
 
     def __init__(self, kind: type[Event]) -> None:
         if not kind.__event_type__:
@@ -49,6 +50,9 @@ class Plan:
             )
         self.name = kind.__event_type__
         self.version = kind.__event_version__
+        self.topic = topic_of(self.name)
+        self.kind = f"{self.name}@{self.version}".encode()
+        """Type and version, as they travel."""
         self.is_shared = kind.__event_immutable__
         fields = {name: info.annotation for name, info in kind.model_fields.items()}
         texts = tuple(name for name, annotation in fields.items() if annotation is str)
@@ -108,7 +112,8 @@ def _utf8(event: EventData) -> bytes:
         ) from None
 
 
-def _checked(name: str, data: bytes) -> bytes:
+def checked_size(name: str, data: bytes) -> bytes:
+    """Raises `PayloadTooLarge`."""
     if len(data) > MAX_PAYLOAD:
         raise PayloadTooLarge(
             f"{name} carries {len(data):,} bytes of data; the bus takes {MAX_PAYLOAD:,}",

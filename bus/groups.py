@@ -243,7 +243,7 @@ class GroupPartition:
 
     def is_blocked(self, delivery: Delivery) -> bool:
         """Whether an earlier event of its key is in the lot."""
-        if delivery.entry is not None and delivery.entry.slot is not None:
+        if self.lot.is_empty or (delivery.entry is not None and delivery.entry.slot is not None):
             return False
         return self.lot.is_blocked(self._key(delivery.message))
 

@@ -153,11 +153,10 @@ class Judge:
         unordered: Collection[str] = (),
         redelivery: bool = False,
     ) -> None:
-        """`redelivery`: what one replica has handled and another starts again is a repetition, nothing else.
+        """`redelivery`: what has been handled and is delivered once more is a repetition, and nothing else.
 
         A crash may take the settlements of several events of one key with it, so that they are started
-        again after later ones had been. Whatever has not been handled is in order nevertheless, and so is
-        what a replica does with its own.
+        again after later ones had been. Whatever has not been handled is in order nevertheless.
         """
         self._groups = groups
         self._unordered = set(unordered)
@@ -323,7 +322,7 @@ class Judge:
         return self._stories.finding("changed", f"{start.id} was changed on the way", start.name, start.group)
 
     def _repeat(self, start: Record, event: _Event) -> bool:
-        """Notice a repetition. Whether the event had been handled to its end, and by another replica."""
+        """Notice a repetition. Whether the event had been handled to its end before."""
         latest, whose = self._latest[start.group], (start.group, event.name)
         before = latest.get(event)
         latest[event] = self._attempt("running", start.replica)
@@ -336,7 +335,7 @@ class Judge:
                 self._again[whose] -= 1
             else:
                 self.repeats.append(Repeat(start, before))
-        return before.replica != start.replica and whose in self._handled_before
+        return whose in self._handled_before
 
     def _repeated(self, start: Record) -> Finding:
         what = f"{start.group} started {start.id} again"

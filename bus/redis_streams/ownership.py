@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .layout import order_of
 from .packing import StoredMessage, Undecodable, fields_of, unpack, unpacked
 from .place import Holding, RedisPlace
-from .placement import best, only
+from .placement import only, spread
 from .replaying import restore_replay
 from .scripts import script
 from .wire import Lost, Refused
@@ -86,8 +86,9 @@ class Ownership:
         owner = None
         if hosting.spec.options.exclusive:
             owner = only(hosts, await self._owners(group, most, hosts), group)
+        shares = spread(hosts, group, most)
         for p in range(most):
-            wanted = me if hosting.is_ephemeral else owner or best(hosts, group, p)
+            wanted = me if hosting.is_ephemeral else owner or shares[p]
             self._settle_on(hosting, p, is_ours=wanted == me)
         for holding in list(hosting.holdings.values()):
             if holding.is_owned and not holding.is_leaving:
@@ -124,6 +125,8 @@ class Ownership:
 
     def _done(self, hosting: RedisHosting, p: int, task: asyncio.Task[None]) -> None:
         self._tasks.pop((hosting, p), None)
+        hosting.let_go()  # whoever was to have it may have come while it was being taken
+        self.place_soon()
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
             if not isinstance(error, Lost | Refused | Gone):
@@ -232,6 +235,8 @@ class Ownership:
         hosting.own(place)
         place.restore_lot(waiting, now, now_ms)
         place.restore_taken(taken, in_order=in_order)
+        if holding.is_leaving:
+            place.leave()
         await restore_replay(core, hosting, place)
         hosting.arm()
 

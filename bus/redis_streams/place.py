@@ -71,13 +71,14 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_counted", "_next_rank", "fetching", "holding", "is_dry", "is_in_doubt", "journal", "last",
+        "_counted", "_members", "_next_rank", "fetching", "holding", "is_dry", "is_in_doubt", "journal", "last",
         "reads_from_start", "taken_at", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
         self.is_in_doubt = False
         self.holding = holding
+        self._members = holding.hosting.core.members
         group = holding.hosting.spec.group
         super().__init__(group, topic, holding.p, handler, order=order, lot_limit=lot_limit)
         self.irregular = True
@@ -102,7 +103,7 @@ class RedisPlace(GroupPartition):
 
     @property
     def until(self) -> float:  # type: ignore[override]
-        return self.holding.hosting.until
+        return self._members.until
 
     def _regulate(self) -> None:
         super()._regulate()

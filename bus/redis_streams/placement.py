@@ -13,9 +13,23 @@ def candidates(hosts: Mapping[str, Any]) -> list[str]:
     return [replica for replica, version in hosts.items() if version == highest]
 
 
-def best(hosts: Mapping[str, Any], group: str, p: int) -> str | None:
-    """The owner of one partition: a replica that comes or goes moves as few as possible."""
-    return highest(candidates(hosts), f"{group}/{p}")
+def spread(hosts: Mapping[str, Any], group: str, partitions: int) -> list[str | None]:
+    """The owner of each partition, no replica with more than its share.
+
+    Each partition goes to the first in its own order of replicas that has room: so a replica that comes or
+    goes moves little more than its share, and yet all have the same to do.
+    """
+    allowed = candidates(hosts)
+    if not allowed:
+        return [None] * partitions
+    room = dict.fromkeys(allowed, -(-partitions // len(allowed)))
+    owners: list[str | None] = []
+    for p in range(partitions):
+        owner = highest((replica for replica in allowed if room[replica]), f"{group}/{p}")
+        if owner is not None:
+            room[owner] -= 1
+        owners.append(owner)
+    return owners
 
 
 def only(hosts: Mapping[str, Any], owners: Mapping[int, str], group: str) -> str | None:

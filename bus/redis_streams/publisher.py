@@ -35,8 +35,11 @@ _MOST = 500
 _MOST_BYTES = 4 << 20
 _ROOM_PAUSE = 0.02
 """Seconds between two looks whether a full topic has room again."""
-REPEATED, HANDLING = 1, 2
-"""Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work)."""
+REPEATED, HANDLING, DELAYED = 1, 2, 4
+"""Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work); it is
+kept back."""
+_REFUSED_ONCE = 8
+_NINE = ord("9")
 
 Place = tuple[str, int]
 
@@ -44,19 +47,21 @@ Place = tuple[str, int]
 class Item:
     """One event on its way."""
 
-    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent", "size")
+    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent")
 
-    def __init__(self, message: Message, fields: Fields, flags: int, deadline: float, due: str = "") -> None:
-        self.due = due
-        self.id = message.id
-        self.name = f"{message.source}\n{message.id}"
+    def __init__(
+        self, id: str, source: str, fields: Fields, flags: int, deadline: float,
+        future: asyncio.Future[Receipt], due: str = "",
+    ) -> None:  # fmt: skip
+        self.id = id
+        self.name = f"{source}\n{id}"
         self.fields = fields
         self.flags = flags
         self.deadline = deadline
+        self.due = due
+        self.future = future
         self.sent = False
         """It may be in Redis already."""
-        self.size = sum(map(len, fields))
-        self.future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
 
 class Publisher:
@@ -74,6 +79,7 @@ class Publisher:
         self._make_room = room
         self.longest = DEFAULT_TIMEOUT
         """Seconds: of all publishes so far; so long an id is remembered at least."""
+        self._known_keys: dict[Place, tuple[str, ...]] = {}
         self._queues: dict[Place, deque[Item]] = {}
         self._full: dict[Place, deque[Item]] = {}
         """What waits for room, in order."""
@@ -134,8 +140,21 @@ class Publisher:
         deadline = self._clock.monotonic() + timeout
         place = await self.place_of(message, timeout)
         flags = (REPEATED if repeated else 0) + (HANDLING if handling else 0)
-        item = Item(message, pack(message), flags, deadline, due)
+        future = asyncio.get_running_loop().create_future()
+        item = Item(message.id, message.source, pack(message), flags, deadline, future, due)
         return await self.send(place, item)
+
+    def send_plain(
+        self, topic: str, id: str, source: str, fields: Fields, timeout: float
+    ) -> asyncio.Future[Receipt] | None:
+        """The way of most events: no key, an id of ours; None: the topic must be made first."""
+        count = self._registry.partitions(topic)
+        if count is None:
+            return None
+        future = asyncio.get_running_loop().create_future()
+        item = Item(id, source, fields, 0, self._clock.monotonic() + timeout, future)
+        p = 0 if count == 1 else zlib.crc32(item.name.encode()) % count
+        return self.send((topic, p), item)
 
     def send(self, place: Place, item: Item) -> asyncio.Future[Receipt]:
         waiting = self._full.get(place)
@@ -185,6 +204,11 @@ class Publisher:
                 if not self._wire.is_up:
                     await self._link.ready(self._wire)
                 await self._flush()
+                if self._queues:
+                    # Those who have just been answered publish again in the turn after next: together with
+                    # what has gathered it is one flush, not two that take turns.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
 
     async def _flush(self) -> None:
         batches = self._gather()
@@ -213,7 +237,7 @@ class Publisher:
                 if not item.future.done():  # nobody waits for it, and it was not sent: it need not be
                     item.sent = True
                     items.append(item)
-                    size += item.size
+                    size += len(item.fields[2])
             if not queue:
                 del self._queues[place]
             if items:
@@ -221,24 +245,26 @@ class Publisher:
         return batches
 
     def _call(self, place: Place, items: list[Item]) -> ScriptCall:
-        keys, limits, (topic, p) = self._keys, self._limits, place
+        limits = self._limits
         arguments: list[bytes | str | int] = [
-            limits.limit, int(limits.window_seconds * 1e3), limits.window, int(self.longest * 1e3)
+            limits.limit, int(limits.window_seconds * 1e3), limits.window, int(self.longest * 1e3), place[0]
         ]  # fmt: skip
         for item in items:
-            arguments.append(item.name)
-            arguments.append(item.flags)
-            arguments += item.fields
-            arguments.append(item.due)
-            arguments.append(topic)
-        return ScriptCall(
-            script("publish"),
-            (
+            if item.due:
+                arguments += (item.name, item.flags + DELAYED, *item.fields, item.due)
+            else:
+                arguments += (item.name, item.flags, *item.fields)
+        return ScriptCall(script("publish"), self._keys_of(place), arguments)
+
+    def _keys_of(self, place: Place) -> tuple[str, ...]:
+        found = self._known_keys.get(place)
+        if found is None:
+            keys, (topic, p) = self._keys, place
+            found = self._known_keys[place] = (
                 keys.stream(topic, p), keys.numbers(topic, p), keys.ids(topic, p, 0), keys.ids(topic, p, 1),
                 keys.delayed(p), keys.kept_back(p),
-            ),
-            arguments,
-        )  # fmt: skip
+            )  # fmt: skip
+        return found
 
     def _take_answer(self, place: Place, items: list[Item], answer: list[bytes] | Refused) -> bool:
         """Tell those who wait; whether to pause before the rest is tried again."""
@@ -347,11 +373,11 @@ class Publisher:
     async def _refuse(self, place: Place, item: Item) -> None:
         """At twice the limit; unless what is only retained holds it there."""
         holder = await self._make_room(*place)
-        if item.flags & REPEATED * 4:
+        if item.flags & _REFUSED_ONCE:
             if not item.future.done():
                 item.future.set_exception(self._error(place, holder))
             return
-        item.flags |= REPEATED * 4
+        item.flags |= _REFUSED_ONCE
         self.send(place, item)
 
     async def _wait_for_room(self, place: Place) -> None:
@@ -383,16 +409,14 @@ class Publisher:
             return
         if isinstance(answer, Refused):
             return
-        topic, p = place
         for item, said in zip(items, answer, strict=False):
             if said == b"full" or said[:1] == b"!":
                 break
             waiting.remove(item)
-            entry = said.removeprefix(b"=")
             if not item.future.done():
-                item.future.set_result(Receipt(item.id, position_of(topic, p, entry), said[:1] == b"="))
-            if said[:1] != b"=":
-                self.ends[place] = entry
+                item.future.set_result(_receipt(place, item, said))
+            if said[:1].isdigit():
+                self.ends[place] = said
 
     def _error(self, place: Place, group: str) -> BusFull:
         topic = place[0]
@@ -405,3 +429,11 @@ class Publisher:
             if group
             else "",
         )
+
+
+def _receipt(place: Place, item: Item, said: bytes) -> Receipt:
+    """What Redis said of one event: its entry, `d` where it is kept back, after `=` where it is a repetition."""
+    is_first = said[:1] != b"="
+    entry = said if is_first else said[1:]
+    position = "delayed" if entry == b"d" else position_of(*place, entry)
+    return Receipt(item.id, position, duplicate=not is_first)

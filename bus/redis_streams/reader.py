@@ -73,8 +73,9 @@ class Reader:
     # --- what is to do ------------------------------------------------------------------------------
 
     def settle_soon(self, place: RedisPlace) -> None:
-        self._dirty[place] = None
-        self._wanted.set()
+        if place not in self._dirty:
+            self._dirty[place] = None
+            self._wanted.set()
 
     async def written(self, place: RedisPlace) -> None:
         """Return when everything that is noted at `place` now is in Redis, or it is no longer ours."""

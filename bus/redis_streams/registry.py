@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
+
 from contracts.bus import BusLimits, SubscriptionSpec
 from contracts.errors import BusError, GroupConflict, GroupNotFound
 from contracts.patterns import check_pattern, check_type_name

@@ -1,8 +1,8 @@
 -- Append events to one partition, each (source, id) once.
 -- KEYS: stream, numbers, ids:0, ids:1, delayed, kept back
--- ARGV: nonce, limit, window ms, window count, longest deadline ms, then for each event:
---       source and id, flags (1: may be a repetition, 2: admitted up to twice the limit), t, h, d, b,
---       when it is due (empty: now; `+`: so many milliseconds from now), topic
+-- ARGV: nonce, limit, window ms, window count, longest deadline ms, topic, then for each event:
+--       source and id, flags (1: may be a repetition, 2: admitted up to twice the limit, 4: kept back), t, h, d, b,
+--       and if it is kept back, until when (`+`: so many milliseconds from now)
 -- Answer: nonce, then for each event its entry, `=` and what was said of the first, `d` if it is kept back, or `full`.
 -- An event is written before its id is remembered: a script that fails half-way must not leave an id
 -- without an event. What failed is told as `!` and the error; nothing behind it is written.
@@ -26,7 +26,8 @@ local current, former = KEYS[3 + turn], KEYS[4 - turn]
 
 local length = redis.call('XLEN', stream)
 local answer, fresh, seen = {ARGV[1]}, {}, {}
-for at = 6, #ARGV, 8 do
+local at, last = 7, #ARGV
+while at <= last do
   local name, flags = ARGV[at], tonumber(ARGV[at + 1])
   local first = seen[name]
   if not first and flags % 2 == 1 then
@@ -34,11 +35,11 @@ for at = 6, #ARGV, 8 do
   end
   if first then
     answer[#answer + 1] = '=' .. first
-  elseif ARGV[at + 6] ~= '' then
+  elseif flags % 8 >= 4 then
     local due = ARGV[at + 6]
     due = string.sub(due, 1, 1) == '+' and now + tonumber(due) or tonumber(due)
     local kept = redis.pcall(
-      'HSET', KEYS[6], name, cmsgpack.pack({ARGV[at + 7], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]}))
+      'HSET', KEYS[6], name, cmsgpack.pack({ARGV[6], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]}))
     if type(kept) == 'table' and kept.err then
       answer[#answer + 1] = '!' .. kept.err
       break
@@ -48,7 +49,7 @@ for at = 6, #ARGV, 8 do
     fresh[#fresh + 1] = name
     fresh[#fresh + 1] = 'd'
     answer[#answer + 1] = 'd'
-  elseif length >= (flags >= 2 and 2 * limit or limit) then
+  elseif length >= (flags % 4 >= 2 and 2 * limit or limit) then
     answer[#answer + 1] = 'full'
   else
     local entry = string.format('%.0f-%.0f', ms, n + 1)
@@ -75,6 +76,7 @@ for at = 6, #ARGV, 8 do
     fresh[#fresh + 1] = entry
     answer[#answer + 1] = entry
   end
+  at = at + (flags % 8 >= 4 and 7 or 6)
 end
 if #fresh > 0 then
   redis.call('HSET', numbers, 'n', string.format('%.0f', n), 'ms', string.format('%.0f', ms), 'turn', turn,
