@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from contracts.bus import DEFAULT_TIMEOUT
 from contracts.errors import BusError, BusFull, PublishUnknown
@@ -26,7 +27,7 @@ from .link import Link
 from .packing import Fields, pack
 from .registry import Registry
 from .scripts import script
-from .wire import Lost, Refused, ScriptCall
+from .wire import Answer, Lost, Refused, ScriptCall
 
 log = logging.getLogger("plugbus.bus")
 
@@ -39,7 +40,7 @@ REPEATED, HANDLING, DELAYED = 1, 2, 4
 """Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work); it is
 kept back."""
 _REFUSED_ONCE = 8
-_NINE = ord("9")
+_ZERO, _NINE = ord("0"), ord("9")
 
 Place = tuple[str, int]
 
@@ -83,9 +84,12 @@ class Publisher:
         self._queues: dict[Place, deque[Item]] = {}
         self._full: dict[Place, deque[Item]] = {}
         """What waits for room, in order."""
+        self._is_flying = self._is_scheduled = self._is_busy = self._is_pausing = False
+        self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._rooms: set[asyncio.Task[None]] = set()
+        self._making: dict[str, asyncio.Task[int]] = {}
+        self._rooms: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.ends: dict[Place, bytes] = {}
         """The last entry of each partition that we know of."""
@@ -103,9 +107,10 @@ class Publisher:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._pauses):
+            if timer is not None:
+                timer.cancel()
+        self._timer = None
         for queue in (*self._queues.values(), *self._full.values()):
             for item in queue:
                 if not item.future.done():
@@ -165,7 +170,7 @@ class Publisher:
             if queue is None:
                 queue = self._queues[place] = deque()
             queue.append(item)
-            self._wanted.set()
+            self._kick()
         return item.future
 
     async def _make_topic(self, topic: str, timeout: float, message: Message) -> int:
@@ -174,8 +179,7 @@ class Publisher:
             left = deadline - self._clock.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left)):
-                    await self._link.ready(self._link.control)
-                    return await self._registry.make_topic(topic)
+                    return await asyncio.shield(self._one_making(topic))
             except TimeoutError:
                 raise self._unknown(message.id, "nothing was sent") from None
             except Lost:
@@ -185,6 +189,21 @@ class Publisher:
                     raise explained(error, where=f"topic {topic!r}") from None
                 await asyncio.sleep(_ROOM_PAUSE)
 
+    def _one_making(self, topic: str) -> asyncio.Task[int]:
+        """One for all who want it."""
+        task = self._making.get(topic)
+        if task is None or task.done():
+
+            async def make() -> int:
+                await self._link.ready(self._link.control)
+                return await self._registry.make_topic(topic)
+
+            task = self._making[topic] = asyncio.get_running_loop().create_task(make())
+            task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
+            self._rooms.add(task)
+            task.add_done_callback(self._rooms.discard)
+        return task
+
     def _unknown(self, id: str, why: str) -> PublishUnknown:
         return PublishUnknown(
             f"event {id!r} was not confirmed in time: {why}",
@@ -193,40 +212,73 @@ class Publisher:
             fix="publish it again with the same id: it will be one event",
         )
 
-    # --- the loop -----------------------------------------------------------------------------------
+    # --- flushing -----------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        """Send what is queued, unless a flush is under way: its answer sends the next.
+
+        One publisher alone is sent for at once. Where many were answered together they publish again in the
+        turns that follow, and go out together.
+        """
+        if self._is_flying or self._is_scheduled or self._is_pausing:
+            return
+        if not self._wire.is_up:
+            self._wanted.set()
+        elif self._is_busy:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._after_a_turn)
+        else:
+            self._flush()
+
+    def _after_a_turn(self) -> None:
+        asyncio.get_running_loop().call_soon(self._flush)
 
     async def _run(self) -> None:
+        """Connects again, where that is needed."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while self._queues:
-                self._watch_deadlines()
-                if not self._wire.is_up:
-                    await self._link.ready(self._wire)
-                await self._flush()
-                if self._queues:
-                    # Those who have just been answered publish again in the turn after next: together with
-                    # what has gathered it is one flush, not two that take turns.
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(0)
+            self._watch_deadlines()
+            await self._link.ready(self._wire)
+            self._kick()
 
-    async def _flush(self) -> None:
+    def _flush(self) -> None:
+        self._is_scheduled = False
         batches = self._gather()
         if not batches:
+            self._is_busy = False
             return
-        try:
-            answers = await self._wire.run([self._call(place, items) for place, items in batches])
-        except Lost:
+        self._is_flying = True
+        self._watch_deadlines()
+        self._wire.submit_scripts(
+            [self._call(place, items) for place, items in batches],
+            lambda answers: self._answered(batches, answers),
+        )
+
+    def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
+        self._is_flying = False
+        if answers is None:
             for place, items in reversed(batches):
                 for item in reversed(items):
                     item.flags |= REPEATED
                     self._put_back(place, item)
-            return
-        pause = False
-        for (place, items), answer in zip(batches, answers, strict=True):
-            pause |= self._take_answer(place, items, answer)
-        if pause:
-            await asyncio.sleep(_ROOM_PAUSE)
+            self._is_busy = False
+        else:
+            pause = False
+            for (place, items), answer in zip(batches, answers, strict=True):
+                pause |= self._take_answer(place, items, answer)
+            self._is_busy = len(batches) > 1 or len(batches[0][1]) > 1
+            if pause:
+                self._is_pausing = True
+                self._pauses = asyncio.get_running_loop().call_later(_ROOM_PAUSE, self._go_on)
+                return
+        if self._queues:
+            self._kick()
+
+    def _go_on(self) -> None:
+        self._is_pausing = False
+        if self._queues:
+            self._kick()
 
     def _gather(self) -> list[tuple[Place, list[Item]]]:
         batches = []
@@ -266,24 +318,22 @@ class Publisher:
             )  # fmt: skip
         return found
 
-    def _take_answer(self, place: Place, items: list[Item], answer: list[bytes] | Refused) -> bool:
+    def _take_answer(self, place: Place, items: list[Item], answer: Answer) -> bool:
         """Tell those who wait; whether to pause before the rest is tried again."""
         if isinstance(answer, Refused):
             return self._refused(place, items, str(answer))
         topic, p = place
+        prefix = f"{topic}/{p}:"
         for item, said in zip(items, answer, strict=False):
-            if said == b"full":
+            if _ZERO <= said[0] <= _NINE:  # an entry: the first of that id
+                if not item.future.done():
+                    item.future.set_result(Receipt(item.id, prefix + said.decode()))
+            elif said == b"full":
                 self._no_room(place, item)
             elif said[:1] == b"!":
                 return self._refused(place, items[len(answer) - 1 :], said[1:].decode())
             elif not item.future.done():
-                is_first = said[:1] != b"="
-                entry = said if is_first else said[1:]
-                item.future.set_result(
-                    Receipt(
-                        item.id, "delayed" if entry == b"d" else position_of(topic, p, entry), not is_first
-                    )
-                )
+                item.future.set_result(_receipt(place, item, said))
         last = next((said for said in reversed(answer) if said[:1].isdigit()), None)
         if last is not None:
             self.ends[place] = last

@@ -41,15 +41,19 @@ class ScriptCall(NamedTuple):
     arguments: Sequence[bytes | str | int]
 
 
+Answer = list[Any] | Refused
+"""What a script answered, without the nonce; or why it was refused."""
+
+
 class _Waiting:
-    """Somebody who waits for so many replies."""
+    """Somebody who waits for so many replies; `done` gets them, or None if they are lost."""
 
-    __slots__ = ("count", "future", "replies", "since")
+    __slots__ = ("count", "done", "replies", "since")
 
-    def __init__(self, count: int, since: float) -> None:
+    def __init__(self, count: int, since: float, done: Callable[[list[Any] | None], None]) -> None:
         self.count = count
         self.replies: list[Any] = []
-        self.future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.done = done
         self.since = since
 
 
@@ -105,6 +109,7 @@ class Wire(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
+            self._reader = hiredis.Reader()
         self._fail()
 
     def hold(self) -> None:
@@ -127,24 +132,35 @@ class Wire(asyncio.Protocol):
 
     # --- sending --------------------------------------------------------------------------------------
 
-    def send(self, *commands: Command) -> asyncio.Future[list[Any]]:
-        """Written at once; the replies in order, errors among them as `hiredis.ReplyError`.
-
-        The future raises `Lost`.
-        """
-        waiting = _Waiting(len(commands), asyncio.get_running_loop().time())
+    def submit(self, commands: Sequence[Command], done: Callable[[list[Any] | None], None]) -> None:
+        """Written at once. `done` is called with the replies as soon as they are read, errors among them as
+        `hiredis.ReplyError`; with None where they are lost. It must not raise."""
         if self._transport is None:
-            waiting.future.set_exception(Lost(f"{self.name} is not connected"))
-            return waiting.future
+            asyncio.get_running_loop().call_soon(done, None)
+            return
         packed = pack(commands[0]) if len(commands) == 1 else b"".join([pack(one) for one in commands])
-        self._waiting.append(waiting)
+        self._waiting.append(_Waiting(len(commands), asyncio.get_running_loop().time(), done))
         if self._held is not None:
             self._held.append(packed)
         else:
             self._transport.write(packed)
             if self._watchdog is None:
                 self._arm()
-        return waiting.future
+
+    def send(self, *commands: Command) -> asyncio.Future[list[Any]]:
+        """The same for who awaits the replies; the future raises `Lost`."""
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+        def done(replies: list[Any] | None) -> None:
+            if future.done():
+                return
+            if replies is None:
+                future.set_exception(Lost(f"{self.name} was cut"))
+            else:
+                future.set_result(replies)
+
+        self.submit(commands, done)
+        return future
 
     async def ask(self, *command: bytes | str | int) -> Any:
         """One command. Raises `Lost`, `Refused`."""
@@ -161,18 +177,44 @@ class Wire(asyncio.Protocol):
                 raise Refused(str(reply))
         return replies
 
-    async def run(self, calls: Sequence[ScriptCall]) -> list[list[Any] | Refused]:
-        """Scripts, in one write. What each answered, without the nonce, or why it was refused.
+    def submit_scripts(
+        self, calls: Sequence[ScriptCall], done: Callable[[list[Answer] | None], None]
+    ) -> None:
+        """Scripts, in one write. `done` gets what each answered, or None where that is lost.
 
-        Scripts that the server does not know are sent whole. Raises `Lost`.
+        Scripts that the server does not know are sent whole, after the others.
         """
-        answers = await self._evaluate(calls, b"EVALSHA")
-        unknown = [at for at, answer in enumerate(answers) if _is_unknown(answer)]
-        if unknown:
-            again = await self._evaluate([calls[at] for at in unknown], b"EVAL")
-            for at, answer in zip(unknown, again, strict=True):
-                answers[at] = answer
-        return answers
+
+        def first(answers: list[Answer] | None) -> None:
+            unknown = [at for at, answer in enumerate(answers or ()) if _is_unknown(answer)]
+            if answers is None or not unknown:
+                done(answers)
+                return
+
+            def second(again: list[Answer] | None) -> None:
+                if again is not None:
+                    for at, answer in zip(unknown, again, strict=True):
+                        answers[at] = answer
+                done(None if again is None else answers)
+
+            self._evaluate([calls[at] for at in unknown], b"EVAL", second)
+
+        self._evaluate(calls, b"EVALSHA", first)
+
+    async def run(self, calls: Sequence[ScriptCall]) -> list[Answer]:
+        """The same for who awaits the answers. Raises `Lost`."""
+        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+
+        def done(answers: list[Answer] | None) -> None:
+            if future.done():
+                return
+            if answers is None:
+                future.set_exception(Lost(f"{self.name} was cut"))
+            else:
+                future.set_result(answers)
+
+        self.submit_scripts(calls, done)
+        return await future
 
     async def call(self, script: Script, keys: Sequence[str], *arguments: bytes | str | int) -> list[Any]:
         """One script. Raises `Lost`, `Refused`."""
@@ -181,25 +223,36 @@ class Wire(asyncio.Protocol):
             raise answer
         return answer
 
-    async def _evaluate(self, calls: Sequence[ScriptCall], how: bytes) -> list[list[Any] | Refused]:
+    def _evaluate(
+        self, calls: Sequence[ScriptCall], how: bytes, done: Callable[[list[Answer] | None], None]
+    ) -> None:
         nonces = [b"%d" % next(self._nonces) for _ in calls]
-        replies = await self.send(
-            *(
-                (how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
-                 *call.keys, nonce, *call.arguments)
-                for call, nonce in zip(calls, nonces, strict=True)
+        commands: list[Command] = [
+            (
+                how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
+                *call.keys, nonce, *call.arguments,
             )
-        )  # fmt: skip
-        return [self._checked(reply, nonce) for reply, nonce in zip(replies, nonces, strict=True)]
+            for call, nonce in zip(calls, nonces, strict=True)
+        ]  # fmt: skip
 
-    def _checked(self, reply: Any, nonce: bytes) -> list[Any] | Refused:
-        """A reply that is not the one to its call means that all that follow are not: the wire is cut."""
-        if isinstance(reply, hiredis.ReplyError):
-            return Refused(str(reply))
-        if not isinstance(reply, list) or not reply or reply[0] != nonce:
-            self.close()
-            raise Lost(f"{self.name}: a reply belongs to another call")
-        return reply[1:]
+        def answered(replies: list[Any] | None) -> None:
+            if replies is None:
+                done(None)
+                return
+            answers: list[Answer] = []
+            for reply, nonce in zip(replies, nonces, strict=True):
+                if isinstance(reply, list) and reply and reply[0] == nonce:
+                    del reply[0]
+                    answers.append(reply)
+                elif isinstance(reply, hiredis.ReplyError):
+                    answers.append(Refused(str(reply)))
+                else:  # of another call: so are all that follow
+                    self.close()
+                    done(None)
+                    return
+            done(answers)
+
+        self.submit(commands, answered)
 
     # --- protocol -------------------------------------------------------------------------------------
 
@@ -217,8 +270,9 @@ class Wire(asyncio.Protocol):
                 waiting.replies.append(reply)
                 if len(waiting.replies) == waiting.count:
                     self._waiting.popleft()
-                    if not waiting.future.done():
-                        waiting.future.set_result(waiting.replies)
+                    waiting.done(waiting.replies)
+                    if self._reader is not reader:
+                        return  # it was cut meanwhile, and perhaps opened again
         except hiredis.HiredisError:
             self.close()
 
@@ -231,8 +285,7 @@ class Wire(asyncio.Protocol):
         self._unread = []
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            if not one.future.done():
-                one.future.set_exception(Lost(f"{self.name} was cut"))
+            one.done(None)
 
     def _arm(self) -> None:
         self._watchdog = asyncio.get_running_loop().call_later(self.stall / 2, self._look)

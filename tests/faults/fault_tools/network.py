@@ -1,0 +1,209 @@
+"""What the tests of the network stand on: buses behind the proxy, commands by what they are for, the server's view.
+
+A test of a failure mode runs on our bus, where it must pass, and on the naive one, where it must fail:
+`fails_on_naive`. What it says of commands and keys is therefore said for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec
+
+import pytest
+from naive_redis import NaiveRedisBackend, NaiveRedisBus
+from redis import RedisError
+
+from bus.conformance import Backend
+from bus.conformance.rig import Rig
+from bus.redis_streams import RedisBus
+from bus.redis_streams.scripts import names, script
+from contracts.bus import BusLimits, EventBus
+from contracts.errors import BusError
+
+from .backend import RedisBackend
+from .faults import Fault, as_bytes
+from .proxy import Exchange, FaultProxy
+from .servers import Server
+
+IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
+"""Whether tests take the time and the counts that the matrix names, or the short form of the same."""
+DIRECT = "direct"
+"""Replicas whose names begin with it speak to the server itself, not through the proxy."""
+NAIVE_PATIENCE = 3.0
+"""Seconds that the naive bus has for what must come."""
+NAIVE_TIME = 4.0
+"""Seconds after which a test on it has failed, whatever it waits for."""
+NAIVE_ERRORS = (AssertionError, TimeoutError, BusError, RedisError, AttributeError, TypeError, LookupError)
+"""How a test fails on it: what it promised is not so, or it raises what it does not promise to raise."""
+
+P = ParamSpec("P")
+Choice = Callable[[Exchange], bool]
+
+
+def long(short: int, full: int) -> int:
+    """A count or a time: of the normal run, and with PLUGBUS_FAULTS=long."""
+    return full if IS_LONG else short
+
+
+# --- the buses --------------------------------------------------------------------------------------------
+
+
+class ProxiedBackend(RedisBackend):
+    """Our bus. Its way to the server leads through the proxy, but for replicas named `DIRECT…`."""
+
+    def __init__(self, limits: BusLimits, server: Server, proxy: FaultProxy) -> None:
+        super().__init__(limits, server)
+        self.proxy = proxy
+
+    async def open(self, replica: str) -> EventBus:
+        url = url_for(replica, self.server, self.proxy)
+        bus = RedisBus(url, namespace=self.namespace, replica=replica, limits=self._limits())
+        await bus.open()
+        self._buses[replica] = bus
+        return bus
+
+
+class ProxiedNaiveBackend(NaiveRedisBackend):
+    """The naive bus, the same way."""
+
+    patience = NAIVE_PATIENCE
+    block = 100
+    """Milliseconds that a read waits."""
+    query = ""
+    """What is said to its client in the URL."""
+
+    def __init__(self, limits: BusLimits, server: Server, proxy: FaultProxy) -> None:
+        super().__init__(limits, server)
+        self.proxy = proxy
+
+    async def open(self, replica: str) -> EventBus:
+        bus = NaiveRedisBus(
+            url_for(replica, self.server, self.proxy) + self.query, namespace=self.namespace, replica=replica,
+            limits=self.limits, block=self.block,
+        )  # fmt: skip
+        await bus.open()
+        self.buses.append(bus)
+        return bus
+
+    async def close(self) -> None:
+        self.server.command("FLUSHALL")
+
+
+def url_for(replica: str, server: Server, proxy: FaultProxy) -> str:
+    return server.url if replica.startswith(DIRECT) else proxy.url
+
+
+def backend_for(system: str, limits: BusLimits, server: Server, proxy: FaultProxy) -> Backend:
+    kind = ProxiedNaiveBackend if system == "naive" else ProxiedBackend
+    return kind(limits, server, proxy)
+
+
+def is_naive(rig: Rig) -> bool:
+    return isinstance(rig.backend, ProxiedNaiveBackend)
+
+
+def fails_on_naive(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """Run it on both systems: what passes on the naive bus judges nothing. It must take the fixture `rig`."""
+
+    @functools.wraps(test)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        rig = kwargs["rig"]
+        assert isinstance(rig, Rig)
+        if not is_naive(rig):
+            await test(*args, **kwargs)
+            return
+        try:
+            async with asyncio.timeout(NAIVE_TIME):
+                await test(*args, **kwargs)
+        except NAIVE_ERRORS:
+            return
+        pytest.fail("it passes on the naive bus: it judges nothing")
+
+    return pytest.mark.parametrize("system", ["plugbus", "naive"], indirect=True)(run)
+
+
+# --- commands by what they are for ------------------------------------------------------------------------
+
+
+def calls(name: str) -> Choice:
+    """Calls of one of our scripts."""
+    wanted = script(name)
+    known = (wanted.sha, wanted.text)
+    return lambda exchange: exchange.name in {"EVALSHA", "EVAL"} and exchange.args[1] in known
+
+
+_publishes, _fetches, _settles = calls("publish"), calls("fetch"), calls("settle")
+
+
+def appends(exchange: Exchange) -> bool:
+    """It publishes events."""
+    is_naive_append = exchange.name == "XADD" and b":stream:" in exchange.args[1]
+    return is_naive_append or _publishes(exchange)
+
+
+def reads(exchange: Exchange) -> bool:
+    """It takes deliveries."""
+    return exchange.name == "XREADGROUP" or _fetches(exchange)
+
+
+def settles(exchange: Exchange) -> bool:
+    """It tells that deliveries were handled."""
+    return exchange.name == "XACK" or _settles(exchange)
+
+
+class When(Fault):
+    """Does `fault` to the first reply that contains `text`, and lets all others pass. With `times=None`."""
+
+    def __init__(self, fault: Fault, text: str | bytes) -> None:
+        self.fault, self.text = fault, as_bytes(text)
+
+    async def reply(self, exchange: Exchange, raw: bytes) -> None:
+        rule = exchange.rule
+        assert rule is not None
+        if not rule.is_active or self.text not in raw:
+            await exchange.deliver(raw)
+            return
+        rule.remove()
+        await self.fault.reply(exchange, raw)
+
+
+# --- the server's view -------------------------------------------------------------------------------------
+
+
+def load_scripts(server: Server) -> None:
+    """Have the server know all of ours: then a call is one command."""
+    for name in names():
+        server.command("SCRIPT", "LOAD", script(name).text)
+
+
+def streams(server: Server) -> list[bytes]:
+    """Keys of events of topics, of either system; those that the bus announces of itself left out."""
+    found: list[bytes] = server.command("KEYS", "*")
+    return [key for key in found if (b":s:" in key or b":stream:" in key) and not key.endswith(b":bus")]
+
+
+def stored(server: Server) -> int:
+    """Events in all streams."""
+    return sum(server.command("XLEN", key) for key in streams(server))
+
+
+def pending(server: Server) -> int:
+    """Deliveries that were handed over and not settled, of all groups."""
+    with server.client() as client:
+        return sum(group["pending"] for key in streams(server) for group in client.xinfo_groups(key))
+
+
+def commands(server: Server) -> int:
+    """How many the server has been sent since it is up, those of scripts left out."""
+    with server.client() as client:
+        return int(client.info("stats")["total_commands_processed"])
+
+
+def clients(server: Server) -> list[dict[str, str]]:
+    """Who is connected, but for who asks."""
+    with server.client() as client:
+        me = client.client_id()
+        return [one for one in client.client_list() if int(one["id"]) != me]

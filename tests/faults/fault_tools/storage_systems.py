@@ -1,0 +1,106 @@
+"""Which bus the tests of storage, entries and calls run on, and what they ask of it beside the bus itself.
+
+They run on ours. With `PLUGBUS_FAULTS_SYSTEM=naive` the same bodies run on the naive bus (redis-py as many people
+would write it), where those of the failure modes F1 … must fail: `storage_judge.py` sees to that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from bus.conformance import Backend
+from bus.redis_streams.layout import Keys
+from contracts.bus import BusLimits
+
+from .backend import RedisBackend
+from .servers import Server
+
+IS_NAIVE = os.environ.get("PLUGBUS_FAULTS_SYSTEM") == "naive"
+IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
+"""Whether tests take the time that the matrix names, or the short form of the same."""
+SCREEN = 24
+"""Lines that one message may have at most."""
+
+
+def backend_on(server: Server, limits: BusLimits) -> Backend:
+    """The system under test, in a namespace of its own."""
+    if not IS_NAIVE:
+        return RedisBackend(limits, server)
+    from naive_redis import NaiveRedisBackend  # only with its tests on the path
+
+    return NaiveRedisBackend(limits, server)
+
+
+class Store:
+    """What lies in Redis for one backend: names of keys as an outsider finds them, and their contents."""
+
+    def __init__(self, backend: Backend, server: Server) -> None:
+        self.server = server
+        self.namespace = str(getattr(backend, "namespace"))  # noqa: B009 - both have one; the protocol has none
+        self._keys = Keys(self.namespace)
+
+    def stream(self, topic: str, p: int = 0) -> str:
+        return f"{self.namespace}:stream:{topic}" if IS_NAIVE else self._keys.stream(topic, p)
+
+    def dead(self, group: str, p: int = 0) -> str:
+        return f"{self.namespace}:dead" if IS_NAIVE else self._keys.dead(group, p)
+
+    @property
+    def keys(self) -> Keys:
+        return self._keys
+
+    def all_keys(self) -> list[str]:
+        found = self.server.command("KEYS", f"{self.namespace}:*")
+        return sorted(key.decode() for key in found)
+
+    def pending(self, group: str, topic: str, p: int = 0) -> int:
+        """Entries that were handed over and not acknowledged."""
+        return int(self.server.command("XPENDING", self.stream(topic, p), group)["pending"])
+
+    def length(self, topic: str, p: int = 0) -> int:
+        return int(self.server.command("XLEN", self.stream(topic, p)))
+
+    def numbers(self, topic: str, p: int = 0) -> list[int]:
+        """Sequences of what the stream holds."""
+        return [int(entry.partition(b"-")[2]) for entry in self.entries(topic, p)]
+
+    def entries(self, topic: str, p: int = 0) -> list[bytes]:
+        """Names of what the stream holds."""
+        return [entry for entry, _ in self.server.command("XRANGE", self.stream(topic, p), "-", "+")]
+
+    def groups(self, topic: str, p: int = 0) -> dict[str, dict[str, Any]]:
+        """What Redis says of the groups of a stream, by name."""
+        found = self.server.command("XINFO", "GROUPS", self.stream(topic, p))
+        return {group["name"].decode(): group for group in found}
+
+
+# --- what was said ------------------------------------------------------------------------------------------
+
+
+def said(records: Iterable[logging.LogRecord], level: int, *parts: str) -> list[str]:
+    """Messages of that level or above in which all `parts` stand."""
+    texts = [record.getMessage() for record in records if record.levelno >= level]
+    return [text for text in texts if all(part in text for part in parts)]
+
+
+def check_log(records: Iterable[logging.LogRecord], *, most: int = 20) -> None:
+    """What a person may expect of a log: nothing twice within a second, no tracebacks, no floods.
+
+    `most`: messages in all. A message has at most a screen.
+    """
+    heard = [record for record in records if record.levelno >= logging.WARNING]
+    when: dict[str, list[float]] = {}
+    for record in heard:
+        text = record.getMessage()
+        assert record.exc_info is None, f"a traceback: {text}: {record.exc_info}"
+        assert len(text.splitlines()) <= SCREEN, f"more than a screen: {text[:2_000]}"
+        assert len(text) <= SCREEN * 200, f"more than a screen: {text[:2_000]}"
+        when.setdefault(text, []).append(record.created)
+    for text, times in when.items():
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert all(gap > 0.95 for gap in gaps), f"said {len(times)} times within a second: {text}"
+    assert len(heard) <= most, f"{len(heard)} messages: " + "\n".join(one.getMessage() for one in heard)

@@ -1,0 +1,274 @@
+"""Workers as a test sees them: born, told, killed, stopped; and the bench on which it works with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bus.conformance import Backend
+from bus.conformance.history import History, Record
+from bus.conformance.rig import Rig, now
+from contracts.bus import BusLimits, EventBus, RetryPolicy, RetryRule
+
+from .backend import RedisBackend
+from .servers import Server
+from .worker import Circumstances, Doer, Job
+
+FAULTS = Path(__file__).resolve().parents[1]
+IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
+"""Whether tests take the time and the counts that the matrix names, or the short form of the same."""
+GRACE = 10.0
+"""Seconds in which the nursery ends."""
+RULES = (
+    RetryRule(errors=(ConnectionError,), action="retry"),
+    RetryRule(errors=(KeyError,), action="dead_letter"),
+)
+"""What the words `again` and `dead` of an event come to."""
+
+
+def retries(first_delay: float, **options: Any) -> RetryPolicy:
+    """The words of an event come to what they say; always the same pause."""
+    return RetryPolicy(first_delay=first_delay, rules=RULES, **{"factor": 1, "jitter": 0, **options})
+
+
+class Nursery:
+    """The process that bears workers. One for a whole file of tests: it must be up before they begin."""
+
+    def __init__(self) -> None:
+        paths = (FAULTS, FAULTS.parent / "bus" / "conformance")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fault_tools.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            cwd=FAULTS, env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}, text=True,
+        )  # fmt: skip
+
+    def bear(self, job: Job) -> int:
+        """The pid of a process that has begun to work."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{job.line()}\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate(timeout=GRACE)
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Worker:
+    """One process. What it has seen is in `records`, what it has said in `facts`."""
+
+    def __init__(self, job: Job, pid: int, words: int, rig: Rig) -> None:
+        self.job, self.pid = job, pid
+        self._words, self._rig = words, rig
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    def tell(self, word: str) -> None:
+        os.write(self._words, f"{word}\n".encode())
+
+    # --- what became of it ------------------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        file = self.job.file("journal")
+        return History.load(file).records if file.exists() else []
+
+    def facts(self) -> list[str]:
+        file = self.job.file("facts")
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def said(self) -> str:
+        """What it has logged."""
+        file = self.job.file("said")
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    @property
+    def code(self) -> int | None:
+        """How it has ended; None: it has not."""
+        file = self.job.file("code")
+        text = file.read_text() if file.exists() else ""
+        return int(text) if text.endswith("\n") else None
+
+    @property
+    def reached(self) -> str:
+        """The point at which it died or stood still, as it wrote itself; empty: nowhere."""
+        return next((one.note for one in reversed(self.records()) if one.kind == "gone"), "")
+
+    def starts(self) -> list[Record]:
+        return [one for one in self.records() if one.kind == "started"]
+
+    def running(self) -> int:
+        ended = {one.run for one in self.records() if one.kind == "ended"}
+        return sum(one.run not in ended for one in self.starts())
+
+    def has_ended(self, id: str) -> bool:
+        runs = {one.run for one in self.starts() if one.id == id}
+        return any(one.kind == "ended" and one.run in runs for one in self.records())
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    async def fact(self, fact: str) -> str:
+        """Return when it has said so: the whole line."""
+        await self._until(lambda: self._find(fact) or self.code is not None, fact)
+        found = self._find(fact)
+        assert found, f"{self.name} ended with {self.code} before it was {fact}:\n{self.said[-2_000:]}"
+        return found
+
+    def _find(self, fact: str) -> str:
+        return next((line for line in self.facts() if line.split()[:1] == [fact]), "")
+
+    async def arm(self) -> None:
+        self.tell("arm")
+        await self.fact("armed")
+
+    async def died(self) -> None:
+        await self._until(lambda: self.code is not None, "its end")
+
+    async def stood_still(self) -> None:
+        """Return when it has stopped, by itself or because it was told."""
+        process = psutil.Process(self.pid)
+        await self._until(lambda: process.status() == psutil.STATUS_STOPPED, "standstill")
+
+    async def _until(self, is_so: Any, what: str) -> None:
+        try:
+            await self._rig.until(is_so, f"{self.name}: {what}")
+        except AssertionError as error:
+            error.add_note(self.said[-2_000:])
+            raise
+
+    # --- what is done to it -----------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """SIGKILL: what it ran is nobody's from now on."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._rig.history.add("gone", now(), replica=self.name)
+
+    async def stop(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+        await self.stood_still()
+        self._rig.history.add("gone", now(), replica=self.name)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        if not self.job.stops:
+            self._rig.history.add("back", now(), replica=self.name)
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def end(self) -> None:
+        """Let it close its bus, and end well."""
+        self.tell("end")
+        await self.died()
+        assert self.code == 0, f"{self.name} ended with {self.code}:\n{self.said[-2_000:]}"
+
+    async def close(self) -> None:
+        """Whatever state it is in, it is gone."""
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(self.pid, signal.SIGKILL)
+            await self.died()
+        os.close(self._words)
+
+
+class Bench:
+    """A rig, and processes beside it on the same namespace."""
+
+    def __init__(self, rig: Rig, nursery: Nursery, folder: Path, url: str, *, system: str = "plugbus") -> None:
+        self.rig, self.folder = rig, folder
+        self.workers: list[Worker] = []
+        self._nursery, self._url, self._system = nursery, url, system
+
+    @property
+    def namespace(self) -> str:
+        return str(self.rig.backend.namespace)  # type: ignore[attr-defined]
+
+    def start(
+        self, name: str, *, groups: Sequence[str] = ("shop.handle",), point: str = "", stops: bool = False,
+        is_armed: bool = False, version: str = "0", **options: Any,
+    ) -> Worker:  # fmt: skip
+        """A worker that subscribes to these groups, each with the patterns `orders.**`, and these options."""
+        specs = (self.rig.spec(group=group, version=version, **options) for group in groups)
+        job = Job(
+            name, self._url, self.namespace, str(self.folder), self.rig.backend.limits.model_dump(),
+            tuple(spec.model_dump(mode="json") for spec in specs), point, stops, is_armed, self._system,
+        )  # fmt: skip
+        os.mkfifo(job.file("words"))
+        words = os.open(job.file("words"), os.O_RDWR | os.O_NONBLOCK)  # read-write: nobody need read yet
+        worker = Worker(job, self._nursery.bear(job), words, self.rig)
+        self.workers.append(worker)
+        return worker
+
+    async def up(self, name: str, **options: Any) -> Worker:
+        """One that has subscribed."""
+        worker = self.start(name, **options)
+        await worker.fact("up")
+        return worker
+
+    async def host(self, bus: EventBus, *, group: str = "shop.handle", **options: Any) -> Doer:
+        """Handle in this process what workers handle in theirs; nothing holds or kills here."""
+        around = Circumstances(bus, self.rig.history)
+        around.gate.open()
+        doer = Doer(group, around)
+        spec = self.rig.spec(group=group, **options)
+        self.rig.groups[group] = spec.patterns
+        doer.subscription = await bus.subscribe(spec, doer)
+        return doer
+
+    async def publish(self, bus: EventBus, n: int, *do: str, key: str | None = None, **options: Any) -> str:
+        """An event that says what is done with it; its id."""
+        text = Doer.text(n, *do)
+        [receipt] = await self.rig.publish(bus, n, key=key, text=text, **options)
+        return receipt.id
+
+    def collect(self) -> None:
+        """Everything that workers have seen, into the rig's history, in order. Once, at the end."""
+        history = self.rig.history
+        found = [record for worker in self.workers for record in worker.records()]
+        history.records = sorted([*history.records, *found], key=lambda record: record.at)
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.close()
+
+
+@contextlib.asynccontextmanager
+async def bench(
+    backend: Backend, server: Server, nursery: Nursery, folder: Path, *, alone: bool = True
+) -> AsyncIterator[Bench]:
+    """`alone`: nobody else works in this event loop. (The backend is closed by whoever made it.)"""
+    rig = Rig(backend)
+    made = Bench(rig, nursery, folder, server.url)
+    try:
+        yield made
+    finally:
+        await made.close()
+        await rig.end(alone=alone)
+
+
+def namespace_on(server: Server, **limits: Any) -> RedisBackend:
+    """One of many on a server."""
+    return RedisBackend(BusLimits(**limits), server, is_sibling=True)
+
+
+@contextlib.contextmanager
+def settled_loop() -> Iterator[asyncio.Runner]:
+    """For what runs before the tests that look at it: a loop that is not theirs."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        yield runner
