@@ -33,7 +33,7 @@ from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .hosting import RedisHosting
 from .inbox import Inbox
-from .layout import Keys, entry_of, order_of, position_of
+from .layout import FIRST, Keys, entry_of, order_of, position_of
 from .link import Link
 from .members import Members
 from .ownership import Ownership, owner_of
@@ -365,15 +365,19 @@ class Core:
     async def remake(self, place: RedisPlace) -> None:
         """Its stream, or its group in it, was deleted by somebody else."""
         topic, p, group = place.topic, place.number, place.group
-        exists = await self.link.control.ask("EXISTS", self.keys.stream(topic, p))
-        begin = place.last if exists else b"0-0"
-        log.critical(
-            "%s: %s was deleted by somebody else; it is made anew%s", group,
-            f"its place in {topic}/{p}" if exists else f"the stream {topic}/{p}",
-            "" if exists else ", what was in it is lost",
+        exists, number, low = await self.link.control.ask_all(
+            ("EXISTS", self.keys.stream(topic, p)), ("HGET", self.keys.numbers(topic, p), "n"),
+            ("HGET", self.keys.low(topic, p), group),
         )  # fmt: skip
+        begin = max(place.last, low or FIRST, key=order_of) if exists else FIRST
+        if number is not None:  # else the topic is being made, and nothing was published yet
+            log.critical(
+                "%s: %s was deleted by somebody else; it is made anew%s", group,
+                f"its place in {topic}/{p}" if exists else f"the stream {topic}/{p}",
+                "" if exists else ", what was in it is lost",
+            )  # fmt: skip
         if not exists:
-            place.last = b"0-0"
+            place.last = FIRST
         await self.registry.remake_place(group, topic, p, begin)
 
     def bury_unread(

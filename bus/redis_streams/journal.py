@@ -104,7 +104,8 @@ class Journal:
 
     def entries(self) -> set[bytes]:
         """Entries that are settled here, while Redis may not know."""
-        return {*self._acks, *(name for _, name in self._late)}
+        sent = {word for word in self.unconfirmed or () if isinstance(word, bytes)}
+        return sent.union(self._acks, (name for _, name in self._late))
 
     # --- calls ----------------------------------------------------------------------------------------
 

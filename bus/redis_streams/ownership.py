@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("plugbus.bus")
 
 _PAGE = 200
+_AGAIN = 0.05
+"""Seconds until what Redis would not do now is tried again."""
 
 
 class Gone(Exception):
@@ -125,6 +127,9 @@ class Ownership:
 
     def _done(self, hosting: RedisHosting, p: int, task: asyncio.Task[None]) -> None:
         self._tasks.pop((hosting, p), None)
+        holding = hosting.holdings.get(p)
+        if holding is not None and holding.is_owned and holding.is_recovering:
+            self.look_up(hosting, holding)
         hosting.let_go()  # whoever was to have it may have come while it was being taken
         self.place_soon()
         if not task.cancelled() and task.exception() is not None:
@@ -330,26 +335,28 @@ class Ownership:
 
     def look_up(self, hosting: RedisHosting, holding: Holding) -> None:
         """See whether it is still ours, and what was read without our knowing."""
-        if (hosting, holding.p) in self._tasks or not holding.is_owned:
-            return
         holding.is_recovering = True
+        if (hosting, holding.p) in self._tasks or not holding.is_owned:
+            return  # when that has come to its end
         self._begin(hosting, holding.p, self._look_up(hosting, holding))
 
     async def _look_up(self, hosting: RedisHosting, holding: Holding) -> None:
         try:
-            while True:
+            while holding.is_recovering:
+                holding.is_recovering = False
                 try:
                     await self._core.link.ready(self._wire)
                     for place in list(holding.places.values()):
                         await self._look_up_place(hosting, holding, place)
-                    break
                 except Lost:
-                    continue
+                    holding.is_recovering = True
+                except Refused as error:  # e.g. that it is loading
+                    log.debug("looking up %s: %s", hosting.spec.group, error)
+                    holding.is_recovering = True
+                    await asyncio.sleep(_AGAIN)
         except Gone:
             self._core.lost(holding, b"")
             return
-        finally:
-            holding.is_recovering = False
         self._core.reader.feed(hosting)
 
     async def _look_up_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
@@ -359,8 +366,9 @@ class Ownership:
         await self._core.reader.written(place)  # what was settled, perhaps without an answer, comes first
         if holding.is_lost:
             return
+        known = place.held()  # before and after: what is settled meanwhile is known as well
         taken, last = await self._read_taken(hosting, holding, place, b"0-0")
-        held = place.held()
+        held = known | place.held()
         orphans = [message for message, _ in taken if message.entry not in held]
         for message in orphans:
             place.backlog.append(message)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from bus.redis_streams.scripts import names
-from bus.redis_streams.wire import Refused, ScriptCall, Wire
+from bus.redis_streams.wire import Answer, ScriptCall, Wire
 
 OPERATIONS = ("ack", "keep", "leave", "bury", "mark", "done", "replay")
 """What a settlement may carry."""
@@ -54,15 +54,20 @@ class Watch:
         self._reached = reached
         self._armed: dict[Point, int] = {}
         """How many calls are still to come."""
-        watch, run = self, Wire.run
+        watch, submit = self, Wire.submit_scripts
 
-        async def watched(wire: Wire, calls: Sequence[ScriptCall]) -> list[list[Any] | Refused]:
+        def watched(
+            wire: Wire, calls: Sequence[ScriptCall], done: Callable[[list[Answer] | None], None]
+        ) -> None:
+            def answered(answers: list[Answer] | None) -> None:
+                if answers is not None:
+                    watch.look("after", calls)
+                done(answers)
+
             watch.look("before", calls)
-            answers = await run(wire, calls)
-            watch.look("after", calls)
-            return answers
+            submit(wire, calls, answered)
 
-        Wire.run = watched  # type: ignore[method-assign]
+        Wire.submit_scripts = watched  # type: ignore[method-assign]
 
     def arm(self, point: Point) -> None:
         self._armed[point] = point.nth
