@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import hiredis
 
 from .layout import order_of
 from .link import BLOCK
@@ -107,7 +109,8 @@ class Bell:
             try:
                 if self._wire.opened != self._opened:
                     await self._begin()
-                found = await self._wait()
+                await self._wait()
+                await self._core.reader.round()
             except Lost:
                 continue
             except Refused as error:
@@ -116,11 +119,6 @@ class Bell:
                     await self._leave_out_wrong()
                 await asyncio.sleep(0.1 if not str(error).startswith("UNBLOCKED") else 0)
                 continue
-            finally:
-                self._asked = {}
-            if found:
-                self._tell(found)
-                await self._core.reader.round()
 
     async def _begin(self) -> None:
         """A new connection; what was told meanwhile is looked up at once."""
@@ -130,7 +128,7 @@ class Bell:
         self._opened = self._wire.opened
         self._news()
 
-    async def _wait(self) -> list[Any]:
+    async def _wait(self) -> None:
         keys = self._core.keys
         asked = {
             key: min((one.last for one in there if one.is_dry), key=order_of)
@@ -139,10 +137,25 @@ class Bell:
         asked[keys.news.encode()] = self.news_at
         asked[keys.inbox(self._core.replica).encode()] = self.inbox_at
         self._asked = asked
-        reply = await self._wire.ask(
-            "XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(replies: list[Any] | None) -> None:
+            """Rings as soon as the answer is read, before this task has its turn."""
+            self._asked = {}
+            if future.done():
+                return
+            if replies is None:
+                future.set_exception(Lost("the bell was cut"))
+            elif isinstance(replies[0], hiredis.ReplyError):
+                future.set_exception(Refused(str(replies[0])))
+            else:
+                future.set_result(None)
+                self._tell(replies[0] or ())
+
+        self._wire.submit(
+            [("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values())], done
         )
-        return reply or []
+        await future
 
     async def _leave_out_wrong(self) -> None:
         """A key that is no stream must not keep the others from ringing."""
@@ -153,7 +166,7 @@ class Bell:
                     listener.is_dry = False
                     self._ring(listener)
 
-    def _tell(self, found: list[Any]) -> None:
+    def _tell(self, found: Sequence[Any]) -> None:
         keys = self._core.keys
         news, inbox = keys.news.encode(), keys.inbox(self._core.replica).encode()
         for key, entries in found:

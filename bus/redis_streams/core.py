@@ -342,7 +342,7 @@ class Core:
 
     def _ring(self, listener: Any) -> None:
         if isinstance(listener, RedisPlace):
-            self.reader.hungry(listener)
+            self.reader.ring(listener)
         else:
             listener.hungry()
 

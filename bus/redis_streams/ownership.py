@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .layout import order_of
-from .packing import StoredMessage, Undecodable, fields_of, unpack, unpacked
+from .packing import StoredMessage, Undecodable, unpack, unpacked
 from .place import Holding, RedisPlace
 from .placement import only, spread
 from .replaying import restore_replay
@@ -290,10 +290,7 @@ class Ownership:
             place.skip([entry])
             self._core.reader.gone += not fields
             return None
-        try:
-            return unpack(fields_of(fields), entry)
-        except Exception as error:  # noqa: BLE001 - read again, and then a dead letter
-            return await self._core.reader.read_again(place, entry, fields, error)  # type: ignore[arg-type]
+        return await self._core.reader.read_again(place, entry, fields)
 
     async def _read_lot(
         self, hosting: RedisHosting, holding: Holding, topic: str

@@ -30,7 +30,8 @@ COUNTERS = (
     "handled", "failed", "discarded", "expired", "filtered", "repeated", "dropped", "taken", "peak", "stale"
 )  # fmt: skip
 """What a place counts and Redis adds up."""
-_FIRST_FETCH = 16
+_FIRST_FETCH = 32
+_MOST_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -71,8 +72,8 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_counted", "_members", "_next_rank", "fetching", "holding", "is_dry", "is_in_doubt", "journal", "last",
-        "reads_from_start", "taken_at", "waiters", "wanted",
+        "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt", "journal", "last",
+        "most", "reads_from_start", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -93,7 +94,10 @@ class RedisPlace(GroupPartition):
         self.fetching = False
         self.wanted = _FIRST_FETCH
         """Entries that are read at once; grows while they are handled fast."""
-        self.taken_at = 0.0
+        self.filled_at = 0.0
+        """When (monotonic) a full fetch came; 0: the last was none."""
+        self.most = _MOST_AT_ONCE
+        """Entries that may be read at once, by their size."""
         self.waiters: list[asyncio.Future[None]] = []
         """Who waits until what is noted here is written."""
         self._counted = dict.fromkeys(COUNTERS, 0)

@@ -11,15 +11,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from contracts.messages.delivery import GapFound
-
-from ..groups import is_silent
-from .errors import explained, may_pass
-from .layout import order_of, sequence_of
+from .errors import explained
+from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
 from .scripts import script
-from .wire import Lost, Refused, ScriptCall
+from .wire import Answer, Lost, Refused, ScriptCall
 
 if TYPE_CHECKING:
     from .core import Core
@@ -48,7 +45,8 @@ class Reader:
         self._monotonic = core.clock.monotonic
         self._dirty: dict[RedisPlace, None] = {}
         self._hungry: dict[RedisPlace, None] = {}
-        self._wanted = asyncio.Event()
+        self._is_flying = self._is_scheduled = self._is_closed = False
+        self._is_down = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._rounds: list[asyncio.Future[None]] = []
         self._later: dict[RedisPlace, asyncio.TimerHandle] = {}
@@ -62,6 +60,7 @@ class Reader:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:read")
 
     async def close(self) -> None:
+        self._is_closed = True
         for timer in self._later.values():
             timer.cancel()
         self._later.clear()
@@ -73,9 +72,10 @@ class Reader:
     # --- what is to do ------------------------------------------------------------------------------
 
     def settle_soon(self, place: RedisPlace) -> None:
+        """In the next turn of the event loop: what a lane settles without a pause goes out together."""
         if place not in self._dirty:
             self._dirty[place] = None
-            self._wanted.set()
+            self._kick_soon()
 
     async def written(self, place: RedisPlace) -> None:
         """Return when everything that is noted at `place` now is in Redis, or it is no longer ours."""
@@ -92,8 +92,15 @@ class Reader:
 
     def hungry(self, place: RedisPlace) -> None:
         if self._is_hungry(place):
+            self._adapt(place)
             self._hungry[place] = None
-            self._wanted.set()
+            self._kick_soon()
+
+    def ring(self, place: RedisPlace) -> None:
+        """There is something new: fetch at once."""
+        if self._is_hungry(place):
+            self._hungry[place] = None
+            self._kick()
 
     def _is_hungry(self, place: RedisPlace) -> bool:
         holding = place.holding
@@ -113,7 +120,7 @@ class Reader:
 
     async def round(self) -> None:
         """Return when what is wanted now has been asked and answered."""
-        if self._wanted.is_set() or self._hungry or self._dirty:
+        if self._is_flying or self._hungry or self._dirty:
             future = asyncio.get_running_loop().create_future()
             self._rounds.append(future)
             await future
@@ -123,22 +130,33 @@ class Reader:
         places = [place for hosting in self._core.hosted for place in hosting.owned() if place.is_changed]
         await asyncio.gather(*(self.written(place) for place in places))
 
-    # --- the loop -----------------------------------------------------------------------------------
+    # --- turns ----------------------------------------------------------------------------------------
+
+    def _kick_soon(self) -> None:
+        if not (self._is_scheduled or self._is_flying):
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._kick)
+
+    def _kick(self) -> None:
+        """Send what is to do, unless answers are awaited: with them comes the next turn."""
+        self._is_scheduled = False
+        if self._is_flying or self._is_closed or not (self._dirty or self._hungry):
+            return
+        if not self._wire.is_up or self._wire.opened != self._opened:
+            self._is_down.set()
+        else:
+            self._turn()
 
     async def _run(self) -> None:
+        """Connects again, where that is needed."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            if not self._wire.is_up:
-                await self._core.link.ready(self._wire)
+            await self._is_down.wait()
+            self._is_down.clear()
+            await self._core.link.ready(self._wire)
             if self._wire.opened != self._opened:
                 self._opened = self._wire.opened
                 self._core.look_up_all()
-            try:
-                await self._turn()
-            except Lost:
-                self._wanted.set()
-            self._end_round()
+            self._kick()
 
     def _end_round(self) -> None:
         rounds, self._rounds = self._rounds, []
@@ -146,7 +164,7 @@ class Reader:
             if not future.done():
                 future.set_result(None)
 
-    async def _turn(self) -> None:
+    def _turn(self) -> None:
         places, self._dirty = list(self._dirty), {}
         settling = [(place, call) for place in places if (call := self._settlement(place)) is not None]
         hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
@@ -155,23 +173,33 @@ class Reader:
             if place.journal.unconfirmed is None or place.holding.is_lost:
                 _release(place)  # there was nothing to write
         if not calls:
+            self._end_round()
             return
         for place in hungry:
             place.fetching = True
-        try:
-            answers = await self._wire.run(calls)
-        except Lost:
-            for place, _ in settling:
+        self._is_flying = True
+        settled = [place for place, _ in settling]
+        self._wire.submit_scripts(calls, lambda answers: self._answered(settled, hungry, answers))
+
+    def _answered(
+        self, settled: list[RedisPlace], hungry: list[RedisPlace], answers: list[Answer] | None
+    ) -> None:
+        self._is_flying = False
+        if answers is None:
+            for place in settled:
                 self._dirty[place] = None
             for place in hungry:
                 place.fetching = False
                 place.holding.is_recovering = True
-            raise
-        for (place, _), answer in zip(settling, answers, strict=False):
-            self._settled(place, answer)
-        for place, answer in zip(hungry, answers[len(settling) :], strict=True):
-            place.fetching = False
-            await self._fetched(place, answer)
+            self._is_down.set()
+        else:
+            for place, answer in zip(settled, answers, strict=False):
+                self._settled(place, answer)
+            for place, answer in zip(hungry, answers[len(settled) :], strict=True):
+                self._fetched(place, answer)
+        self._end_round()
+        if self._dirty or self._hungry:
+            self._kick_soon()
 
     # --- settling -----------------------------------------------------------------------------------
 
@@ -193,7 +221,7 @@ class Reader:
             (group, holding.fence, *operations),
         )  # fmt: skip
 
-    def _settled(self, place: RedisPlace, answer: list[Any] | Refused) -> None:
+    def _settled(self, place: RedisPlace, answer: Answer) -> None:
         if isinstance(answer, Refused):
             self._say("settle", f"{place.group}: {explained(answer).explain()}")
             self._retry(place)
@@ -234,11 +262,11 @@ class Reader:
             return ScriptCall(script("range"), (stream,), (place.last, "+", place.wanted))
         return ScriptCall(script("fetch"), (keys.own(p), stream), (group, place.holding.fence, place.wanted))
 
-    async def _fetched(self, place: RedisPlace, answer: list[Any] | Refused) -> None:
+    def _fetched(self, place: RedisPlace, answer: Answer) -> None:
         holding = place.holding
         if isinstance(answer, Refused) or answer[0] == b"error":
             text = str(answer) if isinstance(answer, Refused) else answer[1].decode()
-            await self._failed(place, text)
+            self._core.spawn(self._failed(place, text), "plugbus:redis:fetch")
             return
         if holding.is_lost:
             return
@@ -249,59 +277,92 @@ class Reader:
             return
         else:
             entries = answer[1][0][1] if answer[1] else []
-        full = len(entries) >= place.wanted
-        place.is_dry = not full
+        place.is_dry = len(entries) < place.wanted
         if entries:
-            await self.add(place, entries)
-            self._adapt(place, entries, is_full=full)
+            rest = self._add(place, entries)
+            if rest:
+                self._core.spawn(self._add_unreadable(place, rest), "plugbus:redis:fetch")
+                return
+        self._fed(place)
+
+    def _fed(self, place: RedisPlace) -> None:
+        """A fetch has come to its end."""
+        place.fetching = False
+        if place.holding.is_lost:
+            return
         if place.replay is not None:
-            holding.hosting.loop.wake()
+            place.holding.hosting.loop.wake()
         if place.is_dry:
             self._core.bell.listen(place)
         else:
+            place.filled_at = self._monotonic()
             self.hungry(place)
 
-    def _adapt(self, place: RedisPlace, entries: list[Any], *, is_full: bool) -> None:
-        """Large batches where handlers are fast; where they are slow little is held that another could do."""
-        now = self._monotonic()
-        took, place.taken_at = now - place.taken_at, now
+    def _adapt(self, place: RedisPlace) -> None:
+        """Large batches where handlers are fast; where they are slow, little is held that another could do."""
+        if not place.filled_at:
+            return
+        took, place.filled_at = self._monotonic() - place.filled_at, 0.0
         least = max(2, 2 * place.holding.hosting.spec.options.concurrency)
-        if is_full and took < _FAST:
-            place.wanted *= 4
+        if took < _FAST:
+            place.wanted = max(least, min(4 * place.wanted, MOST, place.most))
         elif took > _SLOW:
-            place.wanted //= 2
-        size = max(sum(map(len, fields)) for _, fields in (entries[0], entries[-1])) or 1
-        place.wanted = max(least, min(place.wanted, MOST, _MOST_BYTES // size + 1))
+            place.wanted = max(least, place.wanted // 2)
 
-    async def add(self, place: RedisPlace, entries: list[Any]) -> None:
-        """What was read, to what waits; what nobody wants is settled at once."""
+    def _add(self, place: RedisPlace, entries: list[Any]) -> list[Any]:
+        """What was read, to what waits; what nobody wants is settled at once.
+
+        Answers what is left behind an entry that cannot be read, that one included.
+        """
         selects, skipped, backlog = place.holding.hosting.selects, list[bytes](), place.backlog
-        expects = False
-        for entry, fields in entries:
+        before, rest = len(backlog), list[Any]()
+        for at, (entry, fields) in enumerate(entries):
             if not fields or (fields[0] == b"t" and not selects(fields[1])):
                 skipped.append(entry)
                 self.gone += not fields
                 continue
             try:
                 message = unpack(fields_of(fields), entry)
-            except (Damaged, Undecodable) as error:
-                again = await self.read_again(place, entry, fields, error)
-                if again is None:
-                    continue
-                message = again
+            except (Damaged, Undecodable):
+                rest = entries[at:]
+                break
             backlog.append(message)
-            expects = expects or message.expires_ns is not None
-        self._look_for_gaps(place, entries)
-        place.last = entries[-1][0]
+            if message.expires_ns is not None:
+                place.expect_expiry()
+        added = entries[: len(entries) - len(rest)]
+        if added:
+            self._look_for_gaps(place, added)
+            place.last = added[-1][0]
         if skipped:
             place.skip(skipped)
             self.settle_soon(place)
-        if expects:
-            place.expect_expiry()
+        if len(backlog) > before:
+            place.most = _MOST_BYTES // (len(backlog[-1].data) + len(backlog[before].data) + 1) + 1
+            self.offer(place)
+        return rest
+
+    def offer(self, place: RedisPlace) -> None:
+        """Something has come to what waits."""
         self._core.bound(place)
         if place.idle and place.has_work:
             place.idle = False
             place.holding.hosting.rouse(place)
+
+    async def _add_unreadable(self, place: RedisPlace, entries: list[Any]) -> None:
+        """The first cannot be read as it came: what follows waits until that is clear."""
+        try:
+            while entries and not place.holding.is_lost:
+                entry, fields = entries[0]
+                message = await self.read_again(place, entry, fields)
+                place.last = entry
+                if message is not None:
+                    place.backlog.append(message)
+                    self.offer(place)
+                entries = self._add(place, entries[1:]) if entries[1:] else []
+        except Lost:
+            place.holding.is_recovering = True
+            self._core.look_up_all()
+        self._fed(place)
 
     def _look_for_gaps(self, place: RedisPlace, entries: list[Any]) -> None:
         """Each partition is numbered without gaps: one shows that something was trimmed."""
@@ -317,35 +378,39 @@ class Reader:
         elif place.last != b"0-0":
             self._core.tell_loss(place, missed)
 
-    async def read_again(
-        self, place: RedisPlace, entry: bytes, fields: list[bytes], error: Damaged | Undecodable
-    ) -> StoredMessage | None:
-        """It may have been damaged on the way only. What stays unreadable is a dead letter."""
-        if isinstance(error, Damaged):
+    async def read_again(self, place: RedisPlace, entry: bytes, fields: list[bytes]) -> StoredMessage | None:
+        """It may have been damaged on the way only. What stays unreadable is a dead letter. Raises `Lost`."""
+        error: Damaged | Undecodable | None = None
+        for is_last in (False, True):
             try:
-                [found] = await self._wire.ask(
-                    "XRANGE", self._keys.stream(place.topic, place.number), entry, entry
-                )
-                fields = found[1]
                 return unpack(fields_of(fields), entry)
-            except (Damaged, Undecodable) as still:
-                error = still
-            except (Lost, Refused, ValueError):
-                place.holding.is_recovering = True
-                raise Lost("damaged, and not to be read again") from None
-        if not place.is_ephemeral:
+            except (Damaged, Undecodable) as found:
+                error = found
+            if not is_last:
+                fields = await self._read_one(place, entry) or fields
+        if error is not None and not place.is_ephemeral:
             self._core.bury_unread(place, entry, fields, error)
             self.settle_soon(place)
         return None
 
+    async def _read_one(self, place: RedisPlace, entry: bytes) -> list[bytes] | None:
+        stream = self._keys.stream(place.topic, place.number)
+        [found] = await self._wire.call(script("range"), (stream,), entry_of(order_of(entry) - 1), entry, 1)
+        return found[0][1] if found else None
+
     async def _failed(self, place: RedisPlace, text: str) -> None:
-        if "NOGROUP" in text or "no such key" in text:
-            await self._core.remake(place)
-        else:
-            self._say("fetch", f"{place.group}: {explained(text).explain()}")
-            if not may_pass(text):
-                await asyncio.sleep(0.05)
-        asyncio.get_running_loop().call_later(_RETRY / 5, self.hungry, place)
+        try:
+            if "NOGROUP" in text or "no such key" in text:
+                await self._core.link.ready(self._core.link.control)
+                await self._core.remake(place)
+            else:
+                self._say("fetch", f"{place.group}: {explained(text).explain()}")
+        except (Lost, Refused) as error:
+            self._say("fetch", f"{place.group}: {error}")
+        finally:
+            await asyncio.sleep(_RETRY / 5)
+            place.fetching = False
+            self.hungry(place)
 
     def _say(self, kind: str, text: str) -> None:
         """Not more than once a second."""
@@ -360,10 +425,3 @@ def _release(place: RedisPlace) -> None:
     for future in waiters:
         if not future.done():
             future.set_result(None)
-
-
-def tell_gap(place: RedisPlace, count: int) -> GapFound | None:
-    """What was trimmed before its turn."""
-    if is_silent(place.holding.hosting.spec):
-        return None
-    return GapFound(group=place.group, topic=place.topic, partition=place.number, count=count)
