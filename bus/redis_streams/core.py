@@ -103,6 +103,7 @@ class Core:
         self.registry.on_change = self._changed
         self.registry.on_loss = self._data_lost
         self.bell.letters = self.inbox.deliver
+        self.publisher.on_sent = self.reader.expect
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -304,17 +305,24 @@ class Core:
                 self.ownership.look_up(hosting, holding)
 
     async def returned(self) -> None:
-        """We were taken for gone."""
+        """We were taken for gone: nothing is started until it is known what is still ours."""
+        for hosting in list(self.hosted):
+            for place in hosting.owned():
+                if not place.is_ephemeral:
+                    place.hold_back()
+            hosting.loop.give_back_unstarted()
+        self.look_up_all()
         for hosting in list(self.hosted):
             if hosting.is_ephemeral:
                 await self.registry.declare(hosting.spec)
-        self.look_up_all()
         await self.registry.tell("replicas")
 
     def trust_all(self) -> None:
         """Whatever is not being looked up is ours."""
         for hosting in self.hosted:
             for holding in hosting.holdings.values():
+                if holding.is_recovering:
+                    continue  # at its end it is known
                 for place in holding.places.values():
                     place.trust()
             self.reader.feed(hosting)
@@ -337,8 +345,11 @@ class Core:
         except (Lost, Refused, TimeoutError) as error:
             log.debug("leaving %s: %s", hosting.spec.group, error)
         finally:
+            for p in hosting.holdings:
+                self.ownership.owe(hosting, p)
             hosting.forget_all()
             self.hosted.pop(hosting, None)
+            self.ownership.place_soon()
 
     def _ring(self, listener: Any) -> None:
         if isinstance(listener, RedisPlace):

@@ -290,6 +290,8 @@ class RedisHosting(Turns):
         part.take_over(self)
         part.is_paused = self.is_paused
         part.hold()
+        if isinstance(part, RedisPlace):
+            self.core.reader.know(part)
 
     def give_up(self, holding: Holding) -> None:
         """It is somebody else's: whatever of it is open is not ours to settle."""

@@ -25,6 +25,8 @@ log = logging.getLogger("plugbus.bus")
 _PAGE = 200
 _AGAIN = 0.05
 """Seconds until what Redis would not do now is tried again."""
+_AFTER_MISTAKE = 1.0
+"""The same after a mistake of ours."""
 
 
 class Gone(Exception):
@@ -40,6 +42,9 @@ class Ownership:
         self._keys = core.keys
         self._wanted = asyncio.Event()
         self._tasks: dict[tuple[RedisHosting, int], asyncio.Task[None]] = {}
+        self._debts: dict[tuple[str, int], None] = {}
+        """Group, partition: Redis may have it under our name though nobody here holds it, and as long as we
+        live nobody takes it over. An answer that was lost leaves it behind."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -73,6 +78,8 @@ class Ownership:
         for hosting in list(self._core.hosted):
             if not hosting.is_ending and not hosting.is_suspended:
                 await self.place(hosting)
+        for group, p in list(self._debts):
+            await self._pay(group, p)
 
     async def place(self, hosting: RedisHosting) -> None:
         """Take what is to be ours, and let go of what is not."""
@@ -117,6 +124,8 @@ class Ownership:
             for place in holding.places.values():
                 place.leave()
             hosting.make_way()
+        elif not is_ours:
+            hosting.let_go()  # the last that ran of it may have been handed back
 
     def _begin(self, hosting: RedisHosting, p: int, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(
@@ -127,16 +136,47 @@ class Ownership:
 
     def _done(self, hosting: RedisHosting, p: int, task: asyncio.Task[None]) -> None:
         self._tasks.pop((hosting, p), None)
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, Lost | Refused | Gone):
+            pause = _AGAIN
+        else:
+            log.error("%s: partition %d cannot be taken", hosting.spec.group, p, exc_info=error)
+            pause = _AFTER_MISTAKE
+        if error is None:
+            self._go_on(hosting, p)
+        else:
+            self._core.later(pause, self._go_on, hosting, p)
+
+    def _go_on(self, hosting: RedisHosting, p: int) -> None:
+        """What was asked for while a task was at work."""
+        if self._core.is_closed:
+            return
         holding = hosting.holdings.get(p)
         if holding is not None and holding.is_owned and holding.is_recovering:
             self.look_up(hosting, holding)
         hosting.let_go()  # whoever was to have it may have come while it was being taken
         self.place_soon()
-        if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            if not isinstance(error, Lost | Refused | Gone):
-                log.error("%s: partition %d cannot be taken", hosting.spec.group, p, exc_info=error)
-            asyncio.get_running_loop().call_later(0.1, self.place_soon)
+
+    # --- debts --------------------------------------------------------------------------------------
+
+    def owe(self, hosting: RedisHosting, p: int) -> None:
+        """It is not held here any more, and Redis may not know."""
+        self._debts[hosting.spec.group, p] = None
+
+    async def _pay(self, group: str, p: int) -> None:
+        """Give back what nobody here holds, for somebody else to take."""
+        if any((hosting.spec.group, number) == (group, p) for hosting, number in self._tasks):
+            return
+        if not self._is_held(group, p):
+            own = self._keys.own(p)
+            known = await self._wire.ask("HGET", own, group)
+            if known and owner_of(known) == self._core.replica:
+                await self._wire.call(script("release"), (own,), group, known)
+                await self._core.registry.tell("own")
+        self._debts.pop((group, p), None)
+
+    def _is_held(self, group: str, p: int) -> bool:
+        return any(hosting.spec.group == group and p in hosting.holdings for hosting in self._core.hosted)
 
     async def _owners(self, group: str, most: int, hosts: Iterable[str]) -> dict[int, str]:
         """Partition → replica that lives and owns it."""
@@ -167,6 +207,7 @@ class Ownership:
     async def _acquire(self, hosting: RedisHosting, p: int) -> None:
         group, keys = hosting.spec.group, self._keys
         await self._core.link.ready(self._wire)
+        self.owe(hosting, p)
         expected = b""
         while True:
             answer = await self._wire.call(
@@ -185,8 +226,7 @@ class Ownership:
         holding = Holding(hosting, p)
         holding.fence = answer[1]
         if hosting.is_ending or hosting.is_over:
-            await self._wire.call(script("release"), (keys.own(p),), group, holding.fence)
-            return
+            return  # it is owed
         hosting.holdings[p] = holding
         try:
             await self._fill(hosting, holding, in_order=bool(answer[2]))
@@ -202,9 +242,13 @@ class Ownership:
         if record is None:
             raise Gone
         await self._load_settled(hosting, p)
-        for topic in view.topics_of(record.spec.patterns):
-            if view.topics[topic] > p:
-                await self._add_place(hosting, holding, topic, in_order=in_order)
+        topics = [topic for topic in view.topics_of(record.spec.patterns) if view.topics[topic] > p]
+        places = [await self._read_place(hosting, holding, topic, in_order=in_order) for topic in topics]
+        if holding.is_lost:
+            raise Gone
+        # No await from here on: what starts before it is ours for certain would be started again.
+        for place in places:
+            self._open_place(hosting, holding, place)
         holding.is_owned = True
         self._core.owned(hosting, holding)
 
@@ -212,37 +256,43 @@ class Ownership:
         """Topics that were born, or that its patterns have come to select."""
         for topic, count in counts.items():
             if count > holding.p and topic not in holding.places:
-                await self._add_place(hosting, holding, topic, in_order=True, is_born=True)
+                place = await self._read_place(hosting, holding, topic, in_order=True)
+                if holding.is_lost:
+                    return
+                self._open_place(hosting, holding, place)
                 self._core.owned(hosting, holding)
 
-    async def _add_place(
-        self, hosting: RedisHosting, holding: Holding, topic: str, *, in_order: bool, is_born: bool = False
-    ) -> None:
+    async def _read_place(
+        self, hosting: RedisHosting, holding: Holding, topic: str, *, in_order: bool
+    ) -> RedisPlace:
+        """As it stands in Redis. Nothing of it is started yet."""
         core, options = self._core, hosting.spec.options
         place = core.new_place(holding, topic, options.order)
         if hosting.is_ephemeral:
             place.last = await self._end_of(topic, holding.p) if not hosting.has_begun else b"0-0"
             place.reads_from_start = hosting.has_begun
-            holding.places[topic] = place
-            hosting.own(place)
-            return
+            return place
         now, now_ms = core.clock.monotonic(), core.members.server_ms(core.clock.monotonic())
         waiting = await self._read_lot(hosting, holding, topic)
         taken, last = await self._read_taken(hosting, holding, place, b"0-0")
         peak = await self._wire.ask("HGET", self._keys.tally(place.group, place.number), "peak")
-        if holding.is_lost:
-            raise Gone
+        await restore_replay(core, hosting, place)
         place.peak = int(peak or 0)
         place.uncount("peak", place.peak)
         place.last = last
         place.reads_from_start = True
-        holding.places[topic] = place
-        hosting.own(place)
         place.restore_lot(waiting, now, now_ms)
         place.restore_taken(taken, in_order=in_order)
+        return place
+
+    def _open_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
+        """It is ours: what waits in it may be started."""
+        holding.places[place.topic] = place
+        hosting.own(place)
         if holding.is_leaving:
             place.leave()
-        await restore_replay(core, hosting, place)
+        self._debts.pop((place.group, place.number), None)
+        hosting.replay()
         hosting.arm()
 
     async def _end_of(self, topic: str, p: int) -> bytes:
@@ -332,28 +382,31 @@ class Ownership:
 
     def look_up(self, hosting: RedisHosting, holding: Holding) -> None:
         """See whether it is still ours, and what was read without our knowing."""
-        holding.is_recovering = True
+        holding.doubt()
         if (hosting, holding.p) in self._tasks or not holding.is_owned:
             return  # when that has come to its end
         self._begin(hosting, holding.p, self._look_up(hosting, holding))
 
     async def _look_up(self, hosting: RedisHosting, holding: Holding) -> None:
         try:
-            while holding.is_recovering:
-                holding.is_recovering = False
+            while holding.is_recovering and not holding.is_lost:
+                doubts = holding.doubts
                 try:
                     await self._core.link.ready(self._wire)
                     for place in list(holding.places.values()):
                         await self._look_up_place(hosting, holding, place)
                 except Lost:
-                    holding.is_recovering = True
+                    continue
                 except Refused as error:  # e.g. that it is loading
                     log.debug("looking up %s: %s", hosting.spec.group, error)
-                    holding.is_recovering = True
                     await asyncio.sleep(_AGAIN)
+                    continue
+                holding.is_recovering = holding.doubts != doubts
         except Gone:
             self._core.lost(holding, b"")
             return
+        for place in holding.places.values():
+            place.trust()
         self._core.reader.feed(hosting)
 
     async def _look_up_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
@@ -361,6 +414,8 @@ class Ownership:
             place.is_dry = False
             return
         await self._core.reader.written(place)  # what was settled, perhaps without an answer, comes first
+        while place.fetching:  # noqa: ASYNC110 - rare; no other begins before we are through
+            await asyncio.sleep(_AGAIN)
         if holding.is_lost:
             return
         known = place.held()  # before and after: what is settled meanwhile is known as well
@@ -390,14 +445,19 @@ class Ownership:
 
     async def release(self, hosting: RedisHosting, holding: Holding) -> None:
         """In order: what was settled is written, what was only read goes to whoever comes."""
-        for place in list(holding.places.values()):
-            await self._core.reader.written(place)
+        while True:
+            for place in list(holding.places.values()):
+                await self._core.reader.written(place)
+            if holding.is_lost or not any(place.has_news for place in holding.places.values()):
+                break  # else something has ended meanwhile
         if any(place.open for place in holding.places.values()) or holding.is_lost:
             return
         if holding.is_leaving or hosting.is_ending:
             fence, group, p = holding.fence, hosting.spec.group, holding.p
             hosting.give_up(holding)
+            self.owe(hosting, p)
             await self._wire.call(script("release"), (self._keys.own(p),), group, fence)
+            self._debts.pop((group, p), None)
 
 
 def owner_of(value: bytes | None) -> str:

@@ -51,7 +51,9 @@ class Stored:
 class Holding:
     """A partition of a group that a replica owns: all topics of that number together."""
 
-    __slots__ = ("fence", "hosting", "is_leaving", "is_lost", "is_owned", "is_recovering", "p", "places")
+    __slots__ = (
+        "doubts", "fence", "hosting", "is_leaving", "is_lost", "is_owned", "is_recovering", "p", "places",
+    )  # fmt: skip
 
     def __init__(self, hosting: RedisHosting, p: int) -> None:
         self.hosting = hosting
@@ -62,10 +64,17 @@ class Holding:
         """By topic."""
         self.is_owned = False
         self.is_recovering = False
-        """What was read must be looked up first: nothing new is fetched."""
+        """What was read must be looked up first: nothing new is fetched until that has ended."""
+        self.doubts = 0
+        """How often there was a reason for it."""
         self.is_leaving = False
         """Another replica is to have it, as soon as nothing runs."""
         self.is_lost = False
+
+    def doubt(self) -> None:
+        """Something may have been read that is not known here."""
+        self.is_recovering = True
+        self.doubts += 1
 
 
 class RedisPlace(GroupPartition):

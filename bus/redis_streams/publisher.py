@@ -10,7 +10,7 @@ import asyncio
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from contracts.bus import DEFAULT_TIMEOUT
@@ -91,6 +91,8 @@ class Publisher:
         self._making: dict[str, asyncio.Task[int]] = {}
         self._rooms: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self.on_sent: Callable[[Iterable[Place]], None] = lambda places: None
+        """Something is on its way to these partitions."""
         self.ends: dict[Place, bytes] = {}
         """The last entry of each partition that we know of."""
         self.counts: dict[str, int] = {}
@@ -254,6 +256,7 @@ class Publisher:
             [self._call(place, items) for place, items in batches],
             lambda answers: self._answered(batches, answers),
         )
+        self.on_sent(place for place, _ in batches)
 
     def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
         self._is_flying = False

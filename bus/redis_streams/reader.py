@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import explained
@@ -43,6 +44,8 @@ class Reader:
         self._wire = core.link.read
         self._keys = core.keys
         self._monotonic = core.clock.monotonic
+        self.places: dict[tuple[str, int], dict[RedisPlace, None]] = {}
+        """Ours, by topic and partition."""
         self._dirty: dict[RedisPlace, None] = {}
         self._hungry: dict[RedisPlace, None] = {}
         self._is_flying = self._is_scheduled = self._is_closed = False
@@ -102,6 +105,23 @@ class Reader:
             self._hungry[place] = None
             self._kick()
 
+    def expect(self, streams: Iterable[tuple[str, int]]) -> None:
+        """This bus has just sent something to these partitions: whoever has read them to the end looks at once.
+
+        The server has most likely taken it when the fetch arrives, so one round trip is saved. If not, the
+        bell rings as ever.
+        """
+        for stream in streams:
+            for place in self.places.get(stream, ()):
+                if place.is_dry and not place.fetching:
+                    place.is_dry = False
+                    if self._is_hungry(place):
+                        self._hungry[place] = None
+                    else:
+                        place.is_dry = True
+        if self._hungry:
+            self._kick()
+
     def _is_hungry(self, place: RedisPlace) -> bool:
         holding = place.holding
         if place.fetching or place.is_dry or place.leaving or not holding.is_owned or holding.is_recovering:
@@ -110,7 +130,12 @@ class Reader:
             return False
         return len(place.backlog) * 2 < place.wanted or holding.hosting.spec.options.max_waiting is not None
 
+    def know(self, place: RedisPlace) -> None:
+        """It is ours from now on."""
+        self.places.setdefault((place.topic, place.number), {})[place] = None
+
     def forget(self, place: RedisPlace) -> None:
+        self.places.get((place.topic, place.number), {}).pop(place, None)
         self._dirty.pop(place, None)
         self._hungry.pop(place, None)
         timer = self._later.pop(place, None)
@@ -170,7 +195,7 @@ class Reader:
         hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
         calls = [call for _, call in settling] + [self._fetch(place) for place in hungry]
         for place in places:
-            if place.journal.unconfirmed is None or place.holding.is_lost:
+            if place.holding.is_lost or not place.has_news:
                 _release(place)  # there was nothing to write
         if not calls:
             self._end_round()
@@ -190,7 +215,7 @@ class Reader:
                 self._dirty[place] = None
             for place in hungry:
                 place.fetching = False
-                place.holding.is_recovering = True
+                place.holding.doubt()
             self._is_down.set()
         else:
             for place, answer in zip(settled, answers, strict=False):
@@ -360,7 +385,6 @@ class Reader:
                     self.offer(place)
                 entries = self._add(place, entries[1:]) if entries[1:] else []
         except Lost:
-            place.holding.is_recovering = True
             self._core.look_up_all()
         self._fed(place)
 

@@ -21,6 +21,8 @@ log = logging.getLogger("plugbus.bus")
 
 _OFTEN, _SELDOM = 1.0, 60.0
 """Seconds between two looks at what changes, and at everything."""
+_MANY = 100
+"""Partitions for which a look costs nothing to speak of; of more, looks are as much rarer."""
 _OBSERVED = 60.0
 """Seconds that a group must have been seen without a handler: a clock that jumps retires nothing."""
 
@@ -108,7 +110,7 @@ class Trimmer:
     async def _run(self) -> None:
         looked = -_SELDOM
         while True:
-            await asyncio.sleep(_OFTEN)
+            await asyncio.sleep(max(_OFTEN, _OFTEN * len(self._mine()) / _MANY))
             now = self._core.clock.monotonic()
             everything = now - looked >= _SELDOM
             if everything:
