@@ -1,4 +1,4 @@
-"""What is told of deliveries that were given up: one log line, and one announcement unless it would come back."""
+"""What is told of deliveries that were given up: a log line, and what is announced of it."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from .dead_letters import DeadEntry
 if TYPE_CHECKING:
     from .group import Group
 
+
 class Losses:
     """Keeps the dead letters of all groups and tells of everything that is given up."""
 
@@ -43,9 +44,7 @@ class Losses:
             delivery.attempt, self._clock.time_ns(), next(self._numbers),
         )  # fmt: skip
         dropped = group.dead.add(entry)
-        tell_dead(
-            self._announcer, spec, delivery, reason, error, letter_id=entry.id, generation=generation
-        )
+        tell_dead(self._announcer, spec, delivery, reason, error, letter_id=entry.id, generation=generation)
         tell_dropped(self._announcer, spec, dropped)
 
     def give_up(self, group: Group, delivery: Delivery, reason: str) -> None:

@@ -21,17 +21,19 @@ class RedisAnnouncer(Announcer):
         self._publish_one = publish
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_told: asyncio.Future[None] | None = None
+        """Who waits for the last to be told."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:say")
 
     async def close(self, grace: float) -> None:
-        """What was said last is still told, if there is time."""
+        """What was said last is still told, if there is time (seconds)."""
         if self._task is None:
             return
-        deadline = asyncio.get_running_loop().time() + grace
-        while not self.is_silent and asyncio.get_running_loop().time() < deadline and not self._task.done():
-            await asyncio.sleep(0.005)
+        if not self.is_silent and grace > 0:
+            self._is_told = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._is_told,), timeout=grace)
         self._task.cancel()
         await asyncio.wait((self._task,))
 
@@ -53,6 +55,8 @@ class RedisAnnouncer(Announcer):
                     self._queue.popleft()
                     if not is_told:
                         self.lose(event[0])
+            if self._is_told is not None and not self._is_told.done():
+                self._is_told.set_result(None)
 
     async def _tell(self, event: Event, causes: Causes) -> bool:
         try:

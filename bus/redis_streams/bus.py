@@ -183,7 +183,7 @@ class RedisBus:
         self._closed.set()
 
     def suspend(self) -> None:
-        """Stand still as a process does after SIGSTOP: nothing is sent or heard, nothing starts. For tests."""
+        """Stand still as after SIGSTOP: nothing is sent or heard, nothing starts. For tests."""
         if self._state != "open" or not self._awake.is_set():
             return
         self._awake.clear()
@@ -585,8 +585,8 @@ def open_bus(
 ) -> RedisBus:  # fmt: skip
     """A bus, not yet opened, for `redis://`, `rediss://`, `unix://` and `redis+sentinel://`.
 
-    `partitions`: short for `BusLimits(partitions=…)`; 8 where nothing is said. Raises `InvalidOption` for a URL
-    that is none.
+    `partitions`: short for `BusLimits(partitions=…)`; 8 where nothing is said. Raises `InvalidOption` for a
+    URL that is none.
     """
     if partitions is not None:
         given = {} if limits is None else {name: getattr(limits, name) for name in limits.model_fields_set}

@@ -1,4 +1,4 @@
-"""Groups that drop what is too much for them, while nobody handles them: somebody must drop it all the same."""
+"""Groups that drop what is too much for them, while nobody handles them: somebody must drop it."""
 
 from __future__ import annotations
 

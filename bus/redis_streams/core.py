@@ -117,8 +117,8 @@ class Core:
             self.link.reset()
             raise
         for part in (
-            self.publisher, self.reader, self.ownership, self.bell, self.members, self.announcer, self.trimmer,
-            self.delayed,
+            self.publisher, self.reader, self.ownership, self.bell, self.members, self.announcer,
+            self.trimmer, self.delayed,
         ):  # fmt: skip
             part.start()
         await self.registry.tell("replicas")
@@ -470,9 +470,10 @@ class Core:
                 try:
                     await self.link.ready(self.link.control)
                     await self.registry.change(group, _paused(reason))
-                    return
                 except (Lost, Refused):
                     await asyncio.sleep(0.1)
+                else:
+                    return
         finally:
             self._pausing.pop(group, None)
 
@@ -582,7 +583,7 @@ class Core:
         return False
 
     async def erase(self) -> None:
-        """Every key of the namespace, when everything else is closed. Raises `BusError`, `Lost`, `Refused`."""
+        """Every key of the namespace, when all else is closed. Raises `BusError`, `Lost`, `Refused`."""
         self.link.reset()
         wire, cursor = self.link.control, b""
         await self.link.ready(wire, timeout=5.0)
@@ -601,8 +602,8 @@ class Core:
     def _data_lost(self) -> None:
         """Redis is another one, or was emptied: said once, and everything is declared anew."""
         log.critical(
-            "the data in Redis at %s, namespace %r, are gone; events that were confirmed and not handled are lost."
-            " Groups and topics are made anew", self.link.address, self.keys.namespace,
+            "the data in Redis at %s, namespace %r, are gone; events that were confirmed and not handled are"
+            " lost. Groups and topics are made anew", self.link.address, self.keys.namespace,
         )  # fmt: skip
         self.spawn(self._begin_anew(), "plugbus:redis:anew")
 

@@ -43,14 +43,23 @@ class Found:
     def letter(self) -> DeadLetter:
         meta, message = self.meta, self.message
         text, encoded = _readable(message.data)
+        origin = cast("str | None", (message.extra or {}).get("traceparent"))
         return DeadLetter(
-            id=meta["id"], group=self.group, plugin_id=meta["plugin_id"], generation=meta["generation"],
+            id=meta["id"],
+            group=self.group,
+            plugin_id=meta["plugin_id"],
+            generation=meta["generation"],
             reason=meta["reason"],
             error=ErrorInfo.model_validate(meta["error"]) if "error" in meta else None,
-            attempts=meta["attempts"], first_at=moment_of(message.time_ns), last_at=moment_of(meta["last_ns"]),
-            envelope=message.envelope, version=message.version, data=text, data_base64=encoded,
-            traceparent=meta.get("traceparent") or cast("str | None", (message.extra or {}).get("traceparent")),
-        )  # fmt: skip
+            attempts=meta["attempts"],
+            first_at=moment_of(message.time_ns),
+            last_at=moment_of(meta["last_ns"]),
+            envelope=message.envelope,
+            version=message.version,
+            data=text,
+            data_base64=encoded,
+            traceparent=meta.get("traceparent") or origin,
+        )
 
 
 class DeadLetters:
@@ -165,9 +174,10 @@ class DeadLetters:
         for group in view.groups:
             if selection.group in (None, group):
                 for p in range(most):
-                    async for one in self._read(group, p):
-                        if not check or selection.fits(one.letter(), now):
-                            found.append(one)
+                    found += [
+                        one async for one in self._read(group, p)
+                        if not check or selection.fits(one.letter(), now)
+                    ]  # fmt: skip
         found.sort(key=lambda one: order_of(one.entry), reverse=True)
         return found
 

@@ -1,4 +1,4 @@
-"""Events that were published for later, by the clock of Redis. Every replica looks; one script call publishes."""
+"""Events that were published for later, by the clock of Redis. Every replica looks; a script publishes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Delayed:
                 if left > 0:
                     following.append(left)
                     continue
-                out, due, refused = await core.link.control.call(
+                _, due, refused = await core.link.control.call(
                     script("undelay"), (keys.delayed(p), keys.kept_back(p)),
                     _MOST, core.limits.limit, keys.of_partition(p),
                 )  # fmt: skip

@@ -177,7 +177,8 @@ class Inbox:
             return
         left = float(letter["left"])
         call = call.model_copy(update={"timeout": left, "provider": offer.spec.provider})
-        offer.serve(call, self.clock.monotonic() + left, lambda id, answer: self._reply(to, id, answer))
+        deadline = self.clock.monotonic() + left
+        offer.serve(call, deadline, lambda call_id, answer: self._reply(to, call_id, answer))
 
     def _reply(self, to: str, id: str, answer: Answer) -> None:
         if not self._core.is_closed:
@@ -207,13 +208,12 @@ class Inbox:
 def _letter(answer: Answer) -> dict[str, Any]:
     if isinstance(answer, CallReply):
         return {"reply": answer.model_dump(mode="json")}
-    if isinstance(answer, ProviderFailed):
-        return {"failed": answer.info.model_dump(mode="json"), "text": answer.message, "of": answer.capability,
-                "where": answer.where, "fix": answer.fix}  # fmt: skip
+    letter = {"text": answer.message, "where": answer.where, "fix": answer.fix}
     if isinstance(answer, BusClosed):
-        return {"code": ProviderLost.code, "text": answer.message, "of": "", "where": "", "fix": answer.fix}
-    return {"code": answer.code, "text": answer.message, "of": answer.capability, "where": answer.where,
-            "fix": answer.fix}  # fmt: skip
+        return {**letter, "code": ProviderLost.code, "of": ""}
+    if isinstance(answer, ProviderFailed):
+        return {**letter, "failed": answer.info.model_dump(mode="json"), "of": answer.capability}
+    return {**letter, "code": answer.code, "of": answer.capability}
 
 
 def _answer(letter: dict[str, Any]) -> Answer:

@@ -20,87 +20,113 @@ from .wire import Command
 if TYPE_CHECKING:
     from .core import Core
 
+_SHOWN = ("handled", "failed", "discarded", "expired", "filtered", "repeated", "dropped", "stale")
 _EXACTLY = 2_000
 """Events behind a group up to which those that it selects are counted one by one."""
 
 
+class _Sum:
+    """What adds up over the places of a group."""
+
+    def __init__(self) -> None:
+        self.waiting = self.in_flight = self.parked = self.dead = self.replaying = 0
+        self.counters = Counter[str]()
+        self.owners = Counter[str]()
+        self.read = Counter[int]()
+        """Read and not settled, by partition."""
+        self.oldest: list[float] = []
+        """Milliseconds of the server's clock: of what has no final outcome."""
+
+
 async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
     """Raises `Lost`, `Refused`."""
-    view, keys, group = core.registry.view, core.keys, record.spec.group
+    view, group = core.registry.view, record.spec.group
     places = view.places_of(record.spec.patterns)
-    most = max((p + 1 for _, p in places), default=0)
-    commands: list[Command] = []
+    found = _Sum()
+    await _add_places(core, record, places, found)
+    await _add_partitions(core, record, places, found)
+    is_ephemeral = record.spec.options.broadcast
+    local = {hosting.spec.group: hosting for hosting in core.hosted}.get(group)
+    if is_ephemeral and local is not None:
+        found.waiting = sum(place.waiting for place in local.owned())
+        found.in_flight = sum(place.open for place in local.owned())
+        found.parked = sum(place.lot.parked for place in local.owned())
+    is_hosted = bool(await core.members.living(view.hosts_of(group)))
+    others = [record for name, record in view.replicas.items() if name != core.replica]
+    rate = sum(replica.rates.get(group, 0.0) for replica in others)
+    broken = {name for name, replica in view.replicas.items() if group in replica.broken} - {core.replica}
+    if local is not None:
+        rate += local.per_second
+        broken |= {core.replica} if local.is_broken else set()
+    now_ms = core.members.server_ms(core.clock.monotonic())
+    counted = {name: found.counters[name] for name in _SHOWN}
+    return GroupInfo(
+        group=group,
+        plugin_id=record.spec.plugin_id,
+        patterns=record.spec.patterns,
+        state="ephemeral" if is_ephemeral else "active" if is_hosted else "dormant",
+        paused=record.paused,
+        waiting=found.waiting,
+        peak=max(found.counters["peak"], found.waiting),
+        oldest_age=max(0.0, (now_ms - min(found.oldest)) / 1e3) if found.oldest else None,
+        in_flight=found.in_flight,
+        parked=found.parked,
+        dead=found.dead,
+        rate=rate,
+        replaying=found.replaying,
+        open_breakers=tuple(sorted(broken)),
+        owners=dict(found.owners),
+        **counted,
+    )
+
+
+async def _add_places(core: Core, record: GroupRecord, places: list[tuple[str, int]], found: _Sum) -> None:
+    """Topic by topic: what lies in the streams and the lots."""
+    keys, group, commands = core.keys, record.spec.group, list[Command]()
     for topic, p in places:
         stream = keys.stream(topic, p)
         commands += [
             ("XINFO", "GROUPS", stream), ("XINFO", "STREAM", stream), ("HKEYS", keys.slips(group, topic, p)),
             ("XPENDING", stream, group), ("HGET", keys.replay(group, p), topic),
         ]  # fmt: skip
+    replies = await core.link.control.send(*commands) if commands else []
+    for at, (topic, p) in enumerate(places):
+        groups, info, names, pending, replay = replies[5 * at : 5 * at + 5]
+        if isinstance(names, list):
+            found.parked += len(names)
+            found.oldest += [when for name in names if (when := _ms(name))]
+        if isinstance(pending, list) and pending[0]:
+            found.read[p] += pending[0]
+            found.oldest.append(_ms(pending[1]))
+        if isinstance(replay, bytes):
+            found.replaying += json.loads(replay)["left"]
+        if not record.spec.options.broadcast:
+            lag, first = await _waiting(core, record, topic, p, groups, info)
+            found.waiting += lag
+            found.oldest += [_ms(first)] if first else []
+
+
+async def _add_partitions(
+    core: Core, record: GroupRecord, places: list[tuple[str, int]], found: _Sum
+) -> None:
+    """Partition by partition: who owns it, what was counted, what is dead."""
+    keys, group, commands = core.keys, record.spec.group, list[Command]()
+    most = max((p + 1 for _, p in places), default=0)
     for p in range(most):
         commands += [
-            ("HGET", keys.own(p), group),
-            ("HGETALL", keys.tally(group, p)),
-            ("XLEN", keys.dead(group, p)),
-        ]
+            ("HGET", keys.own(p), group), ("HGETALL", keys.tally(group, p)), ("XLEN", keys.dead(group, p))
+        ]  # fmt: skip
     replies = await core.link.control.send(*commands) if commands else []
-    counters, owners, taken = Counter[str](), Counter[str](), Counter[int]()
-    waiting = in_flight = parked = dead = replaying = 0
-    oldest: list[float] = []
-    at = 0
-    for topic, p in places:
-        groups, info, names, pending, replay = replies[at : at + 5]
-        at += 5
-        if isinstance(names, list):
-            parked += len(names)
-            oldest += [_ms(name) for name in names if _ms(name)]
-        if isinstance(pending, list) and pending[0]:
-            taken[p] += pending[0]
-            oldest.append(_ms(pending[1]))
-        if isinstance(replay, bytes):
-            replaying += json.loads(replay)["left"]
-        if record.spec.options.broadcast:
-            continue
-        lag, first = await _waiting(core, record, topic, p, groups, info)
-        waiting += lag
-        if first:
-            oldest.append(_ms(first))
     for p in range(most):
-        owner, tally, letters = replies[at : at + 3]
-        at += 3
-        dead += letters if isinstance(letters, int) else 0
-        counters.update(_tally(tally))
+        owner, tally, letters = replies[3 * p : 3 * p + 3]
+        found.dead += letters if isinstance(letters, int) else 0
+        found.counters.update(_tally(tally))
         name = owner_of(owner if isinstance(owner, bytes) else None)
-        if name not in view.replicas:
-            waiting += taken[p]  # read once, and nobody has it now
+        if name in core.registry.view.replicas:
+            found.in_flight += found.read[p]
+            found.owners[name] += sum(1 for _, number in places if number == p)
         else:
-            in_flight += taken[p]
-            owners[name] += sum(1 for _, number in places if number == p)
-    now_ms = core.members.server_ms(core.clock.monotonic())
-    is_ephemeral = record.spec.options.broadcast
-    is_hosted = bool(await core.members.living(view.hosts_of(group)))
-    for hosting in core.hosted:
-        if hosting.spec.group == group and is_ephemeral:
-            waiting = sum(place.waiting for place in hosting.owned())
-            in_flight = sum(place.open for place in hosting.owned())
-            parked = sum(place.lot.parked for place in hosting.owned())
-    local = {hosting.spec.group: hosting for hosting in core.hosted}.get(group)
-    rate = sum(
-        replica.rates.get(group, 0.0) for name, replica in view.replicas.items() if name != core.replica
-    ) + (local.per_second if local is not None else 0.0)
-    broken = {name for name, replica in view.replicas.items() if group in replica.broken}
-    broken.discard(core.replica)
-    if local is not None and local.is_broken:
-        broken.add(core.replica)
-    return GroupInfo(
-        group=group, plugin_id=record.spec.plugin_id, patterns=record.spec.patterns,
-        state="ephemeral" if is_ephemeral else "active" if is_hosted else "dormant",
-        paused=record.paused, waiting=waiting, peak=max(counters["peak"], waiting),
-        oldest_age=max(0.0, (now_ms - min(oldest)) / 1e3) if oldest else None,
-        in_flight=in_flight, parked=parked, dead=dead, handled=counters["handled"], failed=counters["failed"],
-        discarded=counters["discarded"], expired=counters["expired"], filtered=counters["filtered"],
-        repeated=counters["repeated"], dropped=counters["dropped"], stale=counters["stale"], rate=rate,
-        replaying=replaying, open_breakers=tuple(sorted(broken)), owners=dict(owners),
-    )  # fmt: skip
+            found.waiting += found.read[p]  # read once, and nobody has it now
 
 
 async def _waiting(
@@ -157,14 +183,19 @@ async def look_at_topic(core: Core, topic: str, count: int) -> TopicInfo:
             _, held, _ = await core.trimmer.trim(topic, p)
             holder = holder or held
     now_ms = core.members.server_ms(core.clock.monotonic())
-    rate = core.rates().get(f"/{topic}", 0.0) + sum(
-        record.rates.get(f"/{topic}", 0.0)
-        for name, record in core.registry.view.replicas.items() if name != core.replica
-    )  # fmt: skip
+    others = [record for name, record in core.registry.view.replicas.items() if name != core.replica]
+    rate = core.publisher.per_second(topic) + sum(record.rates.get(f"/{topic}", 0.0) for record in others)
     return TopicInfo(
-        topic=topic, partitions=count, events=events, peak=peak, limit=core.limits.limit, published=published,
-        rate=rate, oldest_age=max(0.0, (now_ms - min(oldest)) / 1e3) if oldest else None, holder=holder or None,
-    )  # fmt: skip
+        topic=topic,
+        partitions=count,
+        events=events,
+        peak=peak,
+        limit=core.limits.limit,
+        published=published,
+        rate=rate,
+        oldest_age=max(0.0, (now_ms - min(oldest)) / 1e3) if oldest else None,
+        holder=holder or None,
+    )
 
 
 async def is_quiet(core: Core, since: dict[str, bytes]) -> bool:
@@ -199,29 +230,33 @@ async def _is_quiet(core: Core, topic: str, p: int, records: list[GroupRecord], 
     for record in records:
         group = record.spec.group
         commands += [
-            ("XPENDING", stream, group), ("HKEYS", keys.slips(group, topic, p)), ("HGET", keys.replay(group, p), topic)
+            ("XPENDING", stream, group), ("HKEYS", keys.slips(group, topic, p)),
+            ("HGET", keys.replay(group, p), topic),
         ]  # fmt: skip
     groups, info, *rest = await wire.send(*commands)
     if not isinstance(info, list) or isinstance(groups, hiredis.ReplyError):
-        return True
+        return True  # nothing was ever published there
     last = _fields(info)[b"last-generated-id"]
     for at, record in enumerate(records):
-        pending, names, replay = rest[3 * at : 3 * at + 3]
-        if isinstance(replay, bytes):
-            return False
-        if isinstance(pending, list) and pending[0] and order_of(pending[2]) > order_of(since):
-            return False
-        if isinstance(names, list) and any(
-            not name[:1].isdigit() or order_of(name) > order_of(since) for name in names
-        ):
-            return False
         place = _place(groups, record.spec.group)
-        if place is None:
+        pending, names, replay = rest[3 * at : 3 * at + 3]
+        if place is None or _is_busy(pending, names, replay, since):
             return False
         read = max(place[b"last-delivered-id"], since, key=order_of)
         if order_of(read) < order_of(last) and await _has_selected(core, record, stream, read):
             return False
     return True
+
+
+def _is_busy(pending: Any, names: Any, replay: Any, since: bytes) -> bool:
+    """Whether something behind `since` was read and not settled, waits in the lot, or is replayed."""
+    if isinstance(replay, bytes):
+        return True
+    if isinstance(pending, list) and pending[0] and order_of(pending[2]) > order_of(since):
+        return True
+    return isinstance(names, list) and any(
+        not name[:1].isdigit() or order_of(name) > order_of(since) for name in names
+    )
 
 
 async def _has_selected(core: Core, record: GroupRecord, stream: str, read: bytes) -> bool:

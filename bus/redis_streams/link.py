@@ -133,7 +133,7 @@ class Link:
         fix = (
             "check user and password in PLUGBUS_BUS__URL"
             if is_final
-            else "start it, or correct PLUGBUS_BUS__URL; what was confirmed is safe, and work goes on by itself"
+            else "start it, or correct PLUGBUS_BUS__URL; work goes on by itself when it answers"
         )
         found = BusError(f"Redis cannot be reached: {cause}", where=self.address, fix=fix)
         found.is_final = is_final

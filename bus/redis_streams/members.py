@@ -1,8 +1,8 @@
 """Which replicas are there: each beats, and each judges the others by its own monotonic clock.
 
 Nobody takes anything over from a replica that stands in the table of replicas. So a replica whose beat was
-answered with "you were there already" knows that until one lease after it sent that beat nobody can have taken
-anything of its own.
+answered with "you were there already" knows that until one lease after it sent that beat nobody can have
+taken anything of its own.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt", "journal", "last",
-        "most", "reads_from_start", "waiters", "wanted",
+        "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt",
+        "journal", "last", "most", "reads_from_start", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -355,7 +355,7 @@ class RedisPlace(GroupPartition):
     def _tell_replay(self, entry: Entry) -> None:
         """The replay need not begin there again."""
         if isinstance(self.replay, RedisReplay):
-            self.replay.settled(entry.message.entry)  # type: ignore[attr-defined]
+            self.replay.settled(entry.message.entry)
             self.journal.replay_came(self.replay.note())
 
     def _mark(self, entry: Entry) -> None:

@@ -485,7 +485,7 @@ class Publisher:
 
 
 def _receipt(place: Place, item: Item, said: bytes) -> Receipt:
-    """What Redis said of one event: its entry, `d` where it is kept back, after `=` where it is a repetition."""
+    """What Redis said of one event: its entry, or `d` (kept back); behind `=` where it is a repetition."""
     is_first = said[:1] != b"="
     entry = said if is_first else said[1:]
     position = "delayed" if entry == b"d" else position_of(*place, entry)

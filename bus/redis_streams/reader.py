@@ -106,7 +106,7 @@ class Reader:
             self._kick()
 
     def expect(self, streams: Iterable[tuple[str, int]]) -> None:
-        """This bus has just sent something to these partitions: whoever has read them to the end looks at once.
+        """This bus has just sent something to these partitions: who has read them to the end looks at once.
 
         The server has most likely taken it when the fetch arrives, so one round trip is saved. If not, the
         bell rings as ever.
@@ -324,7 +324,7 @@ class Reader:
             self.hungry(place)
 
     def _adapt(self, place: RedisPlace) -> None:
-        """Large batches where handlers are fast; where they are slow, little is held that another could do."""
+        """Large batches where handlers are fast; where they are slow, little that another could do."""
         if not place.filled_at:
             return
         took, place.filled_at = self._monotonic() - place.filled_at, 0.0

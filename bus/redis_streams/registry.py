@@ -245,7 +245,8 @@ class Registry:
         record = self.view.groups.get(spec.group)
         if record is not None and record.spec.plugin_id != spec.plugin_id:
             raise GroupConflict(
-                f"group {spec.group!r} belongs to plugin {record.spec.plugin_id!r}, not to {spec.plugin_id!r}",
+                f"group {spec.group!r} belongs to plugin {record.spec.plugin_id!r},"
+                f" not to {spec.plugin_id!r}",
                 fix="name the group <plugin_id>.<handler>",
             )
 
@@ -272,7 +273,7 @@ class Registry:
         raise BusError(f"group {spec.group!r} is changed by others all the time", fix="ask again")
 
     async def _place(self, spec: SubscriptionSpec, former: GroupRecord | None) -> None:
-        """A new group begins where it asks to; in topics that it did not read before, an old one begins now."""
+        """A new group begins where it asks to; an old one, in topics that are new to it, begins now."""
         if spec.options.broadcast:
             return
         begin = b"$" if former is not None or spec.options.start == "new" else b"0"

@@ -43,7 +43,8 @@ def warnings_of(facts: dict[str, str], config: dict[str, str], durability: str) 
     policy = config.get("maxmemory-policy") or facts.get("maxmemory_policy", "noeviction")
     if policy.startswith("allkeys"):
         found.append(
-            f"maxmemory-policy is {policy}: Redis may throw events away when its memory is full; set noeviction"
+            f"maxmemory-policy is {policy}: Redis may throw events away when its memory is full;"
+            " set noeviction"
         )
     if facts.get("aof_last_write_status", "ok") != "ok":
         found.append("the append-only file cannot be written: free space on the disk of Redis")

@@ -236,13 +236,16 @@ class RedisTail:
             if message.time_ns < getattr(self, "_exactly_from_ns", 0):
                 return
             missed, self._missed = self._missed, 0
+            position = write_position(self._core.registry.incarnation, self._cursors, (place.name, entry))
             self._buffer.append(
                 TailItem(
-                    envelope=message.envelope, version=message.version, data=message.data.decode(errors="replace"),
-                    position=write_position(self._core.registry.incarnation, self._cursors, (place.name, entry)),
+                    envelope=message.envelope,
+                    version=message.version,
+                    data=message.data.decode(errors="replace"),
+                    position=position,
                     missed=missed,
                 )
-            )  # fmt: skip
+            )
 
     def _selects(self, kind: bytes) -> bool:
         try:

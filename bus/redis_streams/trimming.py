@@ -97,7 +97,7 @@ class Trimmer:
         skipped = False
         unwanted: set[bytes] = set()
         while True:
-            last, unknown, moved = await core.link.control.call(
+            _, unknown, moved = await core.link.control.call(
                 script("skip"), (core.keys.own(p), stream), group, 500, *unwanted
             )
             skipped = skipped or bool(moved)

@@ -58,7 +58,7 @@ class _Waiting:
 
 
 class Wire(asyncio.Protocol):
-    """Open it again after `Lost`; `stall`: seconds without an expected reply after which it counts as lost."""
+    """Open it again after `Lost`. `stall`: seconds without an expected reply, then it counts as lost."""
 
     def __init__(self, pool: ConnectionPool, name: str, *, stall: float) -> None:
         self.name = name
