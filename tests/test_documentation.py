@@ -103,7 +103,8 @@ def test_the_table_of_settings_is_that_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["contracts", "bus", "bus/memory", "bus/policy", "bus/conformance", "kernel"]
+    "package",
+    ["contracts", "bus", "bus/memory", "bus/redis_streams", "bus/policy", "bus/conformance", "kernel"],
 )
 def test_every_file_of_a_room_is_in_its_guide(package: str) -> None:
     """Whoever comes to a folder finds what each file is; a new file is explained or not added."""
