@@ -160,7 +160,7 @@ class DeliveryLoop:
                 part = delivery.part
                 if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
-                if part.irregular and note and delivery.entry is not None and not await note(delivery):
+                if note is not None and delivery.entry is not None and not await note(delivery):
                     continue
                 lane.delivery = delivery
                 begin(delivery)

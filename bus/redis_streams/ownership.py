@@ -414,7 +414,7 @@ class Ownership:
             place.is_dry = False
             return
         await self._core.reader.written(place)  # what was settled, perhaps without an answer, comes first
-        while place.fetching:  # noqa: ASYNC110 - rare; no other begins before we are through
+        while place.fetching and not holding.is_lost:  # noqa: ASYNC110 - rare; no other begins meanwhile
             await asyncio.sleep(_AGAIN)
         if holding.is_lost:
             return

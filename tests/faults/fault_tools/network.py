@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import pytest
 from naive_redis import NaiveRedisBackend, NaiveRedisBus
@@ -36,7 +36,10 @@ NAIVE_PATIENCE = 3.0
 """Seconds that the naive bus has for what must come."""
 NAIVE_TIME = 4.0
 """Seconds after which a test on it has failed, whatever it waits for."""
-NAIVE_ERRORS = (AssertionError, TimeoutError, BusError, RedisError, AttributeError, TypeError, LookupError)
+NAIVE_ERRORS = (
+    AssertionError, TimeoutError, BusError, RedisError, AttributeError, TypeError, LookupError, ValueError,
+    ExceptionGroup,
+)  # fmt: skip
 """How a test fails on it: what it promised is not so, or it raises what it does not promise to raise."""
 
 P = ParamSpec("P")

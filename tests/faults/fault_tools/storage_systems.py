@@ -74,7 +74,8 @@ class Store:
 
     def groups(self, topic: str, p: int = 0) -> dict[str, dict[str, Any]]:
         """What Redis says of the groups of a stream, by name."""
-        found = self.server.command("XINFO", "GROUPS", self.stream(topic, p))
+        with self.server.client() as client:
+            found: list[dict[str, Any]] = client.xinfo_groups(self.stream(topic, p))
         return {group["name"].decode(): group for group in found}
 
 

@@ -2,10 +2,10 @@
 
     python -m fault_tools.worker
 
-is the nursery: it has imported everything, reads jobs, one line of JSON each, and bears a process for each in a
-few milliseconds; it ends, with all of them, when its standard input does. What a worker has seen is in its
-journal (`bus.conformance.history`), each start on file before the handler does anything; what a test waits for
-is in its file of facts. Events say what is to be done with them: see `Doer`.
+is the nursery: it has imported everything, reads jobs, one line of JSON each, and bears a process for each
+in a few milliseconds; it ends, with all of them, when its standard input does. What a worker has seen is in
+its journal (`bus.conformance.history`), each start on file before the handler does anything; what a test
+waits for is in its file of facts. Events say what is to be done with them: see `Doer`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ from contracts.event import Event, EventResult, dump_event
 from contracts.message import PluginEvent
 
 from .worker_points import Point, Watch
+
+log = logging.getLogger("worker")
 
 KILLED = 137
 """Exit code of a process that has died at a point."""
@@ -193,17 +196,14 @@ class Worker:
                 self._subscriptions.append(await bus.subscribe(spec, Doer(spec.group, around)))
             self.note("up")
             await self._ended.wait()
-        await bus.close(0)
-        self.note("closed")
+        await bus.close()
 
     def _make_bus(self) -> EventBus:
         job, limits = self.job, BusLimits(**self.job.limits)
         if job.system == "naive":
             from naive_redis import NaiveRedisBus  # only where it is on the path
 
-            return NaiveRedisBus(
-                job.url, namespace=job.namespace, replica=job.name, limits=limits, block=100
-            )
+            return NaiveRedisBus(job.url, namespace=job.namespace, replica=job.name, limits=limits, block=100)
         return RedisBus(job.url, namespace=job.namespace, replica=job.name, limits=limits)
 
     # --- its end --------------------------------------------------------------------------------------
@@ -298,25 +298,40 @@ class Nursery:
 
     def __init__(self) -> None:
         self._children: dict[int, Job] = {}
-        signal.signal(signal.SIGCHLD, self._reap)
+        self._rest = b""
+        self._bell, self._rung = os.pipe()
+        for pipe in (self._bell, self._rung):
+            os.set_blocking(pipe, False)
+        signal.set_wakeup_fd(self._rung)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # that the bell rings is all
 
-    def run(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            print(self._bear(Job.read(line)), flush=True)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    def run(self) -> None:
+        """Until standard input ends."""
+        while True:
+            ready, _, _ = select.select([0, self._bell], [], [])
+            if self._bell in ready:
+                os.read(self._bell, 4_096)
+                self._reap()
+            if 0 in ready and not self._read():
+                break
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
 
+    def _read(self) -> bool:
+        data = os.read(0, 1 << 16)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            print(self._bear(Job.read(line.decode())), flush=True)
+        return bool(data)
+
     def _bear(self, job: Job) -> int:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # it may end before we know of it
         pid = os.fork()
         if not pid:
             _begin(job)
         self._children[pid] = job
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         return pid
 
-    def _reap(self, *_: object) -> None:
+    def _reap(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -327,8 +342,8 @@ class Nursery:
 
 def _begin(job: Job) -> NoReturn:
     """The life of a worker, from its birth on."""
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive the nursery
     said = os.open(job.file("said"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -340,10 +355,10 @@ def _begin(job: Job) -> NoReturn:
         logging.basicConfig(level=logging.INFO)
         asyncio.run(Worker(job).live())
     except BaseException:
-        logging.exception("it broke")
+        log.exception("it broke")
         code = 1
     os._exit(code)  # nothing that the nursery has begun is to be ended here
 
 
 if __name__ == "__main__":
-    Nursery().run(sys.stdin)
+    Nursery().run()

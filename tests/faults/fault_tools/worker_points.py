@@ -67,7 +67,7 @@ class Watch:
             watch.look("before", calls)
             submit(wire, calls, answered)
 
-        Wire.submit_scripts = watched  # type: ignore[method-assign]
+        Wire.submit_scripts = watched  # type: ignore[assignment, method-assign]
 
     def arm(self, point: Point) -> None:
         self._armed[point] = point.nth

@@ -8,16 +8,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
+import pytest
+import redis
+from naive_redis import NaiveRedisBackend
+from redis import RedisError
 
-from bus.conformance import Backend
+from bus.conformance.backend import limits_of
+from bus.conformance.checker import Judge, Verdict
 from bus.conformance.history import History, Record
 from bus.conformance.rig import Rig, now
+from bus.redis_streams.layout import Keys
 from contracts.bus import BusLimits, EventBus, RetryPolicy, RetryRule
+from contracts.errors import BusError
 
 from .backend import RedisBackend
 from .servers import Server
@@ -28,6 +35,13 @@ IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
 """Whether tests take the time and the counts that the matrix names, or the short form of the same."""
 GRACE = 10.0
 """Seconds in which the nursery ends."""
+NAIVE_TIME = 8.0
+"""Seconds after which a test on the naive bus has failed, whatever it waits for."""
+NAIVE_ERRORS = (
+    AssertionError, TimeoutError, BusError, RedisError, AttributeError, LookupError, OSError,
+    pytest.fail.Exception,
+)  # fmt: skip
+"""How it fails there: what was promised is not so, or what it does not promise is missing."""
 RULES = (
     RetryRule(errors=(ConnectionError,), action="retry"),
     RetryRule(errors=(KeyError,), action="dead_letter"),
@@ -62,7 +76,7 @@ class Nursery:
     def close(self) -> None:
         self._process.communicate(timeout=GRACE)
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -160,15 +174,16 @@ class Worker:
         os.kill(self.pid, signal.SIGKILL)
         self._rig.history.add("gone", now(), replica=self.name)
 
-    async def stop(self) -> None:
-        """SIGSTOP."""
+    async def stop(self, *, is_long: bool = True) -> None:
+        """SIGSTOP. `is_long`: for longer than its lease, so that what runs is not its own any more."""
         os.kill(self.pid, signal.SIGSTOP)
         await self.stood_still()
-        self._rig.history.add("gone", now(), replica=self.name)
+        if is_long:
+            self._rig.history.add("gone", now(), replica=self.name)
 
-    def go_on(self) -> None:
+    def go_on(self, *, is_long: bool = True) -> None:
         """SIGCONT."""
-        if not self.job.stops:
+        if is_long and not self.job.stops:
             self._rig.history.add("back", now(), replica=self.name)
         os.kill(self.pid, signal.SIGCONT)
 
@@ -190,14 +205,37 @@ class Worker:
 class Bench:
     """A rig, and processes beside it on the same namespace."""
 
-    def __init__(self, rig: Rig, nursery: Nursery, folder: Path, url: str, *, system: str = "plugbus") -> None:
-        self.rig, self.folder = rig, folder
+    def __init__(
+        self, rig: Rig, nursery: Nursery, folder: Path, server: Server,
+        *, system: str = "plugbus", is_alone: bool = True,
+    ) -> None:  # fmt: skip
+        """`is_alone`: nobody else works in this event loop."""
+        self.rig, self.folder, self.is_alone = rig, folder, is_alone
         self.workers: list[Worker] = []
-        self._nursery, self._url, self._system = nursery, url, system
+        self.server = server
+        self._nursery, self._system = nursery, system
 
     @property
     def namespace(self) -> str:
         return str(self.rig.backend.namespace)  # type: ignore[attr-defined]
+
+    @property
+    def partitions(self) -> int:
+        found = self.rig.backend.limits.partitions
+        return found if isinstance(found, int) and not self.is_naive else 1
+
+    @property
+    def is_naive(self) -> bool:
+        return self._system == "naive"
+
+    def stream(self, topic: str, p: int = 0) -> str:
+        """Its key, as an outsider finds it."""
+        return f"{self.namespace}:stream:{topic}" if self.is_naive else Keys(self.namespace).stream(topic, p)
+
+    def client(self) -> redis.Redis:
+        """An outsider."""
+        client: redis.Redis = self.server.client()
+        return client
 
     def start(
         self, name: str, *, groups: Sequence[str] = ("shop.handle",), point: str = "", stops: bool = False,
@@ -206,7 +244,7 @@ class Bench:
         """A worker that subscribes to these groups, each with the patterns `orders.**`, and these options."""
         specs = (self.rig.spec(group=group, version=version, **options) for group in groups)
         job = Job(
-            name, self._url, self.namespace, str(self.folder), self.rig.backend.limits.model_dump(),
+            name, self.server.url, self.namespace, str(self.folder), self.rig.backend.limits.model_dump(),
             tuple(spec.model_dump(mode="json") for spec in specs), point, stops, is_armed, self._system,
         )  # fmt: skip
         os.mkfifo(job.file("words"))
@@ -243,23 +281,26 @@ class Bench:
         found = [record for worker in self.workers for record in worker.records()]
         history.records = sorted([*history.records, *found], key=lambda record: record.at)
 
-    async def close(self) -> None:
+    def verdict(self, repeats: int = 0) -> Verdict:
+        """What one had handled and another starts again, because the settlement died with the first, is an
+        extra start and nothing else."""
+        case = Judge(self.rig.groups, redelivery=True)
+        case.read(self.rig.history)
+        return case.verdict(self.rig.history, repeats=repeats)
+
+    def judge(self, repeats: int = 0) -> None:
+        """`repeats`: extra starts that are allowed: as many as were in flight when somebody was killed."""
+        verdict = self.verdict(repeats)
+        assert verdict, f"\n{verdict}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
         for worker in self.workers:
             await worker.close()
-
-
-@contextlib.asynccontextmanager
-async def bench(
-    backend: Backend, server: Server, nursery: Nursery, folder: Path, *, alone: bool = True
-) -> AsyncIterator[Bench]:
-    """`alone`: nobody else works in this event loop. (The backend is closed by whoever made it.)"""
-    rig = Rig(backend)
-    made = Bench(rig, nursery, folder, server.url)
-    try:
-        yield made
-    finally:
-        await made.close()
-        await rig.end(alone=alone)
+        await self.rig.end(alone=self.is_alone)
+        await self.rig.backend.close()
 
 
 def namespace_on(server: Server, **limits: Any) -> RedisBackend:
@@ -267,8 +308,30 @@ def namespace_on(server: Server, **limits: Any) -> RedisBackend:
     return RedisBackend(BusLimits(**limits), server, is_sibling=True)
 
 
-@contextlib.contextmanager
-def settled_loop() -> Iterator[asyncio.Runner]:
-    """For what runs before the tests that look at it: a loop that is not theirs."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        yield runner
+# --- the control --------------------------------------------------------------------------------------------
+
+Body = Callable[[Bench], Coroutine[Any, Any, None]]
+
+
+async def passes_on_naive(
+    bodies: Sequence[Body], server: Server, nursery: Nursery, folder: Path
+) -> list[str]:
+    """Run them on the bus that many people would write; the names of those that judge nothing."""
+    passed = []
+
+    async def run(body: Body) -> None:
+        own = folder / body.__name__
+        own.mkdir()
+        backend = NaiveRedisBackend(limits_of(body), server, body.__name__)
+        with contextlib.suppress(*NAIVE_ERRORS):
+            async with (
+                Bench(Rig(backend), nursery, own, server, system="naive", is_alone=False) as work,
+                asyncio.timeout(NAIVE_TIME),
+            ):
+                await body(work)
+                passed.append(body.__name__)
+        for bus in backend.buses:
+            await bus.vanish()
+
+    await asyncio.gather(*map(run, bodies))
+    return passed
