@@ -160,8 +160,10 @@ class DeliveryLoop:
                 part = delivery.part
                 if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
-                if note is not None and delivery.entry is not None and not await note(delivery):
-                    continue
+                if note is not None and delivery.entry is not None:
+                    lane.deadline = NEVER  # of the attempt before: none runs while this is written down
+                    if not await note(delivery):
+                        continue
                 lane.delivery = delivery
                 begin(delivery)
                 delivery.deadline = lane.deadline = monotonic() + timeout
@@ -204,8 +206,10 @@ class DeliveryLoop:
                     continue
                 if part.irregular:
                     count_suspect(delivery)
-                    if note is not None and delivery.entry is not None and not await note(delivery):
-                        continue
+                    if note is not None and delivery.entry is not None:
+                        lane.deadline = NEVER  # of the attempt before: none runs while this is written down
+                        if not await note(delivery):
+                            continue
                 begin(delivery)
                 delivery.deadline = lane.deadline = now + timeout
                 try:

@@ -9,6 +9,7 @@ from contracts.event import Event
 
 from ..announce import Announcer
 from ..policy.causes import ROOT, Causes
+from .background import keep_on
 
 _AT_ONCE = 100
 
@@ -25,7 +26,9 @@ class RedisAnnouncer(Announcer):
         """Who waits for the last to be told."""
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:say")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("announcing", self._turn), name="plugbus:redis:say"
+        )
 
     async def close(self, grace: float) -> None:
         """What was said last is still told, if there is time (seconds)."""
@@ -44,19 +47,18 @@ class RedisAnnouncer(Announcer):
         self._queue.append((event, causes))
         self._some.set()
 
-    async def _run(self) -> None:
-        while True:
-            await self._some.wait()
-            self._some.clear()
-            while self._queue:
-                batch = [self._queue[at] for at in range(min(_AT_ONCE, len(self._queue)))]
-                told = await asyncio.gather(*(self._tell(event, causes) for event, causes in batch))
-                for event, is_told in zip(batch, told, strict=True):
-                    self._queue.popleft()
-                    if not is_told:
-                        self.lose(event[0])
-            if self._is_told is not None and not self._is_told.done():
-                self._is_told.set_result(None)
+    async def _turn(self) -> None:
+        await self._some.wait()
+        self._some.clear()
+        while self._queue:
+            batch = [self._queue[at] for at in range(min(_AT_ONCE, len(self._queue)))]
+            told = await asyncio.gather(*(self._tell(event, causes) for event, causes in batch))
+            for event, is_told in zip(batch, told, strict=True):
+                self._queue.popleft()
+                if not is_told:
+                    self.lose(event[0])
+        if self._is_told is not None and not self._is_told.done():
+            self._is_told.set_result(None)
 
     async def _tell(self, event: Event, causes: Causes) -> bool:
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import hiredis
 
+from .background import keep_on
 from .layout import order_of
 from .link import BLOCK
 from .wire import Lost, Refused
@@ -52,7 +53,9 @@ class Bell:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:bell")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("the bell", self._turn, lambda: self._core.is_closed), name="plugbus:redis:bell"
+        )
 
     async def close(self) -> None:
         if self._task is not None:
@@ -102,23 +105,21 @@ class Bell:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        while True:
-            if not self._wire.is_up:
-                await self._core.link.ready(self._wire)
-            try:
-                if self._wire.opened != self._opened:
-                    await self._begin()
-                await self._wait()
-                await self._core.reader.round()
-            except Lost:
-                continue
-            except Refused as error:
-                log.debug("the bell: %s", error)
-                if "WRONGTYPE" in str(error):
-                    await self._leave_out_wrong()
-                await asyncio.sleep(0.1 if not str(error).startswith("UNBLOCKED") else 0)
-                continue
+    async def _turn(self) -> None:
+        if not self._wire.is_up:
+            await self._core.link.ready(self._wire)
+        try:
+            if self._wire.opened != self._opened:
+                await self._begin()
+            await self._wait()
+            await self._core.reader.round()
+        except Lost:
+            return
+        except Refused as error:
+            log.debug("the bell: %s", error)
+            if "WRONGTYPE" in str(error):
+                await self._leave_out_wrong()
+            await asyncio.sleep(0.1 if not str(error).startswith("UNBLOCKED") else 0)
 
     async def _begin(self) -> None:
         """A new connection; what was told meanwhile is looked up at once."""
@@ -160,7 +161,11 @@ class Bell:
     async def _leave_out_wrong(self) -> None:
         """A key that is no stream must not keep the others from ringing."""
         for key in list(self._listeners):
-            kind = await self._core.link.control.ask("TYPE", key)
+            try:
+                kind = await self._core.link.control.ask("TYPE", key)
+            except (Lost, Refused) as error:
+                log.debug("the bell: %s", error)
+                return
             if kind not in (b"stream", b"none"):
                 for listener in self._listeners.pop(key):
                     listener.is_dry = False

@@ -31,6 +31,7 @@ from .bell import Bell
 from .caretaking import bound_dormant
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
+from .errors import explained, may_pass
 from .hosting import RedisHosting
 from .inbox import Inbox
 from .layout import FIRST, Keys, entry_of, order_of, position_of
@@ -222,14 +223,14 @@ class Core:
             try:
                 await self.link.ready(self.link.control)
                 await self.registry.refresh()
+                for hosting in list(self.hosted):
+                    for place in list(hosting.owned()):
+                        if not place.is_ephemeral and place.holding.is_owned:
+                            await restore_replay(self, hosting, place)
+                            await self.delayed.take_redriven(place)
             except (Lost, Refused):
                 await asyncio.sleep(0.05)
                 continue
-            for hosting in list(self.hosted):
-                for place in list(hosting.owned()):
-                    if not place.is_ephemeral and place.holding.is_owned:
-                        await restore_replay(self, hosting, place)
-                        await self.delayed.take_redriven(place)
             self.delayed.look()
             if not self._look_again:
                 return
@@ -576,6 +577,11 @@ class Core:
                 await self.link.ready(self.link.control)
                 owner = await self.link.control.ask("HGET", self.keys.own(place.number), place.group)
             except Lost:
+                continue
+            except Refused as error:  # the attempt has not failed because Redis is loading
+                if not may_pass(str(error)):
+                    raise explained(error, where=place.group) from None
+                await asyncio.sleep(0.05)
                 continue
             if owner != place.holding.fence:
                 self.lost(place.holding, owner)

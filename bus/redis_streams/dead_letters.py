@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import heapq
 import json
 import math
 from collections import Counter
@@ -71,24 +72,20 @@ class DeadLetters:
         self._keys = core.keys
 
     async def page(self, selection: DeadLetterSelection, limit: int, after: str | None) -> list[DeadLetter]:
-        """The newest first. Raises `DeadLetterNotFound` if `after` is gone."""
-        letters, is_behind = (
-            [found.letter() for found in await self._select(selection, check=False)],
-            after is None,
-        )
+        """The newest first; no more is read than is needed. Raises `DeadLetterNotFound` if `after` is gone."""
         found: list[DeadLetter] = []
-        now = moment_of(self._core.clock.time_ns())
-        if after is not None and all(letter.id != after for letter in letters):
-            everything = await self._select(DeadLetterSelection(ids=(after,)))
-            if not everything:
-                raise DeadLetterNotFound(
-                    f"there is no dead letter {after!r} any more to go on behind",
-                    fix="begin again, without `after`",
-                )
-        for letter in letters:
-            if is_behind and selection.fits(letter, now) and len(found) < limit:
+        is_behind, now = after is None, moment_of(self._core.clock.time_ns())
+        async for one in self._newest_first(None if after is not None else selection.group):
+            if is_behind and selection.fits(letter := one.letter(), now):
                 found.append(letter)
-            is_behind = is_behind or letter.id == after
+            if len(found) >= limit:
+                return found
+            is_behind = is_behind or one.meta["id"] == after
+        if not is_behind:
+            raise DeadLetterNotFound(
+                f"there is no dead letter {after!r} any more to go on behind",
+                fix="begin again, without `after`",
+            )
         return found
 
     async def count(self, selection: DeadLetterSelection) -> int:
@@ -165,21 +162,27 @@ class DeadLetters:
 
     # --- details --------------------------------------------------------------------------------------
 
-    async def _select(self, selection: DeadLetterSelection, *, check: bool = True) -> list[Found]:
-        """Those that fit (unless `check` is False: all of the group), the newest first."""
-        view = await self._core.registry.refresh()
+    async def _select(self, selection: DeadLetterSelection) -> list[Found]:
+        """Those that fit, the newest first."""
         now = moment_of(self._core.clock.time_ns())
-        found: list[Found] = []
+        return [
+            one async for one in self._newest_first(selection.group) if selection.fits(one.letter(), now)
+        ]  # fmt: skip
+
+    async def _newest_first(self, group: str | None) -> AsyncIterator[Found]:
+        """Of one group or of all, merged from their streams, which are read page by page."""
+        view = await self._core.registry.refresh()
         most = max(view.topics.values(), default=0)
-        for group in view.groups:
-            if selection.group in (None, group):
-                for p in range(most):
-                    found += [
-                        one async for one in self._read(group, p)
-                        if not check or selection.fits(one.letter(), now)
-                    ]  # fmt: skip
-        found.sort(key=lambda one: order_of(one.entry), reverse=True)
-        return found
+        streams = [
+            self._read(name, p) for name in view.groups if group in (None, name) for p in range(most)
+        ]  # fmt: skip
+        heads: list[tuple[int, int, Found]] = []
+        for number, stream in enumerate(streams):
+            await _advance(heads, number, stream)
+        while heads:
+            _, number, one = heapq.heappop(heads)
+            yield one
+            await _advance(heads, number, streams[number])
 
     async def _read(self, group: str, p: int) -> AsyncIterator[Found]:
         behind = "+"
@@ -191,6 +194,13 @@ class DeadLetters:
             if len(page) < _PAGE:
                 return
             behind = f"({page[-1][0].decode()}"
+
+
+async def _advance(heads: list[tuple[int, int, Found]], number: int, stream: AsyncIterator[Found]) -> None:
+    """The next of one stream takes its place among the heads of all."""
+    one = await anext(stream, None)
+    if one is not None:
+        heapq.heappush(heads, (-order_of(one.entry), number, one))
 
 
 def _readable(data: bytes) -> tuple[str, str | None]:

@@ -240,8 +240,11 @@ class RedisHosting(Turns):
         return True
 
     def give_back(self, delivery: Delivery) -> None:
-        delivery.part.give_back(delivery)
-        self.core.reader.settle_soon(delivery.part)  # type: ignore[arg-type]
+        place: RedisPlace = delivery.part  # type: ignore[assignment]
+        place.give_back(delivery)
+        self.core.reader.settle_soon(place)
+        if place.holding.is_leaving:
+            self.let_go()
 
     def in_flight(self) -> list[Delivery]:
         return [delivery for part in self.owned() for delivery in part.in_flight]
@@ -334,6 +337,8 @@ class RedisHosting(Turns):
             place.hold()
         if is_suspended:
             self.loop.give_back_unstarted()
+        else:
+            self.core.reader.feed(self)
 
     def change(self, spec: SubscriptionSpec) -> None:
         """Its group was declared anew, with other patterns perhaps."""

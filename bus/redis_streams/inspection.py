@@ -86,15 +86,15 @@ async def _add_places(core: Core, record: GroupRecord, places: list[tuple[str, i
     for topic, p in places:
         stream = keys.stream(topic, p)
         commands += [
-            ("XINFO", "GROUPS", stream), ("XINFO", "STREAM", stream), ("HKEYS", keys.slips(group, topic, p)),
-            ("XPENDING", stream, group), ("HGET", keys.replay(group, p), topic),
+            ("XINFO", "GROUPS", stream), ("XINFO", "STREAM", stream), ("XPENDING", stream, group),
+            ("HLEN", keys.slips(group, topic, p)), _some_of(keys.slips(group, topic, p)),
+            ("HGET", keys.replay(group, p), topic),
         ]  # fmt: skip
     replies = await core.link.control.send(*commands) if commands else []
     for at, (topic, p) in enumerate(places):
-        groups, info, names, pending, replay = replies[5 * at : 5 * at + 5]
-        if isinstance(names, list):
-            found.parked += len(names)
-            found.oldest += [when for name in names if (when := _ms(name))]
+        groups, info, pending, parked, some, replay = replies[6 * at : 6 * at + 6]
+        found.parked += parked if isinstance(parked, int) else 0
+        found.oldest += [when for name in _names(some) if (when := _ms(name))]
         if isinstance(pending, list) and pending[0]:
             found.read[p] += pending[0]
             found.oldest.append(_ms(pending[1]))
@@ -230,7 +230,7 @@ async def _is_quiet(core: Core, topic: str, p: int, records: list[GroupRecord], 
     for record in records:
         group = record.spec.group
         commands += [
-            ("XPENDING", stream, group), ("HKEYS", keys.slips(group, topic, p)),
+            ("XPENDING", stream, group), _some_of(keys.slips(group, topic, p)),
             ("HGET", keys.replay(group, p), topic),
         ]  # fmt: skip
     groups, info, *rest = await wire.send(*commands)
@@ -239,8 +239,8 @@ async def _is_quiet(core: Core, topic: str, p: int, records: list[GroupRecord], 
     last = _fields(info)[b"last-generated-id"]
     for at, record in enumerate(records):
         place = _place(groups, record.spec.group)
-        pending, names, replay = rest[3 * at : 3 * at + 3]
-        if place is None or _is_busy(pending, names, replay, since):
+        pending, some, replay = rest[3 * at : 3 * at + 3]
+        if place is None or _is_busy(pending, some, replay, since):
             return False
         read = max(place[b"last-delivered-id"], since, key=order_of)
         if order_of(read) < order_of(last) and await _has_selected(core, record, stream, read):
@@ -248,15 +248,23 @@ async def _is_quiet(core: Core, topic: str, p: int, records: list[GroupRecord], 
     return True
 
 
-def _is_busy(pending: Any, names: Any, replay: Any, since: bytes) -> bool:
+def _some_of(slips: str) -> Command:
+    """Names in a lot: all of a small one, hundreds of one that is not."""
+    return ("HSCAN", slips, 0, "COUNT", 500)
+
+
+def _names(some: Any) -> list[bytes]:
+    return some[1][::2] if isinstance(some, list) else []
+
+
+def _is_busy(pending: Any, some: Any, replay: Any, since: bytes) -> bool:
     """Whether something behind `since` was read and not settled, waits in the lot, or is replayed."""
     if isinstance(replay, bytes):
         return True
     if isinstance(pending, list) and pending[0] and order_of(pending[2]) > order_of(since):
         return True
-    return isinstance(names, list) and any(
-        not name[:1].isdigit() or order_of(name) > order_of(since) for name in names
-    )
+    is_more = isinstance(some, list) and some[0] != b"0"
+    return is_more or any(not name[:1].isdigit() or order_of(name) > order_of(since) for name in _names(some))
 
 
 async def _has_selected(core: Core, record: GroupRecord, stream: str, read: bytes) -> bool:

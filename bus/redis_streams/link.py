@@ -52,6 +52,10 @@ class Link:
         """How often a connection was lost."""
 
     @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
     def is_up(self) -> bool:
         """Whether the server answered when it was last asked."""
         return self._gone_since is None and not self._is_closed

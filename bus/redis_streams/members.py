@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from contracts.errors import BusError
 from contracts.messages.delivery import OwnerLost
 
+from .background import keep_on
 from .registry import ReplicaRecord
 from .scripts import script
 from .wire import Lost, Refused
@@ -78,7 +79,9 @@ class Members:
         self.is_known = True
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:control")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("the beat", self._turn, lambda: self._core.is_closed), name="plugbus:redis:control"
+        )
 
     def beat_now(self) -> None:
         self._wanted.set()
@@ -99,24 +102,23 @@ class Members:
 
     # --- beating --------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._core.link.ready(self._wire)
-                await self.beat()
-                await self._core.after_beat()
-            except Lost:
-                continue
-            except Refused as error:
-                log.debug("the beat was refused: %s", error)
-                await asyncio.sleep(min(0.2, self._lease / 10))
-                continue
-            self._wanted.clear()
-            try:
-                async with asyncio.timeout(self._lease / 3):
-                    await self._wanted.wait()
-            except TimeoutError:
-                continue
+    async def _turn(self) -> None:
+        try:
+            await self._core.link.ready(self._wire)
+            await self.beat()
+            await self._core.after_beat()
+        except Lost:
+            return
+        except Refused as error:
+            log.debug("the beat was refused: %s", error)
+            await asyncio.sleep(min(0.2, self._lease / 10))
+            return
+        self._wanted.clear()
+        try:
+            async with asyncio.timeout(self._lease / 3):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
 
     async def beat(self) -> None:
         """Raises `Lost`, `Refused`."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .background import keep_on
 from .layout import order_of
 from .packing import StoredMessage, Undecodable, unpack, unpacked
 from .place import Holding, RedisPlace
@@ -48,7 +49,9 @@ class Ownership:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:own")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("placing", self._turn, lambda: self._core.is_closed), name="plugbus:redis:own"
+        )
 
     def place_soon(self) -> None:
         self._wanted.set()
@@ -62,17 +65,19 @@ class Ownership:
 
     # --- placing ------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            try:
-                await self._core.link.ready(self._wire)
-                await self._place_all()
-            except (Lost, Refused) as error:
-                log.debug("placing: %s", error)
-                await asyncio.sleep(0.05)
-                self._wanted.set()
+    async def _turn(self) -> None:
+        await self._wanted.wait()
+        self._wanted.clear()
+        try:
+            await self._core.link.ready(self._wire)
+            await self._place_all()
+        except (Lost, Refused) as error:
+            log.debug("placing: %s", error)
+            await asyncio.sleep(_AGAIN)
+            self._wanted.set()
+        except Exception:
+            self._wanted.set()
+            raise
 
     async def _place_all(self) -> None:
         for hosting in list(self._core.hosted):
@@ -101,7 +106,10 @@ class Ownership:
             self._settle_on(hosting, p, is_ours=wanted == me)
         for holding in list(hosting.holdings.values()):
             if holding.is_owned and not holding.is_leaving:
-                await self._add_topics(hosting, holding, counts)
+                try:
+                    await self._add_topics(hosting, holding, counts)
+                except Gone:
+                    self._core.lost(holding, b"")
 
     async def settled(self, hosting: RedisHosting) -> None:
         """Return when everything that is being taken for it has been."""

@@ -21,6 +21,7 @@ from contracts.patterns import topic_of
 
 from ..clock import Clock
 from ..rates import Rate
+from .background import keep_on
 from .errors import explained, may_pass, must_reconnect
 from .layout import Keys, position_of
 from .link import Link
@@ -100,7 +101,9 @@ class Publisher:
         self._rates: dict[str, Rate] = {}
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:write")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("publishing", self._reconnect, lambda: self._link.is_closed), name="plugbus:redis:write"
+        )
 
     async def close(self, error: Exception) -> None:
         """What still waits fails with `error`."""
@@ -235,14 +238,13 @@ class Publisher:
     def _after_a_turn(self) -> None:
         asyncio.get_running_loop().call_soon(self._flush)
 
-    async def _run(self) -> None:
+    async def _reconnect(self) -> None:
         """Connects again, where that is needed."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            self._watch_deadlines()
-            await self._link.ready(self._wire)
-            self._kick()
+        await self._wanted.wait()
+        self._wanted.clear()
+        self._watch_deadlines()
+        await self._link.ready(self._wire)
+        self._kick()
 
     def _flush(self) -> None:
         self._is_scheduled = False

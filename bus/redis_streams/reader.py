@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from .background import keep_on
 from .errors import explained
 from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
@@ -60,7 +61,9 @@ class Reader:
 
     def start(self) -> None:
         self._opened = self._wire.opened
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:read")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("reading", self._reconnect, lambda: self._is_closed), name="plugbus:redis:read"
+        )
 
     async def close(self) -> None:
         self._is_closed = True
@@ -165,23 +168,25 @@ class Reader:
     def _kick(self) -> None:
         """Send what is to do, unless answers are awaited: with them comes the next turn."""
         self._is_scheduled = False
-        if self._is_flying or self._is_closed or not (self._dirty or self._hungry):
+        if self._is_flying or self._is_closed:
+            return
+        if not (self._dirty or self._hungry):
+            self._end_round()  # what was wanted is not ours any more
             return
         if not self._wire.is_up or self._wire.opened != self._opened:
             self._is_down.set()
         else:
             self._turn()
 
-    async def _run(self) -> None:
+    async def _reconnect(self) -> None:
         """Connects again, where that is needed."""
-        while True:
-            await self._is_down.wait()
-            self._is_down.clear()
-            await self._core.link.ready(self._wire)
-            if self._wire.opened != self._opened:
-                self._opened = self._wire.opened
-                self._core.look_up_all()
-            self._kick()
+        await self._is_down.wait()
+        self._is_down.clear()
+        await self._core.link.ready(self._wire)
+        if self._wire.opened != self._opened:
+            self._opened = self._wire.opened
+            self._core.look_up_all()
+        self._kick()
 
     def _end_round(self) -> None:
         rounds, self._rounds = self._rounds, []
@@ -219,12 +224,22 @@ class Reader:
             self._is_down.set()
         else:
             for place, answer in zip(settled, answers, strict=False):
-                self._settled(place, answer)
+                self._use(self._settled, place, answer)
             for place, answer in zip(hungry, answers[len(settled) :], strict=True):
-                self._fetched(place, answer)
+                self._use(self._fetched, place, answer)
         self._end_round()
         if self._dirty or self._hungry:
             self._kick_soon()
+
+    def _use(self, use: Callable[[RedisPlace, Answer], None], place: RedisPlace, answer: Answer) -> None:
+        """A mistake of ours at one place does not take the answers of the others away."""
+        try:
+            use(place, answer)
+        except Exception:
+            log.exception("%s: what Redis answered could not be used; it is looked up", place.group)
+            place.fetching = False
+            self._retry(place)
+            self._core.ownership.look_up(place.holding.hosting, place.holding)
 
     # --- settling -----------------------------------------------------------------------------------
 
@@ -294,11 +309,13 @@ class Reader:
             self._core.spawn(self._failed(place, text), "plugbus:redis:fetch")
             return
         if holding.is_lost:
+            self._fed(place)
             return
         if place.is_ephemeral:
             entries = answer[0]
         elif answer[0] == b"lost":
             self._core.lost(holding, answer[1])
+            self._fed(place)
             return
         else:
             entries = answer[1][0][1] if answer[1] else []
@@ -384,9 +401,14 @@ class Reader:
                     place.backlog.append(message)
                     self.offer(place)
                 entries = self._add(place, entries[1:]) if entries[1:] else []
-        except Lost:
+        except (Lost, Refused) as error:
+            log.debug("%s: reading again: %s", place.group, error)
             self._core.look_up_all()
-        self._fed(place)
+        except Exception:
+            self._core.look_up_all()
+            raise
+        finally:
+            self._fed(place)
 
     def _look_for_gaps(self, place: RedisPlace, entries: list[Any]) -> None:
         """Each partition is numbered without gaps: one shows that something was trimmed."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from contracts.errors import GroupNotFound
 from contracts.patterns import matches
 
+from .background import keep_on
 from .packing import Undecodable, parse_kind
 from .placement import highest
 from .registry import GroupRecord
@@ -39,10 +43,14 @@ class Trimmer:
         """How far each was when it was trimmed last, and nothing more was to do."""
         self._dormant: dict[str, float] = {}
         """Since when (monotonic) we have seen nobody handle a group."""
+        self._looked = -_SELDOM
+        """When (monotonic) at everything."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="plugbus:redis:trim")
+        self._task = asyncio.get_running_loop().create_task(
+            keep_on("trimming", self._turn, lambda: self._core.is_closed), name="plugbus:redis:trim"
+        )
 
     async def close(self) -> None:
         if self._task is not None:
@@ -107,20 +115,17 @@ class Trimmer:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        looked = -_SELDOM
-        while True:
-            await asyncio.sleep(max(_OFTEN, _OFTEN * len(self._mine()) / _MANY))
-            now = self._core.clock.monotonic()
-            everything = now - looked >= _SELDOM
-            if everything:
-                looked = now
-                self._numbers.clear()
-            try:
-                await self._core.link.ready(self._core.link.control)
-                await self._look()
-            except (Lost, Refused) as error:
-                log.debug("trimming: %s", error)
+    async def _turn(self) -> None:
+        await asyncio.sleep(max(_OFTEN, _OFTEN * len(self._mine()) / _MANY))
+        now = self._core.clock.monotonic()
+        if now - self._looked >= _SELDOM:
+            self._looked = now
+            self._numbers.clear()
+        try:
+            await self._core.link.ready(self._core.link.control)
+            await self._look()
+        except (Lost, Refused) as error:
+            log.debug("trimming: %s", error)
 
     async def _look(self) -> None:
         core, keys = self._core, self._core.keys
@@ -156,17 +161,22 @@ class Trimmer:
             if not is_dormant:
                 self._dormant.pop(group, None)
                 if record.dormant_ms is not None and any(h.spec.group == group for h in core.hosted):
-                    await core.registry.change(group, _handled)
+                    await self._note(group, _handled)
                 continue
             seen = self._dormant.setdefault(group, now)
             if record.dormant_ms is None:
                 if highest(list(view.replicas), group) == core.replica:
-                    await core.registry.change(group, lambda known: _dormant(known, now_ms))
+                    await self._note(group, lambda known: _dormant(known, now_ms))
                 continue
             keep = record.spec.options.keep
             if now_ms - record.dormant_ms >= keep * 1e3 and now - seen >= min(keep, _OBSERVED):
                 self._dormant.pop(group, None)
                 await core.drop(group, f"nobody handled it for {keep:g} s")
+
+    async def _note(self, group: str, change: Callable[[GroupRecord], GroupRecord | None]) -> None:
+        """Unless somebody has just dropped it."""
+        with contextlib.suppress(GroupNotFound):
+            await self._core.registry.change(group, change)
 
 
 def selects(record: GroupRecord, kind: bytes) -> bool:

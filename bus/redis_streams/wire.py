@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from .scripts import Script
+
+log = logging.getLogger("plugbus.bus")
 
 Command = tuple[bytes | str | int, ...]
 pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
@@ -270,7 +273,7 @@ class Wire(asyncio.Protocol):
                 waiting.replies.append(reply)
                 if len(waiting.replies) == waiting.count:
                     self._waiting.popleft()
-                    waiting.done(waiting.replies)
+                    self._tell(waiting, waiting.replies)
                     if self._reader is not reader:
                         return  # it was cut meanwhile, and perhaps opened again
         except hiredis.HiredisError:
@@ -285,7 +288,14 @@ class Wire(asyncio.Protocol):
         self._unread = []
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            one.done(None)
+            self._tell(one, None)
+
+    def _tell(self, waiting: _Waiting, replies: list[Any] | None) -> None:
+        """Whoever cannot do with his answer does not take it away from those behind him."""
+        try:
+            waiting.done(replies)
+        except Exception:
+            log.exception("%s: an answer could not be used", self.name)
 
     def _arm(self) -> None:
         self._watchdog = asyncio.get_running_loop().call_later(self.stall / 2, self._look)
