@@ -164,6 +164,7 @@ class DeliveryLoop:
                     lane.deadline = NEVER  # of the attempt before: none runs while this is written down
                     if not await note(delivery):
                         continue
+                    self._sweeper.arm_once()
                 lane.delivery = delivery
                 begin(delivery)
                 delivery.deadline = lane.deadline = monotonic() + timeout
@@ -183,7 +184,7 @@ class DeliveryLoop:
                 if again is not None:
                     await self._attempts.repeat(lane, delivery, again)
 
-    async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901 - one loop, see `_run_plain`
+    async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901, PLR0912 - one loop, as above
         """The same for a subscription with policies."""
         handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
         monotonic, begin, check, note = self._clock.monotonic, CURRENT.set, guard.check, self._note_start
@@ -210,6 +211,7 @@ class DeliveryLoop:
                         lane.deadline = NEVER  # of the attempt before: none runs while this is written down
                         if not await note(delivery):
                             continue
+                        self._sweeper.arm_once()
                 begin(delivery)
                 delivery.deadline = lane.deadline = now + timeout
                 try:

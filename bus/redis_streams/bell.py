@@ -72,6 +72,11 @@ class Bell:
         if self._asked and (asked is None or order_of(asked) > order_of(listener.last)):
             self.nudge()
 
+    def hears(self, listener: Any) -> bool:
+        """Whether it rings for this one."""
+        key = self._core.keys.stream(listener.topic, listener.number).encode()
+        return listener in self._listeners.get(key, ())
+
     def forget(self, listener: Any) -> None:
         key = self._core.keys.stream(listener.topic, listener.number).encode()
         there = self._listeners.get(key)

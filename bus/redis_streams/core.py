@@ -267,6 +267,7 @@ class Core:
     async def after_beat(self) -> None:
         """So often, what has no other cause is looked at."""
         self.ownership.place_soon()
+        self.reader.look_after()
         await self.trimmer.look_at_dormant()
         if self.clock.monotonic() - self._cared >= CARE:
             self._cared = self.clock.monotonic()

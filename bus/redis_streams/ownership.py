@@ -165,6 +165,9 @@ class Ownership:
         hosting.let_go()  # whoever was to have it may have come while it was being taken
         self.place_soon()
 
+    def is_at_work(self, holding: Holding) -> bool:
+        return (holding.hosting, holding.p) in self._tasks
+
     # --- debts --------------------------------------------------------------------------------------
 
     def owe(self, hosting: RedisHosting, p: int) -> None:

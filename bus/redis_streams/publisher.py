@@ -271,7 +271,7 @@ class Publisher:
         else:
             pause = False
             for (place, items), answer in zip(batches, answers, strict=True):
-                pause |= self._take_answer(place, items, answer)
+                pause |= self._use(place, items, answer)
             self._is_busy = len(batches) > 1 or len(batches[0][1]) > 1
             if pause:
                 self._is_pausing = True
@@ -279,6 +279,17 @@ class Publisher:
                 return
         if self._queues:
             self._kick()
+
+    def _use(self, place: Place, items: list[Item], answer: Answer) -> bool:
+        """A mistake of ours leaves nobody waiting for ever."""
+        try:
+            return self._take_answer(place, items, answer)
+        except Exception:
+            log.exception("%s/%d: what Redis answered could not be used", *place)
+            for item in items:
+                if not item.future.done():
+                    self._give_up(item)
+            return False
 
     def _go_on(self) -> None:
         self._is_pausing = False

@@ -55,6 +55,8 @@ class Reader:
         self._rounds: list[asyncio.Future[None]] = []
         self._later: dict[RedisPlace, asyncio.TimerHandle] = {}
         self._said: dict[str, float] = {}
+        self._forgotten: set[RedisPlace] = set()
+        """Nobody asked for what is new in them when that was last looked at."""
         self._opened = 1
         self.gone = 0
         """Entries that were deleted by others before they were settled."""
@@ -157,6 +159,33 @@ class Reader:
         """Return when Redis knows of everything that has been settled until now. Raises `Lost`."""
         places = [place for hosting in self._core.hosted for place in hosting.owned() if place.is_changed]
         await asyncio.gather(*(self.written(place) for place in places))
+
+    # --- the second line ------------------------------------------------------------------------------
+
+    def look_after(self) -> None:
+        """What is ours and is asked for by nobody, twice in a row, is a mistake: said, and mended."""
+        places = [place for hosting in self._core.hosted for place in hosting.owned()]
+        forgotten = {place for place in places if self._is_forgotten(place)}
+        for place in forgotten & self._forgotten:
+            log.warning(
+                "%s: %s/%d was read by nobody any more; it goes on", place.group, place.topic, place.number
+            )
+            if place.holding.is_recovering:
+                self._core.ownership.look_up(place.holding.hosting, place.holding)
+            else:
+                place.is_dry = False
+                self.hungry(place)
+        self._forgotten = forgotten
+
+    def _is_forgotten(self, place: RedisPlace) -> bool:
+        holding = place.holding
+        if not holding.is_owned or place.fetching or place.leaving:
+            return False
+        if holding.is_recovering:
+            return not self._core.ownership.is_at_work(holding)
+        if place.is_dry:
+            return not self._core.bell.hears(place)
+        return place not in self._hungry and self._is_hungry(place)
 
     # --- turns ----------------------------------------------------------------------------------------
 

@@ -314,6 +314,7 @@ async def beat(work: Bench, when: str) -> None:
 
     await work.rig.until(is_gone)
     again = await work.rig.open("errand")
+    work.rig.history.add("back", now(), replica="errand")
     await work.host(again)
     await work.publish(bus, 1)
     await work.rig.quiet(bus)

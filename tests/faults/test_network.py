@@ -52,7 +52,7 @@ from bus.conformance import limits_for
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate, fail_if
 from bus.conformance.rig import Item, Rig, now, together
-from bus.redis_streams import link
+from bus.redis_streams import bell, link
 from contracts.bus import Call, CallReply, EventBus, ProviderSpec, RetryPolicy
 from contracts.errors import PublishUnknown
 from contracts.event import Event, EventResult
@@ -92,6 +92,7 @@ def fast_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled connection is noticed sooner, so that a test need not wait for it as long as a user would."""
     monkeypatch.setattr(link, "STALL", 0.5)
     monkeypatch.setattr(link, "BLOCK", 1.0)
+    monkeypatch.setattr(bell, "BLOCK", 1.0)
 
 
 # --- publishing -----------------------------------------------------------------------------------------------

@@ -1,0 +1,314 @@
+"""Whatever happens to a call of a script, or to its answer, at whichever call: the life of a bus goes on as if nothing had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fault_tools.faults import (
+    Corrupt,
+    CutAfter,
+    CutBefore,
+    CutWithin,
+    Delay,
+    Drop,
+    Duplicate,
+    Fault,
+    FlipByte,
+    Hold,
+    Stall,
+    WrongLength,
+)
+from fault_tools.network import DIRECT, ProxiedBackend, When, calls, load_scripts, pending, stored
+from fault_tools.proxy import Exchange, FaultProxy
+from fault_tools.resp import elements
+from fault_tools.servers import Server
+
+from bus.conformance.probe import Probe, fail_if
+from bus.conformance.rig import SOURCE, Rig, now
+from bus.redis_streams import bell, link
+from bus.redis_streams.scripts import names
+from contracts.bus import BusLimits, DeadLetterSelection, EventBus, RetryPolicy
+
+FAULTS: dict[str, Fault] = {
+    "cut before": CutBefore(),
+    "cut after": CutAfter(),
+    "reset after": CutAfter(reset=True),
+    "cut within": CutWithin(),
+    "stalled before": Stall(),
+    "stalled after": Stall(executed=True),
+    "late": Delay(0.2),
+    "held back": Hold(0.2, cut=True),
+    "corrupt": Corrupt(),
+    "too long": WrongLength(1),
+    "too short": WrongLength(-1),
+    "flipped": FlipByte(),
+    "twice": Duplicate(),
+    "never": Drop(),
+}
+LIMITS = BusLimits(lease=1.0, partitions=2, retain=0, young_seconds=0)
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[FaultProxy]:
+    load_scripts(server)
+    async with FaultProxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def rig(server: Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    """Stalled connections are noticed sooner than a user would, so that tests need not wait so long."""
+    monkeypatch.setattr(link, "STALL", 0.3)
+    monkeypatch.setattr(link, "BLOCK", 1.0)
+    monkeypatch.setattr(bell, "BLOCK", 1.0)
+    rig = Rig(ProxiedBackend(LIMITS, server, proxy))
+    rig.backend.patience = 8.0
+    yield rig
+    proxy.clear()
+    await rig.end(alone=False)  # the proxy is at work; that no task is left is checked behind it
+    await rig.backend.close()
+
+
+class Life:
+    """Everything for which the bus has a script, through one connection to the server."""
+
+    def __init__(self, rig: Rig, bus: EventBus) -> None:
+        self.rig, self.bus = rig, bus
+        self.is_cured = False
+        self.probes: list[Probe] = []
+
+    async def live(self) -> None:
+        rig, bus = self.rig, self.bus
+        for group, pattern in (("shop.later", "orders.**"), ("shop.never", "orders.never")):
+            await bus.declare_group(rig.spec(pattern, group=group))
+        tail = bus.tail("orders.**", position="oldest")
+        await self._subscribe()
+        for n in range(12):
+            await rig.publish(bus, n, key=f"k{n % 3}")
+        await rig.publish(bus, 12, delay=0.05)
+        await rig.until(lambda: self.done == set(range(13)) - {7})
+        seen: list[int] = []
+        await rig.until(lambda: seen.extend(_numbers(tail.read_nowait())) or len(seen) == 13)
+        tail.close()
+        await self._cure()
+        await self._look()
+        await self.probes[0].subscription.remove()
+        for n in range(13, 18):
+            await rig.publish(bus, n, key=f"k{n % 3}")
+        await self._subscribe()
+        for n in range(18, 23):
+            await rig.publish(bus, n, key=f"k{n % 3}")
+        await rig.until(lambda: self.done == set(range(23)))
+        await rig.quiet(bus)
+
+    @property
+    def done(self) -> set[int]:
+        return {n for probe in self.probes for n in probe.done}
+
+    def _act(self, n: int, attempt: int) -> None:
+        """One that fails once, and waits in the lot; one that fails until it is cured, and is dead."""
+        fail_if((n == 5 and attempt == 1) or (n == 7 and not self.is_cured))
+
+    async def _subscribe(self) -> None:
+        retry = RetryPolicy(attempts=2, first_delay=0.01)
+        self.probes.append(await self.rig.on(self.bus, self._act, concurrency=2, retry=retry))
+
+    async def _cure(self) -> None:
+        """The dead letter leaves the bus, comes back, and is handled after all."""
+        rig, bus = self.rig, self.bus
+
+        async def is_there() -> bool:
+            return await bus.count_dead_letters() == 1
+
+        await rig.until(is_there)
+        letters = await bus.dead_letters()
+        await bus.discard(DeadLetterSelection())
+        await bus.import_dead_letters(letters)
+        assert await bus.count_dead_letters() == 1
+        self.is_cured = True
+        rig.history.add("again", now(), source=SOURCE, id=letters[0].envelope.id, group="shop.handle")
+        await bus.redrive(DeadLetterSelection())
+        await rig.until(lambda: 7 in self.done)
+
+    async def _look(self) -> None:
+        """Groups that nobody handles are looked at; what they need not keep is trimmed."""
+        rig, bus = self.rig, self.bus
+        assert (await rig.info(bus, "shop.later")).waiting == 13
+        await bus.pause_group("shop.later")
+        await bus.drop_group("shop.later")
+        rig.groups.pop("shop.later", None)
+
+        async def is_trimmed() -> bool:
+            [topic] = [topic for topic in await bus.topics() if topic.topic == "orders"]
+            return topic.events == 0
+
+        await rig.until(is_trimmed)
+
+
+def _numbers(items: list) -> list[int]:
+    import json
+
+    return [json.loads(item.data)["n"] for item in items]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", names())
+async def test_a_life(rig: Rig, server: Server, proxy: FaultProxy, name: str, fault: str) -> None:
+    """x"""
+    bus = await rig.open()
+    rule = proxy.on(None, FAULTS[fault], where=calls(name))
+    life = Life(rig, bus)
+    await life.live()
+    assert rule.fired.is_so
+    assert pending(server) == 0
+    assert await bus.count_dead_letters() == 0
+    info = await rig.info(bus)
+    assert (info.handled, info.failed, info.parked, info.waiting, info.in_flight) == (23, 3, 0, 0, 0)
+    rig.judge()
+
+
+HANDING_OVER = ("removed", "rebalanced")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("how", HANDING_OVER)
+async def test_a_release(rig: Rig, server: Server, proxy: FaultProxy, how: str, fault: str) -> None:
+    """Partitions whose release is cut are not kept: the other replica handles what comes. [F6]"""
+    bus, other = await rig.open("a"), await rig.open(f"{DIRECT}-b")
+    probe = await rig.on(bus, concurrency=2)
+    for n in range(8):
+        await rig.publish(other, n, key=f"k{n}")
+    await rig.until(lambda: len(probe.done) == 8)
+    rule = proxy.on(None, FAULTS[fault], where=calls("release"))
+    if how == "removed":
+        await probe.subscription.remove()
+    second = await rig.on(other, concurrency=2)
+    if how == "rebalanced":
+        await rig.until(lambda: rule.fired.is_so)
+    assert rule.fired.is_so
+    began = now()
+    for n in range(8, 24):
+        await rig.publish(other, n, key=f"k{n % 8}")
+    await rig.until(lambda: len(probe.done) + len(second.done) == 24)
+    assert now() - began < 2 * LIMITS.lease
+    await rig.quiet(other)
+    rig.judge()
+
+
+async def test_a_fetch_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    """A fetch held back by the network, and executed when its sender has gone, keeps nothing from anybody. [B3, F2]"""
+    bus, publisher = await rig.open(), await rig.open(DIRECT)
+    probe = await rig.on(bus)
+    held = proxy.on(None, Hold(cut=True), where=calls("fetch"))
+    await rig.publish(publisher, 0, key="k")
+    await held.fired
+    await rig.until(lambda: 0 in probe.done)
+    await rig.quiet(bus)
+    ring = proxy.on("XREAD", When(Delay(), ":s:orders"), times=None)
+    await rig.publish(publisher, 1, key="k")
+    await ring.fired
+    held.release()
+    await rig.pause()
+    ring.release()
+    began = now()
+    await rig.publish(publisher, 2, key="k")
+    await rig.until(lambda: {1, 2} <= set(probe.done))
+    assert now() - began < 1.0
+    await rig.quiet(bus)
+    rig.judge()
+
+
+async def test_a_settlement_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    """A settlement held back, and executed after its repetition and others, changes nothing any more. [B14, F18]"""
+    bus, publisher = await rig.open(), await rig.open(DIRECT)
+    retry = RetryPolicy(attempts=2, first_delay=0.05)
+    probe = await rig.on(bus, lambda n, attempt: fail_if(n == 1 or (n == 2 and attempt == 1)), retry=retry)
+    await rig.publish(publisher, 0, key="k")
+    await rig.quiet(bus)
+    buried = proxy.on(None, Hold(cut=True), where=calls("settle"), containing="bury")
+    await rig.publish(publisher, 1, key="k")
+    await buried.fired
+    await rig.quiet(bus)
+    kept = proxy.on(None, Hold(cut=True), where=calls("settle"), containing="keep")
+    await rig.publish(publisher, 2, key="k")
+    await kept.fired
+    await rig.publish(publisher, 3, 4, key="k")
+    await rig.quiet(bus)
+    before = await rig.info(bus)
+    buried.release()
+    kept.release()
+    await rig.pause()
+    info = await rig.info(bus)
+    assert (info.dead, info.parked, info.waiting, info.in_flight) == (1, 0, 0, 0)
+    assert (info.handled, info.failed) == (before.handled, before.failed) == (4, 3)
+    assert probe.done == [0, 2, 3, 4]
+
+
+async def test_taking_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    """A partition taken by a call that was held back is not kept from those who handle it. [F6]"""
+    bus, other = await rig.open("a"), await rig.open(f"{DIRECT}-b")
+    await rig.publish(other, 0, key="k")
+    held = proxy.on(None, Hold(cut=True), where=calls("take"), times=2)
+    probe = await rig.on(bus)
+    await held.fired
+    await rig.until(lambda: 0 in probe.done)
+    await probe.subscription.remove()
+    held.release()
+    await rig.pause()
+    second = await rig.on(other)
+    began = now()
+    for n in range(1, 9):
+        await rig.publish(other, n, key=f"k{n}")
+    await rig.until(lambda: len(second.done) == 8)
+    assert now() - began < 2 * LIMITS.lease
+
+
+class FlipAt(Fault):
+    """One bit of the payload is another: at that share of all payload bytes of the reply behind its nonce."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    async def reply(self, exchange: Exchange, raw: bytes) -> None:
+        places = [
+            at
+            for element in elements(raw)
+            if element.kind == "$"
+            for at in range(element.body, element.end - 2)
+        ][2:]
+        assert places
+        at = places[int(len(places) * self.share)]
+        await exchange.deliver(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        exchange.fire()
+
+
+@pytest.mark.parametrize("share", [number / 8 for number in range(8)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "beat",
+        "survey",
+        "take",
+        "recover",
+        "fetch",
+        "settle",
+        "publish",
+        "fill",
+        "swap",
+        "trim",
+        "undelay",
+        "range",
+        "census",
+    ],
+)
+async def test_flips(rig: Rig, server: Server, proxy: FaultProxy, name: str, share: float) -> None:
+    """x"""
+    bus = await rig.open()
+    rule = proxy.on(None, FlipAt(share), where=calls(name), nth=2)
+    life = Life(rig, bus)
+    await life.live()
+    assert rule.fired.is_so
+    assert pending(server) == 0
+    rig.judge()
