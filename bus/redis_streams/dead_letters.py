@@ -72,7 +72,7 @@ class DeadLetters:
         self._keys = core.keys
 
     async def page(self, selection: DeadLetterSelection, limit: int, after: str | None) -> list[DeadLetter]:
-        """The newest first; no more is read than is needed. Raises `DeadLetterNotFound` if `after` is gone."""
+        """The newest first; no more is read than needed. Raises `DeadLetterNotFound` if `after` is gone."""
         found: list[DeadLetter] = []
         is_behind, now = after is None, moment_of(self._core.clock.time_ns())
         async for one in self._newest_first(None if after is not None else selection.group):
