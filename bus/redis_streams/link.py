@@ -20,7 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from contracts.errors import BusError, InvalidOption
 
-from .wire import Lost, Wire
+from .wire import CONNECT, Lost, Wire
 
 log = logging.getLogger("plugbus.bus")
 
@@ -28,8 +28,6 @@ STALL = 3.0
 """Seconds without an expected reply after which a connection counts as gone."""
 BLOCK = 5.0
 """Seconds that the bell waits at most before it asks again."""
-_CONNECT = 2.0
-"""Seconds for one try to connect."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
@@ -149,8 +147,8 @@ def pool_of(url: str) -> ConnectionPool:
     options: dict[str, Any] = {
         "protocol": 2,
         "decode_responses": False,
-        "socket_connect_timeout": _CONNECT,
-        "socket_timeout": _CONNECT,
+        "socket_connect_timeout": CONNECT,
+        "socket_timeout": CONNECT,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),  # what was sent is never sent again behind our back
         "retry_on_error": [],
@@ -186,7 +184,7 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         addresses,
-        sentinel_kwargs={"socket_timeout": _CONNECT, "protocol": 2}
+        sentinel_kwargs={"socket_timeout": CONNECT, "protocol": 2}
         | {
             name: asked[f"sentinel_{name}"]
             for name in ("username", "password")

@@ -23,6 +23,8 @@ from .scripts import Script
 log = logging.getLogger("plugbus.bus")
 
 Command = tuple[bytes | str | int, ...]
+CONNECT = 4.0
+"""Seconds for one try to connect."""
 pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
 
 
@@ -90,7 +92,7 @@ class Wire(asyncio.Protocol):
         self.close()
         connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            async with asyncio.timeout(self.stall):
+            async with asyncio.timeout(max(self.stall, CONNECT)):
                 await connection.connect()
                 transport = connection._writer.transport
         except BaseException:

@@ -146,16 +146,16 @@ async def test_a_subscription_that_ends_while_redis_is_away_leaves_nothing_behin
 @needs(lease=1.0)
 async def test_nothing_starts_before_a_partition_is_taken_for_good(rig: Rig, proxy: FaultProxy) -> None:
     """The connection is cut while what a dead owner left is read: nothing of it is started twice."""
-    a, b, gate = await rig.open("a"), await rig.open("b"), Gate()
+    a, b, gate = await rig.open(f"{DIRECT}-a"), await rig.open("b"), Gate()
     await rig.on(a, gate)
     await rig.publish(a, *range(6))
     await rig.until(lambda: gate.waiting)
-    heir = await rig.on(b)
+    heir = await rig.on(b, lambda n, attempt: asyncio.sleep(0.05))
 
     def asks_for_replays(exchange: Exchange) -> bool:
         return exchange.name == "HGET" and b":replay:" in exchange.args[1]
 
-    lost = proxy.on(None, CutLate(0.2), times=2, where=asks_for_replays)
+    lost = proxy.on(None, CutLate(0.18), where=asks_for_replays)
     await rig.crash(a)
     await rig.quiet(b)
     assert lost.fired.is_so
