@@ -362,7 +362,7 @@ class RedisBus:
         lanes = [task for hosting in mine for task in hosting.crash()]
         for hosting in mine:
             self._core.hosted.pop(hosting, None)
-        await self._do(lambda: self._core.drop(group, reason))
+        await self._do(lambda: self._core.groups.drop(group, reason))
         self._core.members.beat_now()
         others = [task for task in lanes if task is not asyncio.current_task()]
         if others:
@@ -371,12 +371,12 @@ class RedisBus:
     async def pause_group(self, group: str, *, reason: str = "") -> bool:
         await self._be_usable()
         self._check_open()
-        return await self._do(lambda: self._core.set_paused(group, reason))
+        return await self._do(lambda: self._core.groups.set_paused(group, reason))
 
     async def resume_group(self, group: str) -> bool:
         await self._be_usable()
         self._check_open()
-        await self._core.paused(group)
+        await self._core.groups.paused(group)
         done = await self._do(lambda: self._core.registry.change(group, _resumed))
         if done:
             spec = self._core.registry.find(group).spec

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
@@ -14,7 +13,6 @@ from contracts.bus import BusLimits, SubscriptionSpec
 from contracts.errors import ErrorInfo
 from contracts.event import Event
 from contracts.message import Message
-from contracts.messages.delivery import GroupPaused, GroupRetired
 
 from ..announce import SOURCE
 from ..catalog import Catalog
@@ -32,6 +30,7 @@ from .caretaking import bound_dormant
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .errors import explained, may_pass
+from .groups import Groups
 from .hosting import RedisHosting
 from .inbox import Inbox
 from .layout import FIRST, Keys, entry_of, order_of, position_of
@@ -42,7 +41,7 @@ from .packing import Damaged, Undecodable, pack, packed
 from .place import Holding, RedisPlace
 from .publisher import Publisher
 from .reader import Reader
-from .registry import GroupRecord, Registry
+from .registry import Registry
 from .replaying import restore_replay
 from .tail import RedisTail
 from .trimming import Trimmer
@@ -93,8 +92,7 @@ class Core:
         self.bell = Bell(self, self._ring, self._heard)
         self.delayed = Delayed(self)
         self.inbox = Inbox(self)
-        self._pausing: dict[str, asyncio.Task[None]] = {}
-        """Groups that a rule or the storm guard pauses, until it stands in Redis."""
+        self.groups = Groups(self)
         self._spawned: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -245,7 +243,7 @@ class Core:
                     self._dropped(hosting)
                 continue
             hosting.is_known = True
-            hosting.set_paused(record.paused is not None or hosting.spec.group in self._pausing)
+            hosting.set_paused(record.paused is not None or self.groups.is_pausing(hosting.spec.group))
             hosting.change(record.spec)
         self.inbox.changed()
         self.ownership.place_soon()
@@ -341,7 +339,7 @@ class Core:
                 for holding in list(hosting.holdings.values()):
                     await self.ownership.release(hosting, holding)
                 if hosting.is_ephemeral:
-                    await self.drop(hosting.spec.group)
+                    await self.groups.drop(hosting.spec.group)
                 self.members.beat_now()
                 await self.registry.tell("replicas")
         except (Lost, Refused, TimeoutError) as error:
@@ -439,9 +437,10 @@ class Core:
         place.missed += count
         place.holding.hosting.look_for_gaps()
 
-    # --- groups -----------------------------------------------------------------------------------------
+    # --- what handlers may bring about ----------------------------------------------------------------
 
     def spec_of(self, group: str) -> SubscriptionSpec | None:
+        """How a group was declared; None: it is retired."""
         record = self.registry.view.groups.get(group)
         return None if record is None else record.spec
 
@@ -450,96 +449,7 @@ class Core:
 
     def pause(self, group: str, reason: str) -> bool:
         """At once here, and soon everywhere; False: it was paused already."""
-        record = self.registry.view.groups.get(group)
-        if record is None or record.paused is not None or group in self._pausing:
-            return False
-        self.announcer.say(GroupPaused(group=group, plugin_id=record.spec.plugin_id, reason=reason))
-        self._pausing[group] = self.spawn(self._pause(group, reason), f"plugbus:redis:pause:{group}")
-        for hosting in self.hosted:
-            if hosting.spec.group == group:
-                hosting.set_paused(True)
-        return True
-
-    async def paused(self, group: str) -> None:
-        """Return when a pause that is under way stands in Redis."""
-        task = self._pausing.get(group)
-        if task is not None:
-            await asyncio.wait((task,))
-
-    async def _pause(self, group: str, reason: str) -> None:
-        try:
-            while True:
-                try:
-                    await self.link.ready(self.link.control)
-                    await self.registry.change(group, _paused(reason))
-                except (Lost, Refused):
-                    await asyncio.sleep(0.1)
-                else:
-                    return
-        finally:
-            self._pausing.pop(group, None)
-
-    async def set_paused(self, group: str, reason: str) -> bool:
-        """Raises `GroupNotFound`."""
-
-        done = await self.registry.change(group, _paused(reason))
-        if done:
-            spec = self.registry.find(group).spec
-            self.announcer.say(GroupPaused(group=group, plugin_id=spec.plugin_id, reason=reason))
-        return done
-
-    async def drop(self, group: str, reason: str | None = None) -> None:
-        """Forget it, with everything that it keeps; announced where there is a reason."""
-        view = await self.registry.refresh()
-        record = view.groups.get(group)
-        if record is None:
-            return None
-        given_up = await self._count(record) if reason is not None else Counter[str]()
-        if not await self.registry.remove(record):
-            return await self.drop(group, reason)
-        await self._erase(record)
-        await self.registry.refresh()
-        if reason is not None:
-            self.announcer.say(
-                GroupRetired(group=group, plugin_id=record.spec.plugin_id, reason=reason, **given_up)
-            )
-        return None
-
-    async def drop_ephemeral(self, replica: str) -> None:
-        """The groups of a replica that is gone end with it."""
-        for name, record in list(self.registry.view.groups.items()):
-            if record.spec.options.broadcast and name.rpartition("@")[2] == replica:
-                await self.drop(name)
-
-    async def _count(self, record: GroupRecord) -> Counter[str]:
-        from .inspection import look_at_group
-
-        info = await look_at_group(self, record)
-        return Counter(waiting=info.waiting + info.in_flight, parked=info.parked, dead=info.dead)
-
-    async def _erase(self, record: GroupRecord) -> None:
-        keys, group, view = self.keys, record.spec.group, self.registry.view
-        commands: list[tuple[bytes | str | int, ...]] = []
-        most = max(view.topics.values(), default=0)
-        for topic, count in view.topics.items():
-            for p in range(count):
-                commands.append(("XGROUP", "DESTROY", keys.stream(topic, p), group))
-                commands.append(
-                    (
-                        "UNLINK",
-                        keys.lot(group, topic, p),
-                        keys.slips(group, topic, p),
-                        keys.suspects(group, topic, p),
-                    )
-                )
-        for p in range(most):
-            commands.append(("HDEL", keys.own(p), group))
-            commands.append(
-                ("UNLINK", keys.tally(group, p), keys.dead(group, p), keys.replay(group, p),
-                 keys.done(group, p, 0), keys.done(group, p, 1))
-            )  # fmt: skip
-        if commands:
-            await self.link.control.send(*commands)
+        return self.groups.pause(group, reason)
 
     def forsake(self, replica: str) -> None:
         """It is gone: whoever waits for an answer of it is told."""
@@ -628,13 +538,6 @@ class Core:
             await self.registry.make_topic(topic)
         await self.members.beat()
         await self.registry.tell("replicas")
-
-
-def _paused(reason: str) -> Callable[[GroupRecord], GroupRecord | None]:
-    def change(record: GroupRecord) -> GroupRecord | None:
-        return None if record.paused is not None else GroupRecord(record.spec, reason, record.dormant_ms)
-
-    return change
 
 
 def _position(part: GroupPartition, order: int) -> str:

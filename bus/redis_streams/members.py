@@ -200,7 +200,7 @@ class Members:
             self._seen.pop(name, None)
             core.registry.view.replicas.pop(name, None)
             await self._wire.ask("UNLINK", core.keys.inbox(name))
-            await core.drop_ephemeral(name)
+            await core.groups.drop_ephemeral(name)
             if owned:
                 core.announcer.say(OwnerLost(replica=name, partitions=owned))
             core.forsake(name)

@@ -171,7 +171,7 @@ class Trimmer:
             keep = record.spec.options.keep
             if now_ms - record.dormant_ms >= keep * 1e3 and now - seen >= min(keep, _OBSERVED):
                 self._dormant.pop(group, None)
-                await core.drop(group, f"nobody handled it for {keep:g} s")
+                await core.groups.drop(group, f"nobody handled it for {keep:g} s")
 
     async def _note(self, group: str, change: Callable[[GroupRecord], GroupRecord | None]) -> None:
         """Unless somebody has just dropped it."""
