@@ -7,6 +7,7 @@ that flush is sent again with the same ids, until its deadlines; the window make
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import zlib
 from collections import deque
@@ -35,6 +36,7 @@ log = logging.getLogger("plugbus.bus")
 _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
 _MOST_BYTES = 4 << 20
+_GRACE = 0.25
 _ROOM_PAUSE = 0.02
 """Seconds between two looks whether a full topic has room again."""
 REPEATED, HANDLING, DELAYED = 1, 2, 4
@@ -85,6 +87,8 @@ class Publisher:
         self._queues: dict[Place, deque[Item]] = {}
         self._full: dict[Place, deque[Item]] = {}
         """What waits for room, in order."""
+        self._flying: list[Item] = []
+        """What was sent and is not answered."""
         self._is_flying = self._is_scheduled = self._is_busy = self._is_pausing = False
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
@@ -253,6 +257,7 @@ class Publisher:
             self._is_busy = False
             return
         self._is_flying = True
+        self._flying = [item for _, items in batches for item in items]
         self._watch_deadlines()
         self._wire.submit_scripts(
             [self._call(place, items) for place, items in batches],
@@ -261,7 +266,7 @@ class Publisher:
         self.on_sent(place for place, _ in batches)
 
     def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
-        self._is_flying = False
+        self._is_flying, self._flying = False, []
         if answers is None:
             for place, items in reversed(batches):
                 for item in reversed(items):
@@ -412,13 +417,18 @@ class Publisher:
 
     def _look_at_deadlines(self) -> None:
         self._timer = None
-        now, any_left = self._clock.monotonic(), False
-        for queue in self._queues.values():
-            for item in queue:
-                if item.deadline <= now and not item.future.done():
-                    self._give_up(item)
-                any_left = any_left or not item.future.done()
-        if any_left:
+        now, left = self._clock.monotonic(), 0
+        for item in itertools.chain(self._flying, *self._queues.values()):
+            if item.deadline <= now and not item.future.done():
+                self._give_up(item)
+            left += not item.future.done()
+        for place, waiting in self._full.items():
+            for item in waiting:
+                # He who looks for room tells those who wait in time, unless Redis has gone away meanwhile.
+                if item.deadline + _GRACE <= now and not item.future.done():
+                    item.future.set_exception(self._error(place, ""))
+                left += not item.future.done()
+        if left:
             self._watch_deadlines()
 
     # --- room ---------------------------------------------------------------------------------------

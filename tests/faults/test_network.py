@@ -37,6 +37,7 @@ from fault_tools.network import (
     calls,
     clients,
     fails_on_naive,
+    happened,
     load_scripts,
     long,
     pending,
@@ -155,7 +156,7 @@ async def test_publishing_while_redis_stays_away(
     rule = proxy.on(None, fault, where=appends)
     began = now()
     publishing = asyncio.create_task(rig.publish(bus, 1, id="one", timeout=0.5))
-    await rule.fired
+    await happened(rig, rule)
     await proxy.refuse()
     proxy.cut()
     with pytest.raises(PublishUnknown) as caught:
@@ -205,7 +206,7 @@ async def test_a_lost_fetch_reply(rig: Rig, server: Server, proxy: FaultProxy) -
     for n, fault in zip((10, 20, 30, 40), LOSSES, strict=True):
         rule = proxy.on(None, When(fault, f'"n": {n // 10}'), where=reads, times=None)
         await rig.publish(publisher, *range(n, n + 5), key="k")
-        await rule.fired
+        await happened(rig, rule)
         began = now()
         await rig.until(lambda n=n: set(range(n, n + 5)) <= set(probe.done))
         assert now() - began < SOON
@@ -223,7 +224,7 @@ async def test_a_reader_that_goes_while_deliveries_come(rig: Rig, server: Server
     await rig.until(lambda: 0 in probe.done)
     rule = proxy.on(None, When(Delay(), '"n": '), where=reads, times=None)
     await rig.publish(publisher, *range(1, 6), key="k")
-    await rule.fired
+    await happened(rig, rule)
     removing = asyncio.create_task(probe.subscription.remove())
     await rig.pause()
     rule.release()
@@ -304,7 +305,7 @@ async def test_a_fetch_whose_reply_never_comes(rig: Rig, server: Server, proxy: 
         executed = Stall(executed=n == 10)
         rule = proxy.on(None, executed, where=reads)
         await rig.publish(publisher, *range(n, n + 5), key="k")
-        await rule.fired
+        await happened(rig, rule)
         began = now()
         await rig.until(lambda n=n: n + 4 in probe.done)
         assert now() - began < link.STALL + 2.0
@@ -475,7 +476,7 @@ async def test_a_lost_acknowledgement(rig: Rig, server: Server, proxy: FaultProx
     for n, fault in enumerate((*LOSSES, CutBefore(), CutBefore(reset=True))):
         rule = proxy.on(None, fault, where=settles)
         await rig.publish(publisher, n, key="k")
-        await rule.fired
+        await happened(rig, rule)
         await rig.quiet(bus)
     info = await rig.info(bus)
     assert (info.handled, info.waiting, info.in_flight) == (6, 0, 0)
@@ -626,7 +627,7 @@ async def test_a_byte_flipped_on_the_wire(rig: Rig, server: Server, proxy: Fault
     probe = await rig.on(bus, None, "orders.item")
     rule = proxy.on(None, When(FlipByte(within), '"n": 7'), where=reads, times=None)
     await rig.publish(publisher, *range(10), key="k")
-    await rule.fired
+    await happened(rig, rule)
     await rig.quiet(bus)
     assert probe.numbers == list(range(10))
     assert await bus.count_dead_letters() == 0
@@ -645,7 +646,7 @@ async def test_a_byte_flipped_in_the_name_of_an_entry(rig: Rig, server: Server, 
     del receipt
     rule = proxy.on(None, _FlipName(), where=reads, times=None)
     await rig.publish(publisher, *range(2, 6), key="k")
-    await rule.fired
+    await happened(rig, rule)
     await rig.quiet(bus)
     assert probe.numbers == list(range(6))
     assert pending(server) == 0
@@ -676,7 +677,7 @@ async def test_bytes_that_stay_flipped(rig: Rig, server: Server, proxy: FaultPro
     first = proxy.on(None, When(FlipByte('"n": 7'), '"n": 7'), where=reads, times=None)
     second = proxy.on("XRANGE", FlipByte('"n": 7'))
     await rig.publish(publisher, *range(10), key="k")
-    await first.fired
+    await happened(rig, first)
     await rig.quiet(bus)
     assert second.fired.is_so
     assert probe.numbers == [0, 1, 2, 3, 4, 5, 6, 8, 9]
@@ -743,7 +744,7 @@ async def test_scripts_flushed_within_a_pipeline(
         again = None if then is None else proxy.on("EVAL", then, where=calls(name))
         rule = proxy.on(None, Hold(), where=where, nth=2)
         sending = asyncio.create_task(_publish_all(rig, bus, range(40)))
-        await rule.fired
+        await happened(rig, rule)
         server.command("SCRIPT", "FLUSH")
         rule.release()
         await sending

@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.conformance.backend import limits_for, needs
+from bus.conformance.probe import Gate
 from bus.conformance.rig import SOURCE, Rig, now
 from bus.redis_streams.layout import Keys
 from contracts.bus import EventBus, RetryPolicy
@@ -327,29 +328,36 @@ async def p99_of_others(work: Bench, bus: EventBus, handler: Doer, numbers: rang
 async def test_a_publisher_that_is_too_fast_waits(work: Bench) -> None:
     """Ten times faster than the handler: it waits for room; the bound is kept, nothing is lost, all of it
     drains; who will not wait is told who holds [B39 F33]."""
-    rig, count = work.rig, 60_000 if IS_LONG else 800
-    bus = await rig.open()
-    handler = await work.host(bus)
-    async with asyncio.TaskGroup() as group:
-        publishing = [
-            group.create_task(work.publish(bus, n, "sleep 0.001", key=f"k{n % 7}", timeout=300))
-            for n in range(count)
-        ]
+    rig, count, gate = work.rig, 60_000 if IS_LONG else 800, Gate()
+    bus, numbers, refused = await rig.open(), itertools.count(), list[BusFull]()
 
-        async def will_not_wait() -> None:
-            for n in itertools.count(count):
-                if all(one.done() for one in publishing):
-                    return
-                await work.publish(bus, n, timeout=0.05)
+    async def handle(n: int, attempt: int) -> None:
+        await gate()
+        await asyncio.sleep(0.001)
 
-        with pytest.raises(BusFull) as caught:
-            await will_not_wait()
-    assert caught.value.group == GROUP
-    assert GROUP in caught.value.fix
+    async def publish() -> None:
+        for n in itertools.takewhile(lambda n: n < count, numbers):
+            await rig.publish(bus, n, key=f"k{n % 7}", timeout=300)
+
+    async def will_not_wait() -> None:
+        try:
+            await rig.publish(bus, -1, timeout=0.05)
+        except BusFull as error:
+            refused.append(error)
+
+    handler = await rig.on(bus, handle)
+    await rig.publish(bus, next(numbers))
+    publishers = [asyncio.ensure_future(publish()) for _ in range(20)]
+    while not all(one.done() for one in publishers):
+        await will_not_wait()
+        if refused:
+            gate.open()
+    await asyncio.gather(*publishers)
     await rig.quiet(bus)
     [topic] = await bus.topics()
     assert topic.peak <= 200
     assert set(range(count)) <= set(handler.numbers)
+    assert {(error.group, GROUP in error.fix) for error in refused} == {(GROUP, True)}
     rig.judge()
 
 

@@ -216,12 +216,12 @@ async def test_a_retry_that_was_to_wait_is_neither_lost_nor_begun_anew(rig: Rig,
 # --- memory full --------------------------------------------------------------------------------------------
 
 
-def fill_memory(server: Server, spare: int = 0) -> None:
-    """From now on the server has no memory left but `spare` bytes."""
+def fill_memory(server: Server, over: int = 500_000) -> None:
+    """From now on the server uses so many bytes more than it may."""
     with server.client() as client:
-        used = client.info("memory")["used_memory"]
+        used = int(client.info("memory")["used_memory"])
         client.config_set("maxmemory-policy", "noeviction")
-        client.config_set("maxmemory", max(1, int(used) + spare))
+        client.config_set("maxmemory", used - over)
 
 
 def free_memory(server: Server) -> None:
@@ -316,7 +316,7 @@ async def test_a_full_memory_frees_itself_by_trimming(rig: Rig, store: Store) ->
     for n in range(300):
         await rig.publish(bus, n, text=text, key=f"k{n % 8}")
     await rig.until(lambda: gate.waiting == 8)
-    fill_memory(store.server)
+    fill_memory(store.server, over=1_000_000)  # of three million that are to be trimmed
     with pytest.raises(BusFull):
         await rig.publish(bus, 300, text=text, timeout=0.2)
     gate.open()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from fault_tools.backend import RedisBackend
-from fault_tools.faults import CutAfter, CutBefore, Delay, Fault, Hold
+from fault_tools.faults import CutAfter, CutBefore, Delay, Hold
 from fault_tools.network import calls, load_scripts
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server, binaries, binary
@@ -24,18 +24,6 @@ from contracts.bus import EventBus, RetryPolicy
 
 DIRECT = "direct"
 """Replicas whose names begin with it speak to the server itself, not through the proxy."""
-
-
-class CutLate(Fault):
-    """The server has executed the command; some seconds later the connection ends in place of its reply."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    async def reply(self, exchange: Exchange, raw: bytes) -> None:
-        await asyncio.sleep(self.seconds)
-        exchange.cut()
-        exchange.fire()
 
 
 class ProxiedBackend(RedisBackend):
@@ -80,6 +68,11 @@ async def publish_keyed(rig: Rig, bus: EventBus, *numbers: int) -> None:
     """To all partitions."""
     for n in numbers:
         await rig.publish(bus, n, key=f"k{n}")
+
+
+def asks_for_replays(exchange: Exchange) -> bool:
+    """The last that is asked before a partition is taken for good."""
+    return exchange.name == "HGET" and b":replay:" in exchange.args[1]
 
 
 # --- ownership ----------------------------------------------------------------------------------------
@@ -145,20 +138,20 @@ async def test_a_subscription_that_ends_while_redis_is_away_leaves_nothing_behin
 
 @needs(lease=1.0)
 async def test_nothing_starts_before_a_partition_is_taken_for_good(rig: Rig, proxy: FaultProxy) -> None:
-    """The connection is cut while what a dead owner left is read: nothing of it is started twice."""
+    """While what a dead owner left is being read nothing of it starts: should that fail, it starts twice."""
     a, b, gate = await rig.open(f"{DIRECT}-a"), await rig.open("b"), Gate()
     await rig.on(a, gate)
     await rig.publish(a, *range(6))
     await rig.until(lambda: gate.waiting)
-    heir = await rig.on(b, lambda n, attempt: asyncio.sleep(0.05))
-
-    def asks_for_replays(exchange: Exchange) -> bool:
-        return exchange.name == "HGET" and b":replay:" in exchange.args[1]
-
-    lost = proxy.on(None, CutLate(0.18), where=asks_for_replays)
+    heir = await rig.on(b)
+    last = proxy.on(None, Delay(), where=asks_for_replays)
     await rig.crash(a)
+    await rig.until(lambda: last.fired.is_so)
+    await rig.pause()
+    assert not heir.starts
+    proxy.cut()
+    last.release()
     await rig.quiet(b)
-    assert lost.fired.is_so
     assert heir.numbers == list(range(6))
 
 

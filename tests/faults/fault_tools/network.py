@@ -25,7 +25,7 @@ from contracts.errors import BusError
 
 from .backend import RedisBackend
 from .faults import Fault, as_bytes
-from .proxy import Exchange, FaultProxy
+from .proxy import Exchange, FaultProxy, Rule
 from .servers import Server
 
 IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
@@ -171,6 +171,11 @@ class When(Fault):
             return
         rule.remove()
         await self.fault.reply(exchange, raw)
+
+
+async def happened(rig: Rig, rule: Rule) -> None:
+    """Return when the fault has happened; fails after the rig's patience."""
+    await rig.until(lambda: rule.fired.is_so, "the fault to happen")
 
 
 # --- the server's view -------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from naive_redis import NaiveRedisBus
+
 from bus.conformance.history import Journal, Writer, digest_of
 from bus.conformance.probe import Gate, Probe, number_of
 from bus.redis_streams import RedisBus
@@ -201,8 +203,6 @@ class Worker:
     def _make_bus(self) -> EventBus:
         job, limits = self.job, BusLimits(**self.job.limits)
         if job.system == "naive":
-            from naive_redis import NaiveRedisBus  # only where it is on the path
-
             return NaiveRedisBus(job.url, namespace=job.namespace, replica=job.name, limits=limits, block=100)
         return RedisBus(job.url, namespace=job.namespace, replica=job.name, limits=limits)
 

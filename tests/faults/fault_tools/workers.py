@@ -35,7 +35,11 @@ IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
 """Whether tests take the time and the counts that the matrix names, or the short form of the same."""
 GRACE = 10.0
 """Seconds in which the nursery ends."""
-NAIVE_TIME = 8.0
+SHOWN = 2_000
+"""Characters of a process's log that are shown when something is wrong."""
+NAIVE_PATIENCE = 4.0
+"""Seconds that the naive bus has for what must come."""
+NAIVE_TIME = 12.0
 """Seconds after which a test on the naive bus has failed, whatever it waits for."""
 NAIVE_ERRORS = (
     AssertionError, TimeoutError, BusError, RedisError, AttributeError, LookupError, OSError,
@@ -58,10 +62,10 @@ class Nursery:
     """The process that bears workers. One for a whole file of tests: it must be up before they begin."""
 
     def __init__(self) -> None:
-        paths = (FAULTS, FAULTS.parent / "bus" / "conformance")
+        paths = [str(FAULTS), str(FAULTS.parent / "bus" / "conformance"), *filter(None, sys.path)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fault_tools.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            cwd=FAULTS, env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}, text=True,
+            cwd=FAULTS, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, text=True,
         )  # fmt: skip
 
     def bear(self, job: Job) -> int:
@@ -142,7 +146,7 @@ class Worker:
         """Return when it has said so: the whole line."""
         await self._until(lambda: self._find(fact) or self.code is not None, fact)
         found = self._find(fact)
-        assert found, f"{self.name} ended with {self.code} before it was {fact}:\n{self.said[-2_000:]}"
+        assert found, f"{self.name} ended with {self.code} before it was {fact}:\n{self.said[-SHOWN:]}"
         return found
 
     def _find(self, fact: str) -> str:
@@ -164,7 +168,7 @@ class Worker:
         try:
             await self._rig.until(is_so, f"{self.name}: {what}")
         except AssertionError as error:
-            error.add_note(self.said[-2_000:])
+            error.add_note(self.said[-SHOWN:])
             raise
 
     # --- what is done to it -----------------------------------------------------------------------------
@@ -191,7 +195,7 @@ class Worker:
         """Let it close its bus, and end well."""
         self.tell("end")
         await self.died()
-        assert self.code == 0, f"{self.name} ended with {self.code}:\n{self.said[-2_000:]}"
+        assert self.code == 0, f"{self.name} ended with {self.code}:\n{self.said[-SHOWN:]}"
 
     async def close(self) -> None:
         """Whatever state it is in, it is gone."""
@@ -291,7 +295,11 @@ class Bench:
     def judge(self, repeats: int = 0) -> None:
         """`repeats`: extra starts that are allowed: as many as were in flight when somebody was killed."""
         verdict = self.verdict(repeats)
-        assert verdict, f"\n{verdict}"
+        assert verdict, f"\n{verdict}\n{self.said()}"
+
+    def said(self) -> str:
+        """The end of what each process has logged."""
+        return "\n".join(f"--- {worker.name}\n{worker.said[-SHOWN:]}" for worker in self.workers)
 
     async def __aenter__(self) -> Self:
         return self
@@ -323,6 +331,7 @@ async def passes_on_naive(
         own = folder / body.__name__
         own.mkdir()
         backend = NaiveRedisBackend(limits_of(body), server, body.__name__)
+        backend.patience = NAIVE_PATIENCE
         with contextlib.suppress(*NAIVE_ERRORS):
             async with (
                 Bench(Rig(backend), nursery, own, server, system="naive", is_alone=False) as work,
