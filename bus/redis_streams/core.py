@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from contracts.bus import BusLimits, SubscriptionSpec
-from contracts.errors import ErrorInfo
+from contracts.errors import BusError, ErrorInfo
 from contracts.event import Event
 from contracts.message import Message
 
@@ -95,6 +95,8 @@ class Core:
         self.groups = Groups(self)
         self._spawned: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._anew: asyncio.Task[None] | None = None
+        """Declares everything again, after all data were lost."""
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
         self._cared = 0.0
@@ -297,6 +299,8 @@ class Core:
         for place in places:
             self.bell.forget(place)
         self.ownership.place_soon()
+        if not owner_of(owner):
+            self._heard()  # its group was dropped, or all data are gone
 
     def look_up_all(self) -> None:
         """The connection was lost: perhaps something was read that we do not know of."""
@@ -518,11 +522,15 @@ class Core:
 
     def _data_lost(self) -> None:
         """Redis is another one, or was emptied: said once, and everything is declared anew."""
+        if self._anew is not None and not self._anew.done():
+            return
+        for hosting in self.hosted:
+            hosting.is_known = False  # nobody has dropped its group: it is to be declared again
         log.critical(
             "the data in Redis at %s, namespace %r, are gone; events that were confirmed and not handled are"
             " lost. Groups and topics are made anew", self.link.address, self.keys.namespace,
         )  # fmt: skip
-        self.spawn(self._begin_anew(), "plugbus:redis:anew")
+        self._anew = self.spawn(self._begin_anew(), "plugbus:redis:anew")
 
     async def _begin_anew(self) -> None:
         topics = list(self.registry.view.topics)
@@ -530,6 +538,19 @@ class Core:
             for holding in list(hosting.holdings.values()):
                 hosting.give_up(holding)
         self.publisher.ends.clear()
+        while True:
+            try:
+                await self.link.ready(self.link.control)
+                await self._declare_all(topics)
+            except (Lost, Refused, BusError) as error:
+                if self.is_closed or (isinstance(error, BusError) and error.is_final):
+                    raise
+                log.debug("beginning anew: %s", error)
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async def _declare_all(self, topics: list[str]) -> None:
         await self.registry.enter()
         for hosting in list(self.hosted):
             if not hosting.is_ending:

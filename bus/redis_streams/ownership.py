@@ -33,6 +33,10 @@ _AFTER_MISTAKE = 1.0
 class Gone(Exception):
     """It is somebody else's meanwhile."""
 
+    def __init__(self, owner: bytes | None = None) -> None:
+        super().__init__(owner_of(owner))
+        self.owner = owner
+
 
 class Ownership:
     """Moves partitions to whom the placement says, without a leader."""
@@ -108,8 +112,8 @@ class Ownership:
             if holding.is_owned and not holding.is_leaving:
                 try:
                     await self._add_topics(hosting, holding, counts)
-                except Gone:
-                    self._core.lost(holding, b"")
+                except Gone as gone:
+                    self._core.lost(holding, gone.owner)
 
     async def settled(self, hosting: RedisHosting) -> None:
         """Return when everything that is being taken for it has been."""
@@ -335,7 +339,7 @@ class Ownership:
                 await self._core.remake(place)
                 continue
             if answer[0] == b"lost":
-                raise Gone
+                raise Gone(answer[1])
             for entry, fields, note in answer[2]:
                 behind = entry
                 message = await self._wanted_message(hosting, place, entry, fields)
@@ -364,7 +368,7 @@ class Ownership:
                 group, holding.fence, cursor,
             )  # fmt: skip
             if answer[0] == b"lost":
-                raise Gone
+                raise Gone(answer[1])
             for name, slip, text in answer[2]:
                 if text is not None:
                     found[name] = (name, json.loads(slip), stored_message(text, name))
@@ -413,8 +417,8 @@ class Ownership:
                     await asyncio.sleep(_AGAIN)
                     continue
                 holding.is_recovering = holding.doubts != doubts
-        except Gone:
-            self._core.lost(holding, b"")
+        except Gone as gone:
+            self._core.lost(holding, gone.owner)
             return
         for place in holding.places.values():
             place.trust()

@@ -181,6 +181,60 @@ async def test_who_is_stopped_and_goes_on_settles_nothing(work: Bench) -> None:
     work.judge(repeats=4)
 
 
+@needs(lease=SHORT)
+async def test_who_stood_still_before_a_fetch_reads_nothing(work: Bench) -> None:
+    """What lies unread, because the new owner is busy, stays his: no delivery is in the hands of one who does
+    not know of it, and none is started by who lost it [B9 F15]."""
+    bus = await work.rig.open("heir")
+    stale = await work.up("stale", point="before:fetch", stops=True)
+    await stale.arm()
+    await work.publish(bus, 0, "hold", key="k")
+    await stale.stood_still()
+    heir = await work.host(bus, holds=True)
+    await work.rig.until(lambda: heir.starts)
+    for n in range(1, 100):
+        await work.publish(bus, n, key="k")
+    await work.rig.until(lambda: in_flight(work))
+    assert in_flight(work) < 100
+    stale.go_on()
+    await work.rig.until(lambda: is_back(bus, "stale"))
+    await work.rig.pause()
+    heir.gate.open()
+    await work.rig.quiet(bus)
+    work.collect()
+    work.judge()
+
+
+@needs(lease=SHORT)
+async def test_who_stood_still_before_a_settlement_acknowledges_nothing(work: Bench) -> None:
+    """What the new owner runs when the late settlement comes is handled again if he dies with it [B9 F15]."""
+    bus, heir = await work.rig.open("witness"), await work.rig.open("heir")
+    stale = await work.up("stale", point="before:settle", stops=True)
+    stale.tell("go")
+    await stale.arm()
+    await work.publish(bus, 0, "hold", key="k")
+    await stale.stood_still()
+    second = await work.host(heir, holds=True)
+    await work.rig.until(lambda: second.running)
+    stale.go_on()
+
+    async def is_refused() -> bool:
+        return (await work.rig.info(bus)).stale == 1
+
+    await work.rig.until(is_refused)
+    await work.rig.crash(heir)
+    await stale.end()
+    third = await work.host(bus)
+    await work.rig.quiet(bus)
+    assert third.starts == [(0, 2)]
+    work.collect()
+    work.judge(repeats=2)
+
+
+async def is_back(bus: EventBus, replica: str) -> bool:
+    return replica in (await bus.info()).replicas
+
+
 @controlled
 @needs(lease=SHORT, partitions=2)
 async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Bench) -> None:

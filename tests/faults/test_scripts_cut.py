@@ -135,7 +135,11 @@ class Life:
     async def _look(self) -> None:
         """Groups that nobody handles are looked at; what they need not keep is trimmed."""
         rig, bus = self.rig, self.bus
-        assert (await rig.info(bus, "shop.later")).waiting == 13
+
+        async def is_counted() -> bool:
+            return (await rig.info(bus, "shop.later")).waiting == 13
+
+        await rig.until(is_counted)
         await bus.pause_group("shop.later")
         await bus.drop_group("shop.later")
         rig.groups.pop("shop.later", None)

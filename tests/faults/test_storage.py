@@ -268,9 +268,10 @@ async def test_a_full_memory_holds_publishers_back_and_nobody_else(
 async def test_what_fails_while_memory_is_full_is_decided_when_it_is_not(
     rig: Rig, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Dead letters and parked deliveries need room: not acknowledged without their target, not started again. [B15]
+    """Never acknowledged without its target, never started once more: in the lot, or dead, at the latest with room. [B15]
 
-    Risky point 7: it is the order of writes inside a script that decides.
+    What is moved was in memory before, and is bounded, so it may be moved at once. (Risky point 7: it is the order
+    of writes inside a script that decides.)
     """
     bus, gate = await rig.open(), Gate()
 
@@ -289,9 +290,7 @@ async def test_what_fails_while_memory_is_full_is_decided_when_it_is_not(
     fill_memory(store.server)
     gate.open()
     await rig.until(lambda: {2, 5} <= set(probe.done))
-    await rig.until(lambda: said(caplog.records, logging.ERROR, GROUP, "OOM"))
     await rig.pause(20)
-    assert await bus.count_dead_letters() == 0
     free_memory(store.server)
     await rig.until(lambda: _dead_are(bus, 2))
     await rig.until(lambda: sorted(probe.done) == [1, 2, 4, 5])
@@ -383,14 +382,13 @@ async def test_a_full_disk_stops_a_durable_server_and_loses_nothing(
         except BusError as raised:
             error = raised
             break
-    confirmed = sum(record.kind == "confirmed" for record in rig.history.records)
-    assert 0 < confirmed < 1_000
+    assert 0 < n < 999
     assert isinstance(error, PublishUnknown)
     assert server.url.split("@")[-1] in str(error)
     assert not server.is_running
     began = now()
     with pytest.raises(PublishUnknown):
-        await rig.publish(bus, 2_000, timeout=0.5)
+        await asyncio.wait_for(rig.publish(bus, 2_000, timeout=0.5), 5)
     assert now() - began < 1.0
     await server.start_async()
     await rig.publish(bus, 3_000)

@@ -117,6 +117,7 @@ class Doer(Probe):
 
     def __init__(self, group: str, around: Circumstances) -> None:
         super().__init__(around.writer, group, around.bus.replica, self._act)  # type: ignore[arg-type]
+        self.gate = around.gate
         self._around = around
         self._events: dict[int, PluginEvent] = {}
 
@@ -140,7 +141,7 @@ class Doer(Probe):
         n, attempt = number_of(event), event.attempt
         match word:
             case "hold":
-                await self._around.gate()
+                await self.gate()
             case "sleep":
                 await asyncio.sleep(argument)
             case "say":

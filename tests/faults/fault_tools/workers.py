@@ -263,10 +263,14 @@ class Bench:
         await worker.fact("up")
         return worker
 
-    async def host(self, bus: EventBus, *, group: str = "shop.handle", **options: Any) -> Doer:
-        """Handle in this process what workers handle in theirs; nothing holds or kills here."""
+    async def host(
+        self, bus: EventBus, *, group: str = "shop.handle", holds: bool = False, **options: Any
+    ) -> Doer:
+        """Handle in this process what workers handle in theirs. `holds`: what holds there holds here too,
+        until it is let go; nothing kills."""
         around = Circumstances(bus, self.rig.history)
-        around.gate.open()
+        if not holds:
+            around.gate.open()
         doer = Doer(group, around)
         spec = self.rig.spec(group=group, **options)
         self.rig.groups[group] = spec.patterns
