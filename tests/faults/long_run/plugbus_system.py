@@ -21,6 +21,8 @@ from .system import Entries, Rest
 MOST = 1_000_000
 """Pending entries that are listed of one stream."""
 _EMPTY = ("lot", "slips", "suspects")
+_PATIENCE = 60.0
+"""Seconds for one question to a server that may be loading, or waiting for its disk."""
 
 
 class PlugbusSystem:
@@ -65,7 +67,7 @@ class PlugbusSystem:
 
     def fetched(self, replica: str | None = None) -> Entries:
         found: Entries = set()
-        with self._server.client() as client:
+        with self._server.client(socket_timeout=_PATIENCE) as client:
             for group, stream, p in self._places():
                 if replica is None or self._owner(client, group, p) == replica:
                     found |= self._held(client, group, stream, p)
@@ -99,7 +101,7 @@ class PlugbusSystem:
     def rest(self) -> Rest:
         rest = asyncio.run(self._look())
         if rest.is_quiet:
-            with self._server.client() as client:
+            with self._server.client(socket_timeout=_PATIENCE) as client:
                 rest.keys = [key for key in self._ought_to_be_empty() if client.exists(key)]
             rest.pending = len(self.fetched())
         return rest
@@ -119,7 +121,7 @@ class PlugbusSystem:
 
     def left(self) -> list[str]:
         found = []
-        with self._server.client() as client:
+        with self._server.client(socket_timeout=_PATIENCE) as client:
             for group, topic, p in self._places():
                 stream = self._keys.stream(topic, p)
                 for info in client.xinfo_groups(stream) if client.exists(stream) else ():
