@@ -69,6 +69,7 @@ class Attempts:
             self._settler.settle(delivery, Expired())
             return False
         if entry is not None and entry.suspect and entry.attempts >= self._most:
+            delivery.attempt = entry.attempts  # this one is not started any more
             self._settler.settle(delivery, Dead("attempts", entry.error or _OWNER_DIED))
             return False
         return True

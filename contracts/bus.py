@@ -36,7 +36,8 @@ its failures are not, and the events that its handlers return are not published;
 themselves is. What it had started is *suspect*: it is started one at a time, before anything newer. The
 start that was lost is not counted; a suspect's start is, before it runs, so that an event that kills its
 process is a dead letter (`attempts`) when they are used up. When a replica joins, a partition that is to be
-its own starts nothing more where it is, and moves when nothing of it runs.
+its own starts nothing more where it is, and moves when nothing of it runs; a backend may let it go on where
+that takes long, and try again later.
 
 **Order.** Within one topic, events of one key start in the order in which they were published, and never
 two at once, through retries, takeover and redrive of others. Keys run in parallel, up to the subscription's

@@ -75,7 +75,8 @@ class Core:
         self.random = random
         self.ids = ids
         self.keys = Keys(namespace)
-        self.link = Link(url)
+        # Much less than a lease: who comes back late after an outage must not be taken for gone.
+        self.link = Link(url, longest_pause=min(2.0, limits.lease / 5))
         self.sweeper = Sweeper(clock)
         self.catalog = Catalog()
         self.directory = Directory()

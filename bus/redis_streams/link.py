@@ -35,7 +35,9 @@ SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 class Link:
     """Opens and reopens wires. Nothing here is per message."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, longest_pause: float = _LONGEST_PAUSE) -> None:
+        """`longest_pause`: seconds between two tries to connect again, at most."""
+        self._longest_pause = longest_pause
         self.address = display(url)
         self._pool = pool_of(url)
         self.bell = Wire(self._pool, "bell", stall=BLOCK + 2.0)
@@ -109,7 +111,7 @@ class Link:
                 await wire.open()
             except (RedisError, OSError, TimeoutError) as error:
                 self._say_gone(error)
-                pause = min(_LONGEST_PAUSE, pause * 2 or _FIRST_PAUSE)
+                pause = min(self._longest_pause, pause * 2 or _FIRST_PAUSE)
                 await asyncio.sleep(pause)
             else:
                 self._say_back()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("plugbus.bus")
 
 _PAGE = 200
+_PATIENCE = 1.5
+"""Seconds that a partition which is to move waits for what runs."""
 _AGAIN = 0.05
 """Seconds until what Redis would not do now is tried again."""
 _AFTER_MISTAKE = 1.0
@@ -132,12 +134,37 @@ class Ownership:
                 place.stay()
             self._core.reader.feed(hosting)
         elif not is_ours and not holding.is_leaving:
-            holding.is_leaving = True
-            for place in holding.places.values():
-                place.leave()
-            hosting.make_way()
+            if self._core.clock.monotonic() >= holding.stays_until:
+                self._leave(hosting, holding)
         elif not is_ours:
             hosting.let_go()  # the last that ran of it may have been handed back
+
+    def _leave(self, hosting: RedisHosting, holding: Holding) -> None:
+        """Start nothing more of it, so that it can move."""
+        holding.is_leaving = True
+        for place in holding.places.values():
+            place.leave()
+        hosting.make_way()
+        if holding.is_leaving:
+            self._core.later(_PATIENCE, self._go_on_meanwhile, hosting, holding)
+
+    def _go_on_meanwhile(self, hosting: RedisHosting, holding: Holding) -> None:
+        """A slow handler keeps it from moving: other keys must not stand still for so long.
+
+        It is tried again, after pauses that grow. A newer version of the plugin is waited for.
+        """
+        versions = self._core.registry.view.hosts_of(hosting.spec.group)
+        is_outdated = versions.get(self._core.replica) != max(versions.values(), default=None)
+        is_still = any(place.open for place in holding.places.values())
+        if not (holding.is_leaving and holding.is_owned and is_still) or is_outdated or hosting.is_ending:
+            return
+        holding.waited += 1
+        holding.stays_until = self._core.clock.monotonic() + _PATIENCE * 2 ** min(holding.waited, 5)
+        holding.is_leaving = False
+        for place in holding.places.values():
+            place.stay()
+        self._core.reader.feed(hosting)
+        self._core.later(holding.stays_until - self._core.clock.monotonic(), self.place_soon)
 
     def _begin(self, hosting: RedisHosting, p: int, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(

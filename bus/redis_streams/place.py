@@ -53,6 +53,7 @@ class Holding:
 
     __slots__ = (
         "doubts", "fence", "hosting", "is_leaving", "is_lost", "is_owned", "is_recovering", "p", "places",
+        "stays_until", "waited",
     )  # fmt: skip
 
     def __init__(self, hosting: RedisHosting, p: int) -> None:
@@ -70,6 +71,10 @@ class Holding:
         self.is_leaving = False
         """Another replica is to have it, as soon as nothing runs."""
         self.is_lost = False
+        self.stays_until = 0.0
+        """Monotonic seconds: what ran took too long to move it, so it goes on here until then."""
+        self.waited = 0
+        """How often that was so."""
 
     def doubt(self) -> None:
         """Something may have been read that is not known here."""

@@ -458,21 +458,29 @@ class Publisher:
 
     async def _wait_for_room(self, place: Place) -> None:
         """Look again and again, one for all who wait in one partition."""
-        waiting = self._full[place]
+        try:
+            await self._look_for_room(place, self._full[place])
+        finally:
+            for item in self._full.pop(place, ()):
+                if not item.future.done():
+                    item.future.set_exception(self._error(place, ""))
+
+    async def _look_for_room(self, place: Place, waiting: deque[Item]) -> None:
+        holder = ""
         while waiting:
-            holder = await self._make_room(*place)
+            found = await self._make_room(*place)
+            holder = found or holder
+            if not found:
+                await self._try_again(place, waiting)
             now = self._clock.monotonic()
             for item in list(waiting):
                 if item.deadline <= now or item.future.done():
                     waiting.remove(item)
                     if not item.future.done():
                         item.future.set_exception(self._error(place, holder))
-            if waiting and not holder:
-                await self._try_again(place, waiting)
             if waiting:
                 left = min(item.deadline for item in waiting) - self._clock.monotonic()
                 await asyncio.sleep(max(0.0, min(_ROOM_PAUSE, left)))
-        self._full.pop(place, None)
 
     async def _try_again(self, place: Place, waiting: deque[Item]) -> None:
         items = [item for item in list(waiting)[:_MOST] if not item.future.done()]

@@ -1,4 +1,4 @@
-"""Calls when the other side dies, is late, answers twice, or is not there; and when the caller comes back anew."""
+"""Calls when the other side dies, is late, answers twice or is not there; when the caller comes back anew."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ async def test_a_provider_that_is_killed_is_lost_long_before_the_deadline(
 
 @needs(lease=30.0)
 async def test_a_deadline_comes_before_anybody_is_judged_gone(rig: Rig, store: Store) -> None:
-    """The callee was killed, its lease is long: `CallTimeout` at the deadline, 50 ms exact; no future left. [B42]"""
+    """The callee was killed, its lease is long: `CallTimeout` at the deadline, 50 ms exact; no future left.
+
+    [B42]
+    """
     a, b, gate = await rig.open("a"), await rig.open("b"), Gate()
     await a.provide(spec(), answering(lambda call: gate()))
     await known(rig, b)
@@ -225,7 +228,9 @@ async def test_that_nobody_provides_is_known_at_once(rig: Rig, store: Store) -> 
 
 @needs(lease=LEASE)
 async def test_a_caller_that_comes_back_gets_no_answer_to_its_former_calls(rig: Rig) -> None:
-    """A thousand calls side by side, the caller killed and started again by its name: each answer is its own. [B44]
+    """A thousand calls side by side, the caller killed and started again by its name: each answer is its own.
+
+    [B44]
 
     What the former one had asked is answered to nobody: dropped, and counted.
     """
@@ -234,9 +239,7 @@ async def test_a_caller_that_comes_back_gets_no_answer_to_its_former_calls(rig: 
         spec(), answering(lambda call: gate() if call.data.startswith('"old') else asyncio.sleep(0))
     )
     await known(rig, b)
-    old = asyncio.gather(
-        *(ask(b, f'"old {n}"', timeout=60) for n in range(CALLS)), return_exceptions=True
-    )
+    old = asyncio.gather(*(ask(b, f'"old {n}"', timeout=60) for n in range(CALLS)), return_exceptions=True)
     await rig.until(lambda: gate.waiting >= CALLS)
     await rig.crash(b)
     assert all(isinstance(one, Exception) for one in await old)
@@ -254,7 +257,10 @@ async def test_a_caller_that_comes_back_gets_no_answer_to_its_former_calls(rig: 
 
 @needs(lease=LEASE)
 async def test_calls_survive_that_all_connections_are_cut(rig: Rig, store: Store) -> None:
-    """Each is answered with its own answer, or its caller is told at the deadline; none is executed twice. [B44]"""
+    """Each is answered with its own answer, or its caller is told at the deadline; none is executed twice.
+
+    [B44]
+    """
     a, b = await rig.open("a"), await rig.open("b")
     executed: list[str] = []
 

@@ -1,9 +1,13 @@
-"""Whatever happens to a call of a script, or to its answer, at whichever call: the life of a bus goes on as if nothing had."""
+"""Whatever the network does to a call of a script, or to its answer, a bus lives on as if it had not.
+
+Every script has every fault. The normal run does so on a diagonal: each script has some of the faults, each
+fault some of the scripts. With PLUGBUS_FAULTS=long all have all, at several calls.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from fault_tools.faults import (
@@ -20,7 +24,17 @@ from fault_tools.faults import (
     Stall,
     WrongLength,
 )
-from fault_tools.network import DIRECT, ProxiedBackend, When, calls, happened, load_scripts, long, pending
+from fault_tools.network import (
+    DIRECT,
+    IS_LONG,
+    ProxiedBackend,
+    When,
+    calls,
+    happened,
+    load_scripts,
+    long,
+    pending,
+)
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.resp import elements
 from fault_tools.servers import Server
@@ -29,7 +43,7 @@ from bus.conformance.probe import Probe, fail_if
 from bus.conformance.rig import SOURCE, Rig, now
 from bus.redis_streams import bell, link
 from bus.redis_streams.scripts import names
-from contracts.bus import BusLimits, DeadLetterSelection, EventBus, RetryPolicy
+from contracts.bus import BusLimits, DeadLetterSelection, EventBus, RetryPolicy, TailItem
 
 FAULTS: dict[str, Fault] = {
     "cut before": CutBefore(),
@@ -90,7 +104,13 @@ class Life:
         await rig.publish(bus, 12, delay=0.05)
         await rig.until(lambda: self.done == set(range(13)) - {7})
         seen: list[int] = []
-        await rig.until(lambda: seen.extend(_numbers(tail.read_nowait())) or len(seen) == 13)
+
+        def has_read() -> bool:
+            seen.extend(_numbers(tail.read_nowait()))
+            return len(seen) >= 13
+
+        await rig.until(has_read)
+        assert sorted(seen) == list(range(13))
         tail.close()
         await self._cure()
         await self._look()
@@ -151,20 +171,29 @@ class Life:
         await rig.until(is_trimmed)
 
 
-def _numbers(items: list) -> list[int]:
-    import json
-
+def _numbers(items: Iterable[TailItem]) -> list[int]:
     return [json.loads(item.data)["n"] for item in items]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", names())
-async def test_a_life(rig: Rig, server: Server, proxy: FaultProxy, name: str, fault: str) -> None:
-    """x"""
+FEW = {"bury", "census", "fill", "redrive", "release", "skip", "swap", "take", "undelay"}
+"""Scripts that are called once or twice in a life."""
+
+
+def plans() -> Iterator[tuple[str, str, int]]:
+    """Script, fault, at which call."""
+    for row, name in enumerate(names()):
+        for column, fault in enumerate(FAULTS):
+            for nth in range(1, 2 if name in FEW else long(2, 5)):
+                if IS_LONG or (row + column) % 4 == 0:
+                    yield name, fault, nth
+
+
+@pytest.mark.parametrize(("name", "fault", "nth"), list(plans()))
+async def test_a_life(rig: Rig, server: Server, proxy: FaultProxy, name: str, fault: str, nth: int) -> None:
+    """Nothing is lost, out of order, or repeated: the owner lives. [B1, B3, F1, F2, F17, F31]"""
     bus = await rig.open()
-    rule = proxy.on(None, FAULTS[fault], where=calls(name))
-    life = Life(rig, bus)
-    await life.live()
+    rule = proxy.on(None, FAULTS[fault], where=calls(name), nth=nth)
+    await Life(rig, bus).live()
     assert rule.fired.is_so
     assert pending(server) == 0
     assert await bus.count_dead_letters() == 0
@@ -176,9 +205,9 @@ async def test_a_life(rig: Rig, server: Server, proxy: FaultProxy, name: str, fa
 HANDING_OVER = ("removed", "rebalanced")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", list(FAULTS)[:: long(3, 1)])
 @pytest.mark.parametrize("how", HANDING_OVER)
-async def test_a_release(rig: Rig, server: Server, proxy: FaultProxy, how: str, fault: str) -> None:
+async def test_a_release(rig: Rig, proxy: FaultProxy, how: str, fault: str) -> None:
     """Partitions whose release is cut are not kept: the other replica handles what comes. [F6]"""
     bus, other = await rig.open("a"), await rig.open(f"{DIRECT}-b")
     probe = await rig.on(bus, concurrency=2)
@@ -201,8 +230,8 @@ async def test_a_release(rig: Rig, server: Server, proxy: FaultProxy, how: str, 
     rig.judge()
 
 
-async def test_a_fetch_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
-    """A fetch held back by the network, and executed when its sender has gone, keeps nothing from anybody. [B3, F2]"""
+async def test_a_fetch_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
+    """A fetch that the network delivers when its sender has gone keeps nothing from anybody. [B3, F2]"""
     bus, publisher = await rig.open(), await rig.open(DIRECT)
     probe = await rig.on(bus)
     held = proxy.on(None, Hold(cut=True), where=calls("fetch"))
@@ -225,8 +254,8 @@ async def test_a_fetch_that_comes_late(rig: Rig, server: Server, proxy: FaultPro
     rig.judge()
 
 
-async def test_a_settlement_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
-    """A settlement held back, and executed after its repetition and others, changes nothing any more. [B14, F18]"""
+async def test_a_settlement_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
+    """A settlement that comes after its own repetition, and others, changes nothing. [F17, F18]"""
     bus, publisher = await rig.open(), await rig.open(DIRECT)
     retry = RetryPolicy(attempts=2, first_delay=0.05)
     probe = await rig.on(bus, lambda n, attempt: fail_if(n == 1 or (n == 2 and attempt == 1)), retry=retry)
@@ -251,7 +280,7 @@ async def test_a_settlement_that_comes_late(rig: Rig, server: Server, proxy: Fau
     assert probe.done == [0, 2, 3, 4]
 
 
-async def test_taking_that_comes_late(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
     """A partition taken by a call that was held back is not kept from those who handle it. [F6]"""
     bus, other = await rig.open("a"), await rig.open(f"{DIRECT}-b")
     await rig.publish(other, 0, key="k")
@@ -270,11 +299,11 @@ async def test_taking_that_comes_late(rig: Rig, server: Server, proxy: FaultProx
     assert now() - began < 2 * LIMITS.lease
 
 
-SHARES = long(6, 48)
+SHARES = long(3, 48)
 
 
 class FlipAt(Fault):
-    """One bit of the payload is another: at that share of what is said behind the nonce, the first time it is so long."""
+    """One bit of the payload is another: at that share of the first answer that is long enough."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -286,7 +315,7 @@ class FlipAt(Fault):
             await exchange.deliver(raw)
             return
         rule.remove()
-        at = places[int(len(places) * self.share)]
+        at = places[round((len(places) - 1) * self.share)]
         await exchange.deliver(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
         exchange.fire()
 
@@ -299,10 +328,10 @@ TOLD = ("beat", "census", "fetch", "publish", "range", "recover", "survey", "tak
 """Scripts that answer with more than numbers."""
 
 
-@pytest.mark.parametrize("share", [number / SHARES for number in range(SHARES)])
+@pytest.mark.parametrize("share", [number / (SHARES - 1) for number in range(SHARES)])
 @pytest.mark.parametrize("name", TOLD)
 async def test_a_flip_anywhere(rig: Rig, server: Server, proxy: FaultProxy, name: str, share: float) -> None:
-    """Whichever byte of an answer is changed on its way, nothing is lost, and nobody stands still. [B18, F31]"""
+    """Whichever byte of an answer is changed, nothing is lost and nobody stands still. [B18, F31]"""
     bus = await rig.open()
     rule = proxy.on(None, FlipAt(share), where=calls(name), times=None)
     await Life(rig, bus).live()

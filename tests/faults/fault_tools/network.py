@@ -1,4 +1,4 @@
-"""What the tests of the network stand on: buses behind the proxy, commands by what they are for, the server's view.
+"""What the tests of the network stand on: buses behind the proxy, what commands are for, what is stored.
 
 A test of a failure mode runs on our bus, where it must pass, and on the naive one, where it must fail:
 `fails_on_naive`. What it says of commands and keys is therefore said for both.
@@ -51,7 +51,7 @@ def long(short: int, full: int) -> int:
     return full if IS_LONG else short
 
 
-# --- the buses --------------------------------------------------------------------------------------------
+# --- the buses ----------------------------------------------------------------------------------------------
 
 
 class ProxiedBackend(RedisBackend):
@@ -128,7 +128,7 @@ def fails_on_naive(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[
     return pytest.mark.parametrize("system", ["plugbus", "naive"], indirect=True)(run)
 
 
-# --- commands by what they are for ------------------------------------------------------------------------
+# --- commands by what they are for --------------------------------------------------------------------------
 
 
 def calls(name: str) -> Choice:
@@ -178,7 +178,7 @@ async def happened(rig: Rig, rule: Rule) -> None:
     await rig.until(lambda: rule.fired.is_so, "the fault to happen")
 
 
-# --- the server's view -------------------------------------------------------------------------------------
+# --- the server's view --------------------------------------------------------------------------------------
 
 
 def load_scripts(server: Server) -> None:
