@@ -158,7 +158,7 @@ async def test_much_poison_delays_nobody_and_each_is_kept(
         for n in range(100):
             await rig.publish(bus, n, key="k")
             for fields in ([b"a", b"%d" % n], entry(head=b"{"), entry(b"orders.item")):
-                client.execute_command("XADD", store.stream("orders"), "*", *fields)  # type: ignore[no-untyped-call]
+                client.execute_command("XADD", store.stream("orders"), "*", *fields)
     await rig.until(lambda: len(probe.done) == 100)
     await rig.quiet(bus)
     assert await bus.count_dead_letters() == 300

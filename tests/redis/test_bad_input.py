@@ -211,7 +211,7 @@ async def test_a_password_that_is_changed_while_it_runs(
         await works(bus)
         with locked_server.client() as client:
             client.config_set("requirepass", "another")
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             with pytest.raises(BusError):
                 await bus.publish(EVENT, source=SOURCE, timeout=0.5)
             client.config_set("requirepass", PASSWORD)
@@ -254,7 +254,7 @@ async def test_a_user_who_may_do_just_what_is_needed(server: Server) -> None:
     """The keys of the namespace, without configuration, clients of others, or anything dangerous but INFO."""
     server.command(
         "ACL", "SETUSER", "enough", "on", ">pw", "resetkeys", "~plugbus:*", "+@all", "-@dangerous", "+info",
-        "-@admin",
+        "-@admin", "+client",
     )  # fmt: skip
     async with opened(f"redis://enough:pw@127.0.0.1:{server.port}/0") as bus:
         await works(bus)
