@@ -51,12 +51,14 @@ class Caller:
         offers = self._broker.directory.choose(capability, self._replica, target)
         deadline = self._broker.clock.monotonic() + timeout
         data = query if isinstance(query, str) else dump_event(query).decode()
-        pending = [self._ask(offer, data, source, timeout, deadline) for offer in offers]
+        asked = dict(self._ask(offer, data, source, timeout, deadline) for offer in offers)
+        pending = list(asked.values())
         try:
             await asyncio.wait(pending, timeout=max(0.0, timeout))
         finally:
-            for future in pending:
+            for id, future in asked.items():
                 future.cancel()  # an answer that comes now is late
+                self.pending.forget(id)
         answers = [future.result() for future in pending if not future.cancelled()]
         return _replies(capability, timeout, answers)
 
@@ -66,7 +68,7 @@ class Caller:
 
     def _ask(
         self, offer: Offer, data: str, source: str, timeout: float, deadline: float
-    ) -> asyncio.Future[Answer]:
+    ) -> tuple[str, asyncio.Future[Answer]]:
         spec = offer.spec
         call = Call(
             id=self._broker.ids(), capability=spec.capability, provider=spec.provider,
@@ -74,7 +76,7 @@ class Caller:
         )  # fmt: skip
         future = self.pending.expect(call.id)
         offer.serve(call, deadline, self.pending.answer)
-        return future
+        return call.id, future
 
 
 def _replies(capability: str, timeout: float, answers: list[Answer]) -> list[CallReply]:

@@ -43,6 +43,10 @@ class PendingCalls:
         self._waiting[id] = future
         return future
 
+    def forget(self, id: str) -> None:
+        """Nobody waits for it any more."""
+        self._waiting.pop(id, None)
+
     def answer(self, id: str, answer: Answer) -> None:
         future = self._waiting.pop(id, None)
         if future is None or future.done():

@@ -115,6 +115,7 @@ class Core:
         try:
             await self.registry.enter()
             await self.members.join()
+            await self.registry.tell("replicas")
         except BaseException:
             self.link.reset()
             raise
@@ -123,7 +124,6 @@ class Core:
             self.trimmer, self.delayed,
         ):  # fmt: skip
             part.start()
-        await self.registry.tell("replicas")
 
     async def close(self, grace: float, error: Exception) -> None:
         """After everything that runs has ended: tell the others, and let go."""
@@ -433,13 +433,13 @@ class Core:
     def tell_dropped(self, place: RedisPlace, count: int) -> None:
         tell_dropped(self.announcer, place.holding.hosting.spec, count)
 
-    def tell_loss(self, place: RedisPlace, count: int) -> None:
+    def tell_loss(self, place: RedisPlace, first: int, last: int) -> None:
         """Somebody else has taken something out of the stream before its turn."""
         log.critical(
-            "%s: %d events of %s/%d are gone before their turn: somebody else has trimmed the stream",
-            place.group, count, place.topic, place.number,
+            "%s: %d events of %s/%d (numbers %d to %d) are gone before their turn: somebody else has trimmed"
+            " the stream", place.group, last - first + 1, place.topic, place.number, first, last,
         )  # fmt: skip
-        place.missed += count
+        place.missed += last - first + 1
         place.holding.hosting.look_for_gaps()
 
     # --- what handlers may bring about ----------------------------------------------------------------

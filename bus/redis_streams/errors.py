@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from contracts.errors import BusError
 
 from .wire import Refused
@@ -26,24 +28,35 @@ _FIX = {
     "NOPERM": "give the user of PLUGBUS_BUS__URL the commands and keys that `plugbus doctor` names",
     "NOAUTH": "check user and password in PLUGBUS_BUS__URL",
     "WRONGPASS": "check user and password in PLUGBUS_BUS__URL",
+    "Unknown Redis command": "Plugbus needs Redis 6.2 or newer, with nothing renamed",
     "ERR unknown command": "Plugbus needs Redis 6.2 or newer, with nothing renamed",
 }
+_FROM_SCRIPT = re.compile(
+    r"^(?:ERR )?(?:Error running script \(call to [^)]*\): )?(?:@user_script: ?\d+: )+-?(?:ERR )?"
+)
+"""What servers put before the error of a command inside a script; each version otherwise."""
 _MASTER_MOVED = ("READONLY", "MASTERDOWN")
+
+
+def plain(text: str) -> str:
+    """An error as the command itself would have had it."""
+    return _FROM_SCRIPT.sub("", text).strip()
 
 
 def may_pass(text: str) -> bool:
     """Whether the same may go through later, without anybody's doing."""
+    text = plain(text)
     return any(text.startswith(begin) or f" {begin} " in text[:60] for begin in _AGAIN)
 
 
 def must_reconnect(text: str) -> bool:
     """Whether another server has become the one to talk to."""
-    return text.startswith(_MASTER_MOVED)
+    return plain(text).startswith(_MASTER_MOVED)
 
 
 def explained(refusal: Refused | str, *, where: str = "") -> BusError:
     """The error for a person. `is_final`: asking again will not help."""
-    text = str(refusal)
+    text = plain(str(refusal))
     meaning = next((say for begin, say in _AGAIN.items() if begin in text[:80]), "")
     fix = next((fix for begin, fix in _FIX.items() if begin in text[:80]), "plugbus doctor")
     found = BusError(

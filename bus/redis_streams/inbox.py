@@ -26,12 +26,16 @@ from contracts.errors import (
 
 from ..caller import Caller
 from ..calls import Answer, Offer
+from .layout import order_of
 
 if TYPE_CHECKING:
     from .core import Core
 
 log = logging.getLogger("plugbus.bus")
 
+_PAGE = 500
+_UNREAD = 100_000
+"""Letters that may wait for one replica: it reads them as they come, so it is long gone before."""
 _KNOCK = 0.5
 """Seconds in which a replica that lives answers to a knock."""
 _ERRORS = {error.code: error for error in (NoProvider, CallTimeout, ProviderLost, CallRefused)}
@@ -60,6 +64,7 @@ class Inbox:
         self._remote: dict[tuple[str, str], RemoteOffer] = {}
         self._asked: dict[str, tuple[str, str, str]] = {}
         """Call → replica, capability, plugin: who is asked."""
+        self._reading: asyncio.Task[None] | None = None
         self._knocks: dict[str, asyncio.Future[bool]] = {}
 
     def offered(self) -> tuple[tuple[str, str, str, float], ...]:
@@ -110,6 +115,7 @@ class Inbox:
         if left <= 0:
             return
         self._asked[call.id] = (offer.replica, offer.spec.capability, offer.spec.plugin_id)
+        self._core.later(left + 1.0, self._asked.pop, call.id, None)
         self._send(
             offer.replica,
             {"call": call.model_dump(mode="json"), "offer": offer.id, "to": self._core.replica, "left": left},
@@ -126,28 +132,34 @@ class Inbox:
         if "left" in letter:
             letter["left"] -= self.clock.monotonic() - began
         await link.control.ask(
-            "XADD", self._core.keys.inbox(replica), "MAXLEN", "~", 1_000, "*", "l", json.dumps(letter)
+            "XADD", self._core.keys.inbox(replica), "MAXLEN", "~", _UNREAD, "*", "l", json.dumps(letter)
         )
 
     # --- letters ------------------------------------------------------------------------------------
 
     def deliver(self, entries: list[Any]) -> None:
         """One came; there may be more."""
-        self._core.bell.inbox_at = entries[-1][0]
         self._open(entries)
-        self._core.spawn(self._read_on(), "plugbus:redis:inbox")
+        if self._reading is None or self._reading.done():
+            self._reading = self._core.spawn(self._read_on(), "plugbus:redis:inbox")
 
     async def _read_on(self) -> None:
-        link, key = self._core.link, self._core.keys.inbox(self._core.replica)
-        await link.ready(link.control)
-        begin = self._core.bell.inbox_at
-        found = await link.control.ask("XRANGE", key, b"(" + begin, "+", "COUNT", 500)
-        if found and self._core.bell.inbox_at == begin:
-            self._core.bell.inbox_at = found[-1][0]
+        """To the end; what was read is not needed any more."""
+        link, key, bell = self._core.link, self._core.keys.inbox(self._core.replica), self._core.bell
+        found: list[Any] = [None] * _PAGE
+        while len(found) == _PAGE:
+            await link.ready(link.control)
+            found = await link.control.ask("XRANGE", key, b"(" + bell.inbox_at, "+", "COUNT", _PAGE)
             self._open(found)
+        await link.control.ask("XTRIM", key, "MINID", bell.inbox_at)
 
     def _open(self, entries: list[Any]) -> None:
-        for _, fields in entries:
+        """Each once, whoever has read it."""
+        bell = self._core.bell
+        for entry, fields in entries:
+            if order_of(entry) <= order_of(bell.inbox_at):
+                continue
+            bell.inbox_at = entry
             try:
                 self._handle(json.loads(fields[1]))
             except Exception:  # noqa: BLE001 - a letter of a stranger must not keep the others

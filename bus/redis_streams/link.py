@@ -133,9 +133,11 @@ class Link:
     def unreachable(self, error: BaseException) -> BusError:
         """What a person is told who cannot reach Redis."""
         cause = _cause(error)
-        is_final = isinstance(error, AuthenticationError) or "NOAUTH" in cause or "WRONGPASS" in cause
+        is_final = isinstance(error, AuthenticationError) or any(
+            word in cause for word in ("NOAUTH", "WRONGPASS", "NOPERM", "no permissions")
+        )
         fix = (
-            "check user and password in PLUGBUS_BUS__URL"
+            "check user, password and rights of who is named in PLUGBUS_BUS__URL"
             if is_final
             else "start it, or correct PLUGBUS_BUS__URL; work goes on by itself when it answers"
         )
@@ -156,19 +158,35 @@ def pool_of(url: str) -> ConnectionPool:
         "retry_on_error": [],
         "client_name": "plugbus",
     }
-    scheme = urlsplit(url).scheme
-    if scheme not in SCHEMES:
-        raise InvalidOption(f"{display(url)!r} is no Redis URL", fix="redis://127.0.0.1:6379/0")
     try:
-        if scheme == "redis+sentinel":
-            return _sentinel_pool(url, options)
+        _check(url)
+        scheme = urlsplit(url).scheme
         if scheme == "unix":
             options.pop("socket_keepalive")
-        return ConnectionPool.from_url(url, **options)
+        is_sentinel = scheme == "redis+sentinel"
+        pool = _sentinel_pool(url, options) if is_sentinel else ConnectionPool.from_url(url, **options)
+        pool.make_connection()  # type: ignore[no-untyped-call]  # only it refuses options that nobody knows
     except (ValueError, TypeError) as error:
         raise InvalidOption(
             f"{display(url)!r} is no Redis URL: {error}", fix="redis://user:password@host:6379/0"
         ) from error
+    return pool
+
+
+def _check(url: str) -> None:
+    """What redis-py would take for something else. Raises `ValueError`."""
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"its scheme is {parts.scheme!r}")
+    if parts.scheme == "unix":
+        if not parts.path.strip("/"):
+            raise ValueError("it names no socket")
+    elif not parts.netloc.rpartition("@")[2]:
+        raise ValueError("it names no host")
+    elif parts.scheme != "redis+sentinel":
+        database = parts.path.strip("/")
+        if database and not database.isdecimal():
+            raise ValueError(f"{database!r} is no number of a database")
 
 
 def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
@@ -203,7 +221,10 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
 
 def display(url: str) -> str:
     """Without a password, for people."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.rpartition("@")[2]
     _, at, hosts = parts.netloc.rpartition("@")
     return parts._replace(netloc=f":••••@{hosts}" if at else hosts, query="").geturl()
 

@@ -18,6 +18,7 @@ from contracts.errors import BusError
 from contracts.messages.delivery import OwnerLost
 
 from .background import keep_on
+from .errors import must_reconnect
 from .registry import ReplicaRecord
 from .scripts import script
 from .wire import Lost, Refused
@@ -110,6 +111,8 @@ class Members:
         except Lost:
             return
         except Refused as error:
+            if must_reconnect(str(error)):
+                self._wire.close()
             log.debug("the beat was refused: %s", error)
             await asyncio.sleep(min(0.2, self._lease / 10))
             return

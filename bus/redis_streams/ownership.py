@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
-from .layout import order_of
+from .layout import FIRST, order_of, sequence_of
 from .packing import StoredMessage, Undecodable, unpack, unpacked
 from .place import Holding, RedisPlace
 from .placement import only, spread
@@ -312,7 +312,7 @@ class Ownership:
         place = core.new_place(holding, topic, options.order)
         if hosting.is_ephemeral:
             place.last = await self._end_of(topic, holding.p) if not hosting.has_begun else b"0-0"
-            place.reads_from_start = hosting.has_begun
+            place.number_read = sequence_of(place.last)
             return place
         now, now_ms = core.clock.monotonic(), core.members.server_ms(core.clock.monotonic())
         waiting = await self._read_lot(hosting, holding, topic)
@@ -322,7 +322,7 @@ class Ownership:
         place.peak = int(peak or 0)
         place.uncount("peak", place.peak)
         place.last = last
-        place.reads_from_start = True
+        place.number_read = 0 if last == FIRST else None
         place.restore_lot(waiting, now, now_ms)
         place.restore_taken(taken, in_order=in_order)
         return place
@@ -380,7 +380,8 @@ class Ownership:
     ) -> StoredMessage | None:
         if not fields or (fields[0] == b"t" and not hosting.selects(fields[1])):
             place.skip([entry])
-            self._core.reader.gone += not fields
+            if not fields:
+                self._core.reader.tell_gone(place, entry)
             return None
         return await self._core.reader.read_again(place, entry, fields)
 

@@ -132,8 +132,8 @@ def _message(
     depth, path = (0, ()) if len(line) == 8 else _chain(line)
     message = StoredMessage(
         _text(head["id"]), _text(head["source"]), type_name, version, read_time(head["time"]), None, data,
-        get("partitionkey"), get("subject"), None if expires is None else read_time(expires),
-        get("correlationid"), get("causationid"), depth, extra, path,
+        _maybe(get("partitionkey")), _maybe(get("subject")), None if expires is None else read_time(expires),
+        _maybe(get("correlationid")), _maybe(get("causationid")), depth, extra, path,
     )  # fmt: skip
     message.entry = entry
     message.sequence = order_of(entry)
@@ -142,6 +142,12 @@ def _message(
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _maybe(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
 

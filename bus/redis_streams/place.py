@@ -87,7 +87,7 @@ class RedisPlace(GroupPartition):
 
     __slots__ = (
         "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt",
-        "journal", "last", "most", "reads_from_start", "waiters", "wanted",
+        "journal", "last", "most", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -101,8 +101,8 @@ class RedisPlace(GroupPartition):
         self.journal = Journal(topic)
         self.last = b"0-0"
         """The last entry that was read."""
-        self.reads_from_start = False
-        """It began before the first entry of its stream: if that is missing, it was trimmed."""
+        self.number_read: int | None = None
+        """The number of the last event that was read; None: not known. What comes next must follow it."""
         self.is_dry = False
         """There was nothing more to read; the bell tells when there is."""
         self.fetching = False

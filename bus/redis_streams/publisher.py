@@ -51,7 +51,7 @@ Place = tuple[str, int]
 class Item:
     """One event on its way."""
 
-    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent")
+    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent", "why")
 
     def __init__(
         self, id: str, source: str, fields: Fields, flags: int, deadline: float,
@@ -66,6 +66,8 @@ class Item:
         self.future = future
         self.sent = False
         """It may be in Redis already."""
+        self.why: BusError | None = None
+        """Why Redis has not taken it."""
 
 
 class Publisher:
@@ -233,6 +235,7 @@ class Publisher:
             return
         if not self._wire.is_up:
             self._wanted.set()
+            self._watch_deadlines()
         elif self._is_busy:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._after_a_turn)
@@ -308,7 +311,7 @@ class Publisher:
             while queue and len(items) < _MOST and size < _MOST_BYTES:
                 item = queue.popleft()
                 if not item.future.done():  # nobody waits for it, and it was not sent: it need not be
-                    item.sent = True
+                    item.sent, item.why = True, None
                     items.append(item)
                     size += len(item.fields[2])
             if not queue:
@@ -392,15 +395,17 @@ class Publisher:
         """In front of its queue; what is over its deadline is told so."""
         if item.future.done():
             return
+        item.why = why
         if self._clock.monotonic() >= item.deadline:
-            self._give_up(item, why)
+            self._give_up(item)
             return
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = deque()
         queue.appendleft(item)
 
-    def _give_up(self, item: Item, why: BusError | None = None) -> None:
+    def _give_up(self, item: Item) -> None:
+        why = item.why
         if why is not None:
             item.future.set_exception(BusFull(why.message, where=why.where, fix=why.fix))
         else:

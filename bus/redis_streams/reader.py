@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
-from .errors import explained
+from .errors import explained, must_reconnect
 from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
@@ -292,6 +292,8 @@ class Reader:
 
     def _settled(self, place: RedisPlace, answer: Answer) -> None:
         if isinstance(answer, Refused):
+            if must_reconnect(str(answer)):
+                self._wire.close()
             self._say("settle", f"{place.group}: {explained(answer).explain()}")
             self._retry(place)
             return
@@ -390,7 +392,8 @@ class Reader:
         for at, (entry, fields) in enumerate(entries):
             if not fields or (fields[0] == b"t" and not selects(fields[1])):
                 skipped.append(entry)
-                self.gone += not fields
+                if not fields:
+                    self.tell_gone(place, entry)
                 continue
             try:
                 message = unpack(fields_of(fields), entry)
@@ -441,17 +444,27 @@ class Reader:
 
     def _look_for_gaps(self, place: RedisPlace, entries: list[Any]) -> None:
         """Each partition is numbered without gaps: one shows that something was trimmed."""
-        if entries[0][1] and entries[0][1][0] != b"t":
+        ours = [entry for entry, fields in (entries[0], entries[-1]) if fields and fields[0] == b"t"]
+        if not ours:
             return
-        missed = sequence_of(entries[0][0]) - sequence_of(place.last) - 1
-        if missed <= 0 or (order_of(place.last) == 0 and not place.reads_from_start):
+        known, place.number_read = place.number_read, sequence_of(ours[-1])
+        first = sequence_of(ours[0])
+        missed = first - known - 1 if known is not None and ours[0] == entries[0][0] else 0
+        if missed <= 0:
             return
         if place.is_ephemeral:
             place.missed += missed
             place.dropped += missed
             place.holding.hosting.look_for_gaps()
-        elif place.last != b"0-0":
-            self._core.tell_loss(place, missed)
+        elif known:
+            self._core.tell_loss(place, first - missed, first - 1)
+
+    def tell_gone(self, place: RedisPlace, entry: bytes) -> None:
+        """It was read, and somebody else has deleted it before it was settled: nobody can handle it."""
+        self.gone += 1
+        self._say(
+            "gone", f"{place.group}: {place.topic}/{place.number}:{entry.decode()} is gone: deleted by others"
+        )
 
     async def read_again(self, place: RedisPlace, entry: bytes, fields: list[bytes]) -> StoredMessage | None:
         """It may have been damaged on the way only. What stays unreadable is a dead letter. Raises `Lost`."""
@@ -479,6 +492,8 @@ class Reader:
                 await self._core.link.ready(self._core.link.control)
                 await self._core.remake(place)
             else:
+                if must_reconnect(text):
+                    self._wire.close()
                 self._say("fetch", f"{place.group}: {explained(text).explain()}")
         except (Lost, Refused) as error:
             self._say("fetch", f"{place.group}: {error}")

@@ -29,7 +29,7 @@ def unreadable(raw: bytes, entry: bytes, *, kind: bytes = b"") -> StoredMessage:
 def raw_of(fields: Sequence[bytes]) -> bytes:
     """All fields of a foreign entry, as JSON, what is no text in base64; of one of ours the data alone."""
     pairs = dict(zip(fields[::2], fields[1::2], strict=False))
-    if {b"t", b"h", b"d", b"b"} <= pairs.keys():
+    if {b"t", b"h", b"d", b"b"} == pairs.keys():
         return pairs[b"d"]
     return json.dumps({_text(name): _text(value) for name, value in pairs.items()}).encode()
 

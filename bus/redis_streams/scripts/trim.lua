@@ -27,7 +27,7 @@ local function following(id)
 end
 
 -- What the groups need: what they have not read, and the oldest that they have read and not settled.
-local floor, holder = nil, ''
+local floor, holder, lows = nil, '', {}
 local groups = redis.call('XINFO', 'GROUPS', stream)
 local last
 local info = redis.call('XINFO', 'STREAM', stream)
@@ -43,7 +43,8 @@ for _, fields in ipairs(groups) do
   elseif group['last-delivered-id'] ~= last then
     need = following(group['last-delivered-id'])
   end
-  redis.call('HSET', KEYS[3], group.name, group['last-delivered-id'])
+  lows[#lows + 1] = group.name
+  lows[#lows + 1] = group['last-delivered-id']
   if need and (not floor or less(need, floor)) then floor, holder = need, group.name end
 end
 
@@ -85,5 +86,6 @@ if less(following(last), cut) then cut = following(last) end
 local held = ''
 if floor and less(floor, cut) then cut, held = floor, holder end
 local gone = redis.call('XTRIM', stream, 'MINID', cut)
+if #lows > 0 then redis.pcall('HSET', KEYS[3], unpack(lows)) end  -- last: it fails when memory is full
 local left = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 return {ARGV[1], length - gone, held, left and left[1] or following(last), gone}
