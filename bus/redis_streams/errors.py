@@ -32,7 +32,7 @@ _FIX = {
     "ERR unknown command": "Plugbus needs Redis 6.2 or newer, with nothing renamed",
 }
 _FROM_SCRIPT = re.compile(
-    r"^(?:ERR )?(?:Error running script \(call to [^)]*\): )?(?:@user_script: ?\d+: )+-?(?:ERR )?"
+    r"^(?:ERR )?(?:Error running script \(call to [^)]*\): )?(?:@user_script: ?\d+: )+-?"
 )
 """What servers put before the error of a command inside a script; each version otherwise."""
 _MASTER_MOVED = ("READONLY", "MASTERDOWN")
@@ -40,7 +40,8 @@ _MASTER_MOVED = ("READONLY", "MASTERDOWN")
 
 def plain(text: str) -> str:
     """An error as the command itself would have had it."""
-    return _FROM_SCRIPT.sub("", text).strip()
+    found = _FROM_SCRIPT.sub("", text).strip()
+    return found if found == text.strip() or found.partition(" ")[0].isupper() else f"ERR {found}"
 
 
 def may_pass(text: str) -> bool:

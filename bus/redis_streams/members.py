@@ -51,6 +51,8 @@ class Members:
         self._living: set[str] = set()
         """Replicas that have given a sign of life since we look."""
         self._offset_ms: float | None = None
+        self._best = 0.0
+        """Seconds that the answer took by which the offset is known."""
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_known = False
@@ -145,7 +147,7 @@ class Members:
         core.registry.view.replicas = core.registry.read_replicas(replicas)
         if was == -1:
             return False
-        self._follow_clock(server_ms - (sent + now) * 500.0)
+        self._follow_clock(server_ms - (sent + now) * 500.0, now - sent)
         if was == 0 and not is_first:
             log.warning(
                 "replica %s was taken for gone by the others; what it owned is looked up", core.replica
@@ -158,8 +160,13 @@ class Members:
         await self._look_at_others(now)
         return True
 
-    def _follow_clock(self, offset_ms: float) -> None:
-        known, self._offset_ms = self._offset_ms, offset_ms
+    def _follow_clock(self, offset_ms: float, took: float) -> None:
+        """The faster the answer, the better it tells; a slow one is heard only where the clock has jumped."""
+        known = self._offset_ms
+        if known is not None and took > 2 * self._best and abs(offset_ms - known) < _JUMP_MS:
+            self._best *= 1.1  # so that a clock which drifts is followed in the end
+            return
+        self._offset_ms, self._best = offset_ms, took
         if known is not None and abs(offset_ms - known) > _JUMP_MS:
             log.warning("the clock of Redis has jumped by %+.1f s", (offset_ms - known) / 1e3)
 

@@ -367,6 +367,7 @@ class Ownership:
                 continue
             if answer[0] == b"lost":
                 raise Gone(answer[1])
+            self._core.reader.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
             for entry, fields, note in answer[2]:
                 behind = entry
                 message = await self._wanted_message(hosting, place, entry, fields)
@@ -380,8 +381,6 @@ class Ownership:
     ) -> StoredMessage | None:
         if not fields or (fields[0] == b"t" and not hosting.selects(fields[1])):
             place.skip([entry])
-            if not fields:
-                self._core.reader.tell_gone(place, entry)
             return None
         return await self._core.reader.read_again(place, entry, fields)
 

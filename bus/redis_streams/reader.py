@@ -388,12 +388,11 @@ class Reader:
         Answers what is left behind an entry that cannot be read, that one included.
         """
         selects, skipped, backlog = place.holding.hosting.selects, list[bytes](), place.backlog
-        before, rest = len(backlog), list[Any]()
+        before, rest, gone = len(backlog), list[Any](), 0
         for at, (entry, fields) in enumerate(entries):
             if not fields or (fields[0] == b"t" and not selects(fields[1])):
                 skipped.append(entry)
-                if not fields:
-                    self.tell_gone(place, entry)
+                gone += not fields
                 continue
             try:
                 message = unpack(fields_of(fields), entry)
@@ -407,6 +406,7 @@ class Reader:
         if added:
             self._look_for_gaps(place, added)
             place.last = added[-1][0]
+        self.tell_gone(place, gone)
         if skipped:
             place.skip(skipped)
             self.settle_soon(place)
@@ -459,12 +459,12 @@ class Reader:
         elif known:
             self._core.tell_loss(place, first - missed, first - 1)
 
-    def tell_gone(self, place: RedisPlace, entry: bytes) -> None:
-        """It was read, and somebody else has deleted it before it was settled: nobody can handle it."""
-        self.gone += 1
-        self._say(
-            "gone", f"{place.group}: {place.topic}/{place.number}:{entry.decode()} is gone: deleted by others"
-        )
+    def tell_gone(self, place: RedisPlace, count: int) -> None:
+        """They were read, and somebody else has deleted them unsettled: nobody can handle them."""
+        if count:
+            self.gone += count
+            what = f"{count} events of {place.topic}/{place.number}"
+            self._say("gone", f"{place.group}: {what} are gone: somebody else deleted them unsettled")
 
     async def read_again(self, place: RedisPlace, entry: bytes, fields: list[bytes]) -> StoredMessage | None:
         """It may have been damaged on the way only. What stays unreadable is a dead letter. Raises `Lost`."""
@@ -503,10 +503,11 @@ class Reader:
             self.hungry(place)
 
     def _say(self, kind: str, text: str) -> None:
-        """Not more than once a second."""
+        """Neither this kind nor this text more than once a second."""
         now = time.monotonic()
-        if now - self._said.get(kind, -_QUIET) >= _QUIET:
-            self._said[kind] = now
+        if now - max(self._said.get(kind, -_QUIET), self._said.get(text, -_QUIET)) >= _QUIET:
+            self._said = {one: when for one, when in self._said.items() if now - when < _QUIET}
+            self._said[kind] = self._said[text] = now
             log.error("%s", text)
 
 

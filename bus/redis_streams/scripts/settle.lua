@@ -36,6 +36,9 @@ local last = 'no:' .. ARGV[4]
 local number = ARGV[3] .. ' ' .. ARGV[5]
 if redis.call('HGET', KEYS[2], last) == number then return {ARGV[1], 'again'} end
 
+-- A start that is to be known of is written also when memory is full: what follows a command that frees passes.
+if ARGV[9] == 'mark' then redis.call('HDEL', KEYS[2], '') end
+
 local failed, at, dropped, held = {}, 9, 0, {}
 local function check(done)
   if type(done) == 'table' and done.err then
