@@ -1,7 +1,7 @@
 """Which test keeps which row of the fault matrix: read from the docstrings, `python tests/faults/rows.py`.
 
-B1 to B44 are faults with an exact outcome, F1 to F36 the failure modes of buses on Redis, R1 to R10 the riskiest
-points of this one. A test names its rows in brackets at the end of its docstring.
+B1 to B44 are faults with an exact outcome, F1 to F36 the failure modes of buses on Redis. A test names its
+rows in brackets at the end of its docstring.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ WANTED = (
     *(f"B{number}" for number in range(1, 45)),
     *(f"F{number}" for number in range(1, 37)),
     "NOSCRIPT",
-    *(f"R{number}" for number in range(1, 11)),
 )
-_ROW = r"(?:[BFR]\d+|NOSCRIPT)"
+_ROW = r"(?:[BF]\d+|NOSCRIPT)"
 _ROWS = re.compile(rf"\[({_ROW}(?:,?\s+{_ROW})*)\]")
 
 
@@ -41,7 +40,11 @@ def table() -> str:
     known = rows()
     lines = ["| row | kept by |", "|---|---|"]
     for row in WANTED:
-        lines.append(f"| {row} | {', '.join(f'`{test}`' for test in known.get(row, []))} |")
+        tests = [
+            test.replace("faults/", "").replace("::test_", ": ").replace("_", " ")
+            for test in known.get(row, [])
+        ]
+        lines.append(f"| {row} | {'; '.join(tests)} |")
     return "\n".join(lines)
 
 

@@ -13,4 +13,3 @@ class TestRedis(BusConformance):
     @pytest.fixture
     async def backend(self, request: pytest.FixtureRequest, server: Server) -> Backend:
         return RedisBackend(limits_for(request), server)
-
