@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plugbus.bus")
 
+_AGAIN = 0.05
+"""Seconds until it is nudged again, after the connection for that was cut."""
+
 
 class Listener(Protocol):
     """Somebody who has read a stream to its end."""
@@ -87,25 +90,36 @@ class Bell:
 
     def nudge(self) -> None:
         """Have it ask anew, with whoever listens now."""
-        if self._client and not self._nudged and self._core.link.control.is_up:
+        link = self._core.link
+        wire = next((wire for wire in (link.control, link.read, link.write) if wire.is_up), None)
+        if self._client and not self._nudged:
             self._nudged = True
-            future = self._core.link.control.send(("CLIENT", "UNBLOCK", self._client))
-            future.add_done_callback(self._was_nudged)
+            if wire is None:
+                self._core.later(_AGAIN, self._nudge_again)
+            else:
+                future = wire.send(("CLIENT", "UNBLOCK", self._client))
+                future.add_done_callback(self._was_nudged)
 
     def _was_nudged(self, future: asyncio.Future[list[Any]]) -> None:
+        is_lost = future.cancelled() or future.exception() is not None
+        if is_lost or future.result()[0] == 0:  # perhaps its read had not arrived yet
+            self._core.later(_AGAIN if is_lost else 0.001, self._nudge_again)
+        else:
+            self._nudged = False
+
+    def _nudge_again(self) -> None:
         self._nudged = False
-        if future.cancelled() or future.exception() is not None:
-            return
-        if future.result()[0] == 0 and self._is_behind:
-            asyncio.get_running_loop().call_later(0.001, self.nudge)  # its read had not arrived yet
+        if self._is_behind:
+            self.nudge()
 
     @property
     def _is_behind(self) -> bool:
         """It waits for less than what is listened for."""
         return bool(self._asked) and any(
-            key not in self._asked
+            key not in self._asked or order_of(self._asked[key]) > order_of(one.last)
             for key, there in self._listeners.items()
-            if any(one.is_dry for one in there)
+            for one in there
+            if one.is_dry
         )
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -143,6 +157,7 @@ class Bell:
         asked[keys.news.encode()] = self.news_at
         asked[keys.inbox(self._core.replica).encode()] = self.inbox_at
         self._asked = asked
+        echo = b"%d" % next(self._wire.nonces)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(replies: list[Any] | None) -> None:
@@ -150,6 +165,9 @@ class Bell:
             self._asked = {}
             if future.done():
                 return
+            if replies is not None and replies[1] != echo:
+                self._wire.close()
+                replies = None
             if replies is None:
                 future.set_exception(Lost("the bell was cut"))
             elif isinstance(replies[0], hiredis.ReplyError):
@@ -159,7 +177,11 @@ class Bell:
                 self._tell(replies[0] or ())
 
         self._wire.submit(
-            [("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values())], done
+            [
+                ("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values()),
+                ("ECHO", echo),
+            ],
+            done,
         )
         await future
 

@@ -139,6 +139,7 @@ class RedisBus:
         elif self._state == "new":
             self._state = "closed"
             self._core.link.close()
+            await self._core.link.ended()
         others = [task for task in self._ending if task is not asyncio.current_task()]
         if others:
             await asyncio.wait(others)

@@ -118,6 +118,7 @@ class Core:
             await self.registry.tell("replicas")
         except BaseException:
             self.link.reset()
+            await self.link.ended()
             raise
         for part in (
             self.publisher, self.reader, self.ownership, self.bell, self.members, self.announcer,
@@ -147,6 +148,7 @@ class Core:
             self.announcer.close(0), self.bell.close(), self.reader.close(), self.ownership.close(),
             self.members.stop(), self.publisher.close(error), self.trimmer.close(), self.delayed.close(),
         )  # fmt: skip
+        await self.link.ended()
         for task in list(self._spawned):
             task.cancel()
         others = [task for task in self._spawned if task is not asyncio.current_task()]

@@ -27,6 +27,7 @@ from contracts.errors import (
 from ..caller import Caller
 from ..calls import Answer, Offer
 from .layout import order_of
+from .wire import Lost
 
 if TYPE_CHECKING:
     from .core import Core
@@ -131,9 +132,24 @@ class Inbox:
         await link.ready(link.control)
         if "left" in letter:
             letter["left"] -= self.clock.monotonic() - began
-        await link.control.ask(
-            "XADD", self._core.keys.inbox(replica), "MAXLEN", "~", _UNREAD, "*", "l", json.dumps(letter)
-        )
+        while True:
+            try:
+                await link.control.ask(
+                    "XADD",
+                    self._core.keys.inbox(replica),
+                    "MAXLEN",
+                    "~",
+                    _UNREAD,
+                    "*",
+                    "l",
+                    json.dumps(letter),
+                )
+            except Lost:
+                if "call" in letter:
+                    raise  # it may have arrived: executed at most once
+                await link.ready(link.control)  # an answer may come twice: the second is dropped
+            else:
+                return
 
     # --- letters ------------------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ STALL = 3.0
 """Seconds without an expected reply after which a connection counts as gone."""
 BLOCK = 5.0
 """Seconds that the bell waits at most before it asks again."""
+_HOLDS = 1.0
+"""Seconds after which a connection has held."""
+_LONGEST_HELD = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
@@ -45,7 +48,10 @@ class Link:
         self.write = Wire(self._pool, "write", stall=STALL)
         self.control = Wire(self._pool, "control", stall=STALL)
         self.wires = (self.bell, self.read, self.write, self.control)
+        for wire in self.wires:
+            wire.on_stall = self._stalled
         self._opening: dict[Wire, asyncio.Task[None]] = {}
+        self._pauses: dict[Wire, float] = {}
         self._gone_since: float | None = None
         self._is_closed = False
         self.losses = 0
@@ -67,6 +73,7 @@ class Link:
                 await wire.open()
         except (RedisError, OSError, TimeoutError) as error:
             self.reset()
+            await self.ended()
             raise self.unreachable(error) from error
 
     def close(self) -> None:
@@ -75,6 +82,22 @@ class Link:
             task.cancel()
         for wire in self.wires:
             wire.close()
+
+    async def ended(self) -> None:
+        """Return when nobody connects any more."""
+        tasks = [task for task in self._opening.values() if not task.done()]
+        if tasks:
+            await asyncio.wait(tasks)
+        manager = getattr(self._pool, "sentinel_manager", None)
+        for client in manager.sentinels if manager is not None else ():
+            await client.aclose()  # redis-py leaves its connections to the sentinels open
+
+    def _stalled(self) -> None:
+        """One is half-open: those that have been silent as well would be found so one after the other."""
+        now = asyncio.get_running_loop().time()
+        for wire in self.wires:
+            if wire.is_up and now - wire.heard_at >= STALL:
+                wire.close()
 
     def reset(self) -> None:
         """Closed, and may be opened again."""
@@ -93,6 +116,8 @@ class Link:
         """Return when `wire` is connected. Raises `BusError` after `timeout` seconds (None: never)."""
         if wire.is_up:
             return
+        if self._is_closed:
+            raise self.unreachable(Lost())
         task = self._opening.get(wire)
         if task is None or task.done():
             task = self._opening[wire] = asyncio.get_running_loop().create_task(
@@ -105,11 +130,18 @@ class Link:
 
     async def _reopen(self, wire: Wire) -> None:
         self.losses += 1
+        held = asyncio.get_running_loop().time() - wire.opened_at
+        pause = self._pauses[wire] = (
+            0.0 if held > _HOLDS else min(_LONGEST_HELD, self._pauses.get(wire, 0.0) * 2 or _FIRST_PAUSE)
+        )
+        await asyncio.sleep(pause)  # a connection that does not hold is not made again and again at once
         pause = 0.0
         while not self._is_closed:
             try:
                 await wire.open()
             except (RedisError, OSError, TimeoutError) as error:
+                if self._is_closed:
+                    return
                 self._say_gone(error)
                 pause = min(self._longest_pause, pause * 2 or _FIRST_PAUSE)
                 await asyncio.sleep(pause)

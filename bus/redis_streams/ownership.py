@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
 from .layout import FIRST, order_of, sequence_of
-from .packing import StoredMessage, Undecodable, unpack, unpacked
+from .packing import StoredMessage, Undecodable, fields_of, is_intact, unpack, unpacked
 from .place import Holding, RedisPlace
 from .placement import only, spread
 from .replaying import restore_replay
@@ -347,7 +347,12 @@ class Ownership:
         return end
 
     async def _read_taken(
-        self, hosting: RedisHosting, holding: Holding, place: RedisPlace, behind: bytes
+        self,
+        hosting: RedisHosting,
+        holding: Holding,
+        place: RedisPlace,
+        behind: bytes,
+        names: list[bytes] | None = None,
     ) -> tuple[list[tuple[StoredMessage, str | None]], bytes]:
         """What was read and not settled, and the last entry that was read."""
         group, topic, p, found = (
@@ -367,9 +372,16 @@ class Ownership:
                 continue
             if answer[0] == b"lost":
                 raise Gone(answer[1])
+            try:
+                _ = [order_of(entry) for entry in (answer[1], *(one[0] for one in answer[2]))]
+            except ValueError:
+                self._wire.close()
+                raise Lost("what was read is not named as entries are") from None
             self._core.reader.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
             for entry, fields, note in answer[2]:
                 behind = entry
+                if names is not None and (not fields or fields[0] == b"t"):
+                    names.append(entry)
                 message = await self._wanted_message(hosting, place, entry, fields)
                 if message is not None:
                     found.append((message, note))
@@ -379,7 +391,9 @@ class Ownership:
     async def _wanted_message(
         self, hosting: RedisHosting, place: RedisPlace, entry: bytes, fields: list[bytes] | None
     ) -> StoredMessage | None:
-        if not fields or (fields[0] == b"t" and not hosting.selects(fields[1])):
+        if not fields or (
+            fields[0] == b"t" and not hosting.selects(fields[1]) and is_intact(fields_of(fields))
+        ):
             place.skip([entry])
             return None
         return await self._core.reader.read_again(place, entry, fields)
@@ -461,9 +475,11 @@ class Ownership:
         if holding.is_lost:
             return
         known = place.held()  # before and after: what is settled meanwhile is known as well
-        taken, last = await self._read_taken(hosting, holding, place, b"0-0")
+        names: list[bytes] = []
+        taken, last = await self._read_taken(hosting, holding, place, b"0-0", names)
         held = known | place.held()
         orphans = [message for message, _ in taken if message.entry not in held]
+        self._core.reader.look_for_missed(place, [entry for entry in names if entry not in held], last)
         for message in orphans:
             place.backlog.append(message)
         if order_of(last) > order_of(place.last):

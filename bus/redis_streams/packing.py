@@ -64,6 +64,12 @@ def pack(message: Message) -> Fields:
     return kind, head, data, line
 
 
+def is_intact(fields: Fields) -> bool:
+    """Whether it is as it was published; what is not ours is not judged."""
+    kind, head, data, line = fields
+    return not _CHECKSUM.match(line) or line[:8] == b"%08x" % zlib.crc32(kind + head + data)
+
+
 def unpack(fields: Fields, entry: bytes) -> StoredMessage:
     """Raises `Damaged` or `Undecodable`."""
     kind, head, data, line = fields

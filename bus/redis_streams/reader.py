@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .background import keep_on
 from .errors import explained, must_reconnect
 from .layout import entry_of, order_of, sequence_of
-from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
+from .packing import Damaged, StoredMessage, Undecodable, fields_of, is_intact, unpack
 from .place import RedisPlace
 from .scripts import script
 from .wire import Answer, Lost, Refused, ScriptCall
@@ -351,6 +351,10 @@ class Reader:
         else:
             entries = answer[1][0][1] if answer[1] else []
         place.is_dry = len(entries) < place.wanted
+        if entries and not place.is_ephemeral and not _is_next(place, entries):
+            place.fetching = False
+            self._core.ownership.look_up(holding.hosting, holding)
+            return
         if entries:
             rest = self._add(place, entries)
             if rest:
@@ -390,7 +394,7 @@ class Reader:
         selects, skipped, backlog = place.holding.hosting.selects, list[bytes](), place.backlog
         before, rest, gone = len(backlog), list[Any](), 0
         for at, (entry, fields) in enumerate(entries):
-            if not fields or (fields[0] == b"t" and not selects(fields[1])):
+            if not fields or (fields[0] == b"t" and not selects(fields[1]) and is_intact(fields_of(fields))):
                 skipped.append(entry)
                 gone += not fields
                 continue
@@ -441,6 +445,16 @@ class Reader:
             raise
         finally:
             self._fed(place)
+
+    def look_for_missed(self, place: RedisPlace, names: list[bytes], last: bytes) -> None:
+        """Of what was taken, and is looked up: whether something before it, or between, is gone."""
+        known = place.number_read
+        for number in map(sequence_of, names):
+            if known and number > known + 1:
+                self._core.tell_loss(place, known + 1, number - 1)
+            known = number if known is None else max(known, number)
+        is_known = order_of(last) <= order_of(place.last) or last in names
+        place.number_read = known if is_known else None
 
     def _look_for_gaps(self, place: RedisPlace, entries: list[Any]) -> None:
         """Each partition is numbered without gaps: one shows that something was trimmed."""
@@ -509,6 +523,18 @@ class Reader:
             self._said = {one: when for one, when in self._said.items() if now - when < _QUIET}
             self._said[kind] = self._said[text] = now
             log.error("%s", text)
+
+
+def _is_next(place: RedisPlace, entries: list[Any]) -> bool:
+    """Whether nothing is missing and no name was changed on its way: numbers follow without gaps."""
+    number = place.number_read or 0
+    for entry, fields in entries if place.number_read else ():
+        number += 1
+        if not fields or fields[0] != b"t":
+            return True  # of a stranger, who numbers as he likes
+        if not entry.endswith(b"-%d" % number):
+            return False
+    return True
 
 
 def _release(place: RedisPlace) -> None:

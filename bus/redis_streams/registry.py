@@ -8,9 +8,10 @@ groups that he finds. So at least one of two at once sees the other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ from .layout import LAYOUT, Keys
 from .link import Link
 from .scripts import script
 from .server import check_version, parse_info
-from .wire import Command, Refused
+from .wire import Command, Lost, Refused
 
 _RETRIES = 50
 
@@ -165,15 +166,18 @@ class Registry:
         incarnation, topics, groups, replicas = await self._wire.call(
             script("survey"), (keys.meta, keys.topics, keys.groups, keys.replicas)
         )
-        if incarnation.decode() != self.incarnation:
+        if incarnation != self.incarnation.encode():
+            if await self._wire.ask("HGET", keys.meta, "incarnation") == self.incarnation.encode():
+                return await self.refresh()  # it was changed on its way
             self._ready.clear()
             self.on_loss()
             return self.view
-        self.view = View(
-            {name.decode(): int(count) for name, count in _pairs(topics)},
-            self._groups(groups),
-            self.read_replicas(replicas),
-        )
+        with self._as_written():
+            self.view = View(
+                {name.decode(): int(count) for name, count in _pairs(topics)},
+                self._groups(groups),
+                self.read_replicas(replicas),
+            )
         self.on_change()
         return self.view
 
@@ -183,7 +187,17 @@ class Registry:
 
     def read_replicas(self, flat: list[bytes]) -> dict[str, ReplicaRecord]:
         known = {record.raw: record for record in self.view.replicas.values()}
-        return {name.decode(): known.get(raw) or ReplicaRecord.read(raw) for name, raw in _pairs(flat)}
+        with self._as_written():
+            return {name.decode(): known.get(raw) or ReplicaRecord.read(raw) for name, raw in _pairs(flat)}
+
+    @contextlib.contextmanager
+    def _as_written(self) -> Iterator[None]:
+        """What cannot be read was changed on its way: the connection is not trusted any more."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._wire.close()
+            raise Lost(f"what was read is not what we write: {error}") from None
 
     async def tell(self, what: str) -> None:
         """Have everybody look again."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import hiredis
 from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from .scripts import Script
 
@@ -73,11 +73,16 @@ class Wire(asyncio.Protocol):
         self._writer: asyncio.StreamWriter | None = None
         self._reader = hiredis.Reader()
         self._waiting: deque[_Waiting] = deque()
-        self._nonces = itertools.count(1)
+        self.nonces = itertools.count(1)
         self._watchdog: asyncio.TimerHandle | None = None
         self._held: list[bytes] | None = None
         """What is to be written when it may move again: a suspended replica sends nothing."""
         self._unread: list[bytes] = []
+        self._former: tuple[str, ...] = ()
+        """How the server knows the connection that this one replaces."""
+        self.on_stall: Callable[[], None] = lambda: None
+        """It was closed because its peer is gone without a word: others may be no better."""
+        self.heard_at = self.opened_at = 0.0
         self.opened = 0
         """How often it was connected."""
 
@@ -94,6 +99,7 @@ class Wire(asyncio.Protocol):
         try:
             async with asyncio.timeout(max(self.stall, CONNECT)):
                 await connection.connect()
+                await self._replace_former(connection)
                 transport = connection._writer.transport
         except BaseException:
             await _end(connection)
@@ -106,8 +112,27 @@ class Wire(asyncio.Protocol):
         transport.resume_reading()
         self._transport = transport
         self.opened += 1
+        self.heard_at = self.opened_at = asyncio.get_running_loop().time()
         if self._held is not None:
             transport.pause_reading()
+
+    async def _replace_former(self, connection: Any) -> None:
+        """What the network still keeps of the former connection must not be carried out from now on.
+
+        The server ends it before anything is sent over the new one. Numbers of clients begin anew with the
+        server, so the address must be the same too. Who may not do that is left with what the window can do.
+        """
+        try:
+            if self._former:
+                await connection.send_command("CLIENT", "KILL", *self._former)
+                await connection.read_response()
+            await connection.send_command("CLIENT", "INFO")
+            said = dict(
+                word.partition("=")[::2] for word in (await connection.read_response()).decode().split()
+            )
+            self._former = ("ID", said["id"], "ADDR", said["addr"])
+        except (ResponseError, LookupError) as error:
+            log.debug("%s: the former connection is not ended: %s", self.name, error)
 
     def close(self) -> None:
         """Safe at any time; whoever waits for a reply is told that it is lost."""
@@ -156,7 +181,12 @@ class Wire(asyncio.Protocol):
         """The same for who awaits the replies; the future raises `Lost`."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
+        echo = b"%d" % next(self.nonces)
+
         def done(replies: list[Any] | None) -> None:
+            if replies is not None and replies.pop() != echo:  # of another command: so are all that follow
+                self.close()
+                replies = None
             if future.done():
                 return
             if replies is None:
@@ -164,7 +194,7 @@ class Wire(asyncio.Protocol):
             else:
                 future.set_result(replies)
 
-        self.submit(commands, done)
+        self.submit((*commands, ("ECHO", echo)), done)
         return future
 
     async def ask(self, *command: bytes | str | int) -> Any:
@@ -197,6 +227,9 @@ class Wire(asyncio.Protocol):
                 return
 
             def second(again: list[Answer] | None) -> None:
+                if again is not None and any(map(_is_unknown, again)):  # it was sent whole: of another call
+                    self.close()
+                    again = None
                 if again is not None:
                     for at, answer in zip(unknown, again, strict=True):
                         answers[at] = answer
@@ -231,7 +264,7 @@ class Wire(asyncio.Protocol):
     def _evaluate(
         self, calls: Sequence[ScriptCall], how: bytes, done: Callable[[list[Answer] | None], None]
     ) -> None:
-        nonces = [b"%d" % next(self._nonces) for _ in calls]
+        nonces = [b"%d" % next(self.nonces) for _ in calls]
         commands: list[Command] = [
             (
                 how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
@@ -262,6 +295,7 @@ class Wire(asyncio.Protocol):
     # --- protocol -------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
         if self._held is not None:
             self._unread.append(data)
             return
@@ -300,7 +334,9 @@ class Wire(asyncio.Protocol):
             log.exception("%s: an answer could not be used", self.name)
 
     def _arm(self) -> None:
-        self._watchdog = asyncio.get_running_loop().call_later(self.stall / 2, self._look)
+        if self._waiting:
+            due = self._waiting[0].since + self.stall
+            self._watchdog = asyncio.get_running_loop().call_at(due, self._look)
 
     def _disarm(self) -> None:
         if self._watchdog is not None:
@@ -311,8 +347,9 @@ class Wire(asyncio.Protocol):
         """A peer that is gone without a word is noticed here, since nobody waits with a timer of his own."""
         self._watchdog = None
         if self._waiting and self._held is None:
-            if asyncio.get_running_loop().time() - self._waiting[0].since > self.stall:
+            if asyncio.get_running_loop().time() - self._waiting[0].since >= self.stall:
                 self.close()
+                self.on_stall()
             else:
                 self._arm()
 

@@ -440,24 +440,6 @@ async def test_a_group_that_is_deleted_goes_on_where_it_was(
     rig.judge()
 
 
-@needs(lease=1.0)
-async def test_a_deleted_group_keeps_what_was_in_hand_when_its_owner_dies(rig: Rig, store: Store) -> None:
-    """What had been read and not settled is read again by whoever comes next. [B22, F8]"""
-    a, gate = await rig.open("a"), Gate()
-    await rig.on(a, gate)
-    await rig.publish(a, *range(5))
-    await rig.until(lambda: gate.waiting)
-    store.server.command("XGROUP", "DESTROY", store.stream("orders"), GROUP)
-    await rig.publish(a, 5)
-    await rig.until(lambda: _has_group(store), "the group to be made anew")
-    await rig.crash(a)
-    b = await rig.open("b")
-    probe = await rig.on(b)
-    await rig.until(lambda: set(probe.done) == set(range(6)))
-    await rig.quiet(b)
-    rig.judge(repeats=6)
-
-
 def _has_group(store: Store) -> bool:
     return GROUP in store.groups("orders")
 
