@@ -12,7 +12,7 @@ import pytest
 from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server, binaries, binary
 from fault_tools.worker_clocks import JUMPS, ClockedServer, ShiftedBackend, clocked_server
-from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, passes_on_naive, retries
+from fault_tools.workers import IS_LONG, Bench, Body, Nursery, passes_on_naive, retries
 
 from bus.conformance.backend import limits_for, needs
 from bus.conformance.probe import Probe
@@ -119,30 +119,6 @@ async def test_who_takes_over_is_killed_in_turn(work: Bench) -> None:
     work.judge(repeats=2)
     assert heir.starts == [(0, 2), (1, 1), (2, 1)]  # the first had a second start, which counts
     assert heir.times[0] - killed_at < SHORT + 5
-
-
-@needs(lease=SHORT)
-async def test_an_event_that_kills_its_process_is_found(work: Bench) -> None:
-    """One of 500 fetched: it alone becomes a dead letter, after `attempts` + 1 deaths at most [B8]."""
-    bus = await work.rig.open("publisher")
-    await bus.declare_group(work.rig.spec())
-    work.rig.groups[GROUP] = ("orders.**",)
-    for n in range(500):
-        await work.publish(bus, n, *(["kill"] if n == 250 else []))
-    deaths = 0
-    for deaths in itertools.count():
-        worker = await work.up(f"r{deaths}", retry=retries(0.05, attempts=3))
-        quiet = asyncio.ensure_future(bus.quiet())
-        await work.rig.until(lambda: quiet.done() or worker.code is not None)  # noqa: B023 - awaited here
-        if quiet.done():
-            break
-        quiet.cancel()
-    [letter] = await bus.dead_letters()
-    assert (letter.envelope.id, letter.reason, letter.attempts) == ("e251-250", "attempts", 3)
-    assert deaths <= 4
-    await work.rig.given_up(bus)
-    work.collect()
-    work.judge(repeats=sum(worker.running() for worker in work.workers))
 
 
 # --- stopped ------------------------------------------------------------------------------------------------
@@ -684,55 +660,6 @@ async def test_a_rolling_upgrade_and_back_under_load(work: Bench) -> None:
 
 
 # --- many subscriptions, and replicas that come and go ------------------------------------------------------
-
-
-@needs(lease=LEASE, partitions=8)
-async def test_replicas_come_and_go_while_some_handlers_are_slow(work: Bench) -> None:
-    """1 → 4 → 2 → 4: nothing is started again, no key is handled by two at once, all partitions have an
-    owner in the end, and none stands still for 3 s because a slow one runs in it when others come [B37]."""
-    rig, slow = work.rig, 60 if IS_LONG else 4
-    bus = await rig.open("publisher")
-    await bus.declare_group(rig.spec(concurrency=4))
-    rig.groups[GROUP] = ("orders.**",)
-    is_over, n = False, itertools.count()
-
-    async def load() -> None:
-        while not is_over:
-            number = next(n)
-            await work.publish(bus, number, key=f"k{number % 64}")
-            await asyncio.sleep(0.01)
-
-    async def come(*names: str) -> list[Worker]:
-        return list(await asyncio.gather(*(work.up(name, concurrency=4, timeout=100) for name in names)))
-
-    async def are_shared(*names: str) -> None:
-        async def is_so() -> bool:
-            found = await owners(work, bus)
-            return set(found) == set(names) and sum(found.values()) == 8
-
-        await rig.until(is_so)
-
-    loading = asyncio.ensure_future(load())
-    [first] = await come("w0")
-    for number in range(4):
-        await work.publish(bus, 10_000 + number, f"sleep {slow}", key=f"slow{number}")
-    await rig.until(lambda: first.running() >= 3)
-    _, second, third = await come("w1", "w2", "w3")
-    await are_shared("w0", "w1", "w2", "w3")
-    leaving_at = now()
-    await asyncio.gather(second.end(), third.end())
-    await are_shared("w0", "w1")
-    left_at = now()
-    await come("w4", "w5")
-    await are_shared("w0", "w1", "w4", "w5")
-    is_over = True
-    await loading
-    await rig.quiet(bus)
-    work.collect()
-    cut = sum(one.kind == "ended" and one.how == "cancelled" for one in rig.history)
-    assert IS_LONG or not cut  # what ran was waited for
-    work.judge(repeats=cut)
-    assert longest_wait(work, besides=(leaving_at, left_at)) < 3
 
 
 def longest_wait(work: Bench, besides: tuple[float, float]) -> float:
