@@ -118,9 +118,12 @@ class Ownership(Suite):
     async def test_what_was_published_survives_the_process_where_it_is_persistent(self, rig: Rig) -> None:
         """After everything was ended: all of it is there if the backend is persistent, and nothing if not."""
         bus = await rig.open()
-        await rig.on(bus, lambda n, attempt: _raise(ValueError("no")), retry=soon(rig, first_delay=60))
+        first = await rig.on(
+            bus, lambda n, attempt: _raise(ValueError("no")), retry=soon(rig, first_delay=60)
+        )
         await rig.publish(bus, 1, key="parked")
         await rig.until(lambda: _is_parked(rig, bus))
+        await first.subscription.remove()
         await rig.publish(bus, 2, key="waiting", delay=0)
         await rig.close(bus)
         await rig.backend.renew()
