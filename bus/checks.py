@@ -1,11 +1,23 @@
-"""What a publisher may ask for; everything else is refused where it is written, with the fix. Pure."""
+"""What may be asked of a bus, and when; all else is refused where it is written, with the fix. Pure."""
 
 from __future__ import annotations
 
 import math
 from datetime import datetime
 
-from contracts.errors import InvalidOption
+from contracts.errors import BusClosed, BusError, InvalidOption
+
+
+def closed() -> BusClosed:
+    return BusClosed("the bus is closed", fix="open a new one")
+
+
+def check_open(state: str) -> None:
+    """`state`: "new", "open", "closing" or "closed"."""
+    if state == "new":
+        raise BusError("the bus is not open", fix="await bus.open()")
+    if state != "open":
+        raise closed()
 
 
 def checked_id(id: str) -> str:

@@ -13,9 +13,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from contracts.bus import MAX_PAYLOAD
+from contracts.envelope import Envelope
 from contracts.errors import InvalidEvent, InvalidOption, PayloadTooLarge
 from contracts.event import AnyEvent, Event, EventData, dump_event
+from contracts.message import Message
 from contracts.patterns import topic_of
+
+from .checks import checked_id
 
 Encoded = tuple[str, int, Event | None, bytes | None]
 """Type, version, the object where it may be shared, the bytes where they were made."""
@@ -34,6 +38,21 @@ def encode(event: AnyEvent) -> Encoded:
     if plan.weigh(event.__dict__) >= SURELY_FITS:
         checked_size(plan.name, dump_event(event))
     return plan.name, plan.version, event, None  # type: ignore[return-value]  # not EventData
+
+
+def relayed(envelope: Envelope, event: AnyEvent) -> Message:
+    """The event as somebody else published it. Raises `InvalidOption` where the two do not match."""
+    name, version, shared, data = encode(event)
+    if name != envelope.type:
+        raise InvalidOption(
+            f"the envelope says {envelope.type!r}, the event is {name!r}",
+            fix="relay the event of the envelope",
+        )
+    checked_id(envelope.id)
+    message = Message.from_envelope(envelope, data or b"", version=version)
+    if shared is not None:
+        message.event, message._data = shared, None
+    return message
 
 
 class Plan:

@@ -455,6 +455,11 @@ def acknowledge(delivery: Delivery) -> bool:
     return True
 
 
+def is_handling(current: PluginEvent | None) -> bool:
+    """Whether this is code of a handler that runs (not of something that it left behind)."""
+    return isinstance(current, Delivery) and current.is_open
+
+
 def is_silent(spec: SubscriptionSpec) -> bool:
     """What the bus says of this group's failures would come back to it: it says nothing."""
     return any(topic_of(pattern) == "bus" for pattern in spec.patterns)

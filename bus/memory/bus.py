@@ -28,14 +28,14 @@ from contracts.bus import (
     SubscriptionSpec,
 )
 from contracts.envelope import Envelope
-from contracts.errors import GroupConflict, InvalidOption
+from contracts.errors import GroupConflict
 from contracts.event import AnyEvent, Receipt
-from contracts.message import Message, PluginEvent
+from contracts.message import Message
 from contracts.patterns import check_pattern
 
 from ..checks import checked_id, checked_timeout, due, expiry
-from ..codec import SURELY_FITS, encode, plans
-from ..groups import Delivery
+from ..codec import SURELY_FITS, encode, plans, relayed
+from ..groups import Delivery, is_handling
 from ..policy.causes import CURRENT, ROOT, caused_by
 from ..storms import continue_chain
 from .administration import Administration
@@ -139,7 +139,7 @@ class MemoryBus(Administration):
             continue_chain(broker, message, current, ahead_ns)
         if (delay is not None or at is not None) and (due_ns := due(now_ns, delay, at)) > now_ns:
             return self._delay(message, due_ns)
-        over = current is not None and _is_handling(current)
+        over = is_handling(current)
         receipt = broker.publish(message, now_ns, id is not None, over)
         if receipt is None:
             receipt = await self._wait_for_room(message, id is not None, over, timeout)
@@ -213,20 +213,11 @@ class MemoryBus(Administration):
         if not self._is_usable:
             await self._be_usable()
         self.broker.allow(checked_timeout(timeout))
-        name, version, shared, data = encode(event)
-        if name != envelope.type:
-            raise InvalidOption(
-                f"the envelope says {envelope.type!r}, the event is {name!r}",
-                fix="relay the event of the envelope",
-            )
-        checked_id(envelope.id)
-        message = Message.from_envelope(envelope, data or b"", version=version)
-        if shared is not None:
-            message.event, message._data = shared, None
+        message = relayed(envelope, event)
         current = CURRENT.get()
         if current is not None:
             continue_chain(self.broker, message, current)
-        over = current is not None and _is_handling(current)
+        over = is_handling(current)
         receipt = self.broker.publish(message, self.broker.clock.time_ns(), True, over)
         return receipt or await self._wait_for_room(message, True, over, timeout)
 
@@ -324,8 +315,3 @@ def open_bus(url: str, *, namespace: str, replica: str | None = None, **options:
     name = urlsplit(url).netloc
     broker = shared_broker(namespace, name, **options) if name else MemoryBroker(**options)
     return MemoryBus(broker, replica=replica, address=f"memory://{name}", namespace=namespace)
-
-
-def _is_handling(current: PluginEvent) -> bool:
-    """Whether this is code of a handler that runs (not of something that it left behind)."""
-    return isinstance(current, Delivery) and current.is_open

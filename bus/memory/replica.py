@@ -10,6 +10,7 @@ from typing import Self
 from contracts.errors import BusClosed, BusError
 
 from ..caller import Caller
+from ..checks import check_open, closed
 from ..policy.timeout import Sweeper
 from .broker import MemoryBroker
 from .hosting import Hosting
@@ -181,11 +182,4 @@ class Replica:
             self._check_open()
 
     def _check_open(self) -> None:
-        if self._state == "new":
-            raise BusError("the bus is not open", fix="await bus.open()")
-        if self._state != "open":
-            raise closed()
-
-
-def closed() -> BusClosed:
-    return BusClosed("the bus is closed", fix="open a new one")
+        check_open(self._state)

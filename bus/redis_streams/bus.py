@@ -34,16 +34,16 @@ from contracts.bus import (
     TopicInfo,
 )
 from contracts.envelope import Envelope
-from contracts.errors import BusClosed, BusError, GroupConflict, InvalidOption, NoProvider
+from contracts.errors import BusClosed, GroupConflict, NoProvider
 from contracts.event import AnyEvent, Receipt, dump_event
-from contracts.message import Message, PluginEvent
+from contracts.message import Message
 from contracts.messages.delivery import GroupResumed
 from contracts.patterns import check_pattern, check_type_name
 
-from ..checks import checked_id, checked_timeout, due, expiry
+from ..checks import check_open, checked_id, checked_timeout, closed, due, expiry
 from ..clock import Ids, SystemClock
-from ..codec import checked_size, encode, plans
-from ..groups import Delivery
+from ..codec import checked_size, encode, plans, relayed
+from ..groups import Delivery, is_handling
 from ..limits import check_partitions
 from ..policy.causes import CURRENT, ROOT, caused_by
 from ..storms import continue_chain
@@ -223,10 +223,7 @@ class RedisBus:
             self._check_open()
 
     def _check_open(self) -> None:
-        if self._state == "new":
-            raise BusError("the bus is not open", fix="await bus.open()")
-        if self._state != "open":
-            raise closed()
+        check_open(self._state)
 
     async def _do(self, work: Callable[[], Awaitable[T]]) -> T:
         """Work on the control connection, again after it was cut; what Redis refuses is explained."""
@@ -299,7 +296,7 @@ class RedisBus:
                 f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
             )
         receipt = await core.publisher.publish(
-            message, repeated=id is not None, handling=current is not None and _is_handling(current),
+            message, repeated=id is not None, handling=is_handling(current),
             timeout=timeout, due=when,
         )  # fmt: skip
         if when and not receipt.duplicate:
@@ -330,21 +327,12 @@ class RedisBus:
         if not self._is_usable:
             await self._be_usable()
         self._allow(checked_timeout(timeout))
-        name, version, shared, data = encode(event)
-        if name != envelope.type:
-            raise InvalidOption(
-                f"the envelope says {envelope.type!r}, the event is {name!r}",
-                fix="relay the event of the envelope",
-            )
-        checked_id(envelope.id)
-        message = Message.from_envelope(envelope, data or b"", version=version)
-        if shared is not None:
-            message.event, message._data = shared, None
+        message = relayed(envelope, event)
         current = CURRENT.get()
         if current is not None:
             continue_chain(self._core, message, current)
         return await self._core.publisher.publish(
-            message, repeated=True, handling=current is not None and _is_handling(current), timeout=timeout
+            message, repeated=True, handling=is_handling(current), timeout=timeout
         )
 
     # --- groups -------------------------------------------------------------------------------------
@@ -597,10 +585,6 @@ def open_bus(
     return RedisBus(url, namespace=namespace, replica=replica, limits=limits)
 
 
-def closed() -> BusClosed:
-    return BusClosed("the bus is closed", fix="open a new one")
-
-
 def _with_defaults(limits: BusLimits) -> BusLimits:
     """What is not said is as a networked backend has it."""
     given = limits.model_fields_set
@@ -614,8 +598,3 @@ def _with_defaults(limits: BusLimits) -> BusLimits:
 
 def _resumed(record: GroupRecord) -> GroupRecord | None:
     return None if record.paused is None else GroupRecord(record.spec, None, record.dormant_ms)
-
-
-def _is_handling(current: PluginEvent) -> bool:
-    """Whether this is code of a handler that runs (not of something that it left behind)."""
-    return isinstance(current, Delivery) and current.is_open
