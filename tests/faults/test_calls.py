@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from fault_tools.servers import Server
-from fault_tools.storage_systems import IS_LONG, Store, backend_on, check_log
+from fault_tools.storage_systems import IS_LONG, Store, check_log
 
-from bus.conformance import Backend, limits_for
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate
 from bus.conformance.rig import SOURCE, Rig, now
@@ -26,24 +24,6 @@ PUNCTUAL = 0.05
 AT_ONCE = 0.1
 LEASE = 1.0
 CALLS = 1_000
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest, server: Server) -> Backend:
-    return backend_on(server, limits_for(request))
-
-
-@pytest.fixture
-async def rig(backend: Backend) -> AsyncIterator[Rig]:
-    rig = Rig(backend)
-    yield rig
-    await rig.end()
-    await backend.close()
-
-
-@pytest.fixture
-def store(backend: Backend, server: Server) -> Store:
-    return Store(backend, server)
 
 
 def spec(**options: Any) -> ProviderSpec:

@@ -9,14 +9,14 @@ import asyncio
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store, backend_on, check_log, said
 
-from bus.conformance import Backend, limits_for
+from bus.conformance import limits_for
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate, fail_if
 from bus.conformance.rig import Rig, now
@@ -30,24 +30,6 @@ SOON = 0.1
 """Seconds within which the entry behind a poisoned one is handled."""
 NOTICED = 2.0
 """Seconds within which it is noticed that a stream, or all data, are gone."""
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest, server: Server) -> Backend:
-    return backend_on(server, limits_for(request))
-
-
-@pytest.fixture
-async def rig(backend: Backend) -> AsyncIterator[Rig]:
-    rig = Rig(backend)
-    yield rig
-    await rig.end()
-    await backend.close()
-
-
-@pytest.fixture
-def store(backend: Backend, server: Server) -> Store:
-    return Store(backend, server)
 
 
 # --- poison -------------------------------------------------------------------------------------------------
