@@ -17,7 +17,7 @@ from contracts.bus import Handler, Predicate, SubscriptionSpec
 
 from .attempt import Attempts, count_suspect
 from .clock import Clock
-from .groups import Delivery, GroupPartition
+from .groups import Delivery, GroupPartition, StraightDelivery
 from .policy.causes import CURRENT, without_cause
 from .policy.guard import Guard
 from .policy.timeout import NEVER, Lane, Sweeper
@@ -160,7 +160,7 @@ class DeliveryLoop:
                 part = delivery.part
                 if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
-                if note is not None and delivery.entry is not None:
+                if note is not None and type(delivery) is not StraightDelivery:
                     lane.deadline = NEVER  # of the attempt before: none runs while this is written down
                     if not await note(delivery):
                         continue
@@ -207,7 +207,7 @@ class DeliveryLoop:
                     continue
                 if part.irregular:
                     count_suspect(delivery)
-                    if note is not None and delivery.entry is not None:
+                    if note is not None and type(delivery) is not StraightDelivery:
                         lane.deadline = NEVER  # of the attempt before: none runs while this is written down
                         if not await note(delivery):
                             continue

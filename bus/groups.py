@@ -76,8 +76,8 @@ class GroupPartition:
 
     __slots__ = (
         "_by_topic", "_expiring", "_forget_at", "_is_alone", "_taken", "_total", "_unhandled", "backlog",
-        "discarded", "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "idle",
-        "irregular", "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving",
+        "discarded", "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "held_back",
+        "idle", "irregular", "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving",
         "number", "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects",
         "topic",
     )  # fmt: skip
@@ -107,8 +107,10 @@ class GroupPartition:
         """The group is."""
         self.leaving = False
         """Nothing is taken: it moves, it is paused, or its owner is suspended."""
+        self.held_back = False
+        """Something may hold deliveries back: an earlier one of the key, an expiry, a suspect, a move."""
         self.irregular = False
-        """Something holds deliveries back: each must ask before it starts."""
+        """Each must ask before it starts: for that reason, or because its lease may be over."""
         self.backlog: deque[Message] = deque()
         self.returned: list[Entry] = []
         self.suspects: deque[Entry] = deque()
@@ -237,7 +239,7 @@ class GroupPartition:
 
     def expect_expiry(self) -> None:
         """An event with an expiry waits: from now on every delivery asks."""
-        self._expiring = self.irregular = True
+        self._expiring = self.held_back = self.irregular = True
 
     # --- before a start ---------------------------------------------------------------------------
 
@@ -361,7 +363,7 @@ class GroupPartition:
 
     def _regulate(self) -> None:
         waits = self.suspects or self._is_alone or self.returned or not self.lot.is_empty
-        self.irregular = bool(waits) or self.leaving or self._expiring
+        self.held_back = self.irregular = bool(waits) or self.leaving or self._expiring
         self._rouse()
 
     def _rouse(self) -> None:

@@ -23,7 +23,7 @@ from contracts.event import Event
 from contracts.patterns import matches
 
 from ..delivery import DeliveryLoop
-from ..groups import Delivery, GroupPartition, is_silent
+from ..groups import Delivery, GroupPartition, StraightDelivery, is_silent
 from ..policy.dedupe import Settled
 from ..port import Publish
 from ..rates import Rate
@@ -187,7 +187,10 @@ class RedisHosting(Turns):
 
     def acknowledge(self, delivery: Delivery) -> bool:
         place: RedisPlace = delivery.part  # type: ignore[assignment]
-        if not place.acknowledge(delivery):
+        if type(delivery) is StraightDelivery and delivery.is_open:  # the way of most, written out
+            delivery.is_open = False
+            place.journal.ack(delivery.message.entry)  # type: ignore[attr-defined]  # it came from a stream
+        elif not place.acknowledge(delivery):
             self.core.count_stale(place)
             return False
         if self._settled is not None:

@@ -10,11 +10,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from .layout import Names
+
 Word = bytes | str | int
 _BLOCK = 500
 """Entries of one XACK: Lua hands on a few thousand arguments at most."""
 _BEFORE = 4
 """Words of a call that stand before the topic in the script's ARGV, which counts from 1."""
+_OPERATIONS = 5
+"""Words of a call before its first operation: topic, number, three limits."""
 
 
 class Journal:
@@ -30,6 +34,7 @@ class Journal:
         "_number",
         "_progress",
         "_topic",
+        "is_plain",
         "unconfirmed",
     )
 
@@ -38,6 +43,8 @@ class Journal:
         self._number = 0
         self.unconfirmed: list[Word] | None = None
         """A call whose answer has not come."""
+        self.is_plain = False
+        """It acknowledges and counts, and nothing else."""
         self._acks: list[bytes] = []
         self._moves: list[tuple[bytes | str, ...]] = []
         self._late: list[tuple[str, bytes]] = []
@@ -112,11 +119,29 @@ class Journal:
     def call(self, limits: Sequence[int], counts: dict[str, int]) -> list[Word] | None:
         """The next call, or the one that is not confirmed again; None: there is nothing to say."""
         if self.unconfirmed is None:
+            self.is_plain = not (self._moves or self._late or self._marks or self._done or self._progress)
             operations = [*self._settlements(), *self._rest(counts)]
             if operations:
                 self._number += 1
                 self.unconfirmed = [self._topic, self._number, *limits, *operations]
         return self.unconfirmed
+
+    def commands(self, names: Names, group: str, fence: bytes) -> tuple[list[tuple[Word, ...]], list[int]]:
+        """What `settle.lua` would do for the call that is not confirmed, if it is plain; and for each command
+        where its operation stands in the script's ARGV. The number is remembered as the script does."""
+        call = self.unconfirmed or []
+        commands, positions, at = list[tuple[Word, ...]](), list[int](), _OPERATIONS
+        while at < len(call):
+            positions.append(at + _BEFORE)
+            if call[at] == "ack":
+                end = at + 2 + int(call[at + 1])
+                commands.append(("XACK", names.stream, group, *call[at + 2 : end]))
+            else:
+                end = at + 3
+                commands.append(("HINCRBY", names.tally, *call[at + 1 : end]))
+            at = end
+        commands.append(("HSET", names.tally, f"no:{self._topic}", b"%b %d" % (fence, self._number)))
+        return commands, positions
 
     def confirmed(self, failed: Sequence[Any]) -> tuple[list[str], dict[str, int]]:
         """It is done, but for what failed, which comes again: why, and counters that were not added."""

@@ -6,12 +6,24 @@ another (`{m}`). No key has a time to live, so that no eviction policy of the ki
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 LAYOUT = 1
 """Version of what lies in Redis; another one is refused."""
 FIRST = b"0-0"
 """Before every entry of a stream."""
 CONSUMER = "o"
 """The one consumer of every group: only its owner reads, and the fence says who that is."""
+
+
+class Names(NamedTuple):
+    """Keys of one group in one partition of a topic."""
+
+    own: str
+    tally: str
+    stream: str
+    settle: tuple[str, ...]
+    """KEYS of `settle.lua`."""
 
 
 class Keys:
@@ -95,6 +107,16 @@ class Keys:
     def kept_back(self, p: int) -> str:
         """Hash: its name → topic and message."""
         return f"{self.namespace}:{{{p}}}:delayedm"
+
+    def names(self, group: str, topic: str, p: int) -> Names:
+        """What settling and fetching are about."""
+        own, tally, stream = self.own(p), self.tally(group, p), self.stream(topic, p)
+        settle = (
+            own, tally, stream, self.lot(group, topic, p), self.slips(group, topic, p),
+            self.suspects(group, topic, p), self.dead(group, p), self.done(group, p, 0),
+            self.done(group, p, 1), self.replay(group, p),
+        )  # fmt: skip
+        return Names(own, tally, stream, settle)
 
     def of_partition(self, p: int) -> str:
         """What all keys of one partition begin with."""

@@ -24,7 +24,6 @@ from contracts.message import Message
 from ..limits import ROUTE_CACHE
 from .layout import order_of
 
-NAMES = (b"t", b"h", b"d", b"b")
 Fields = tuple[bytes, bytes, bytes, bytes]
 """The values of `t`, `h`, `d`, `b`."""
 
@@ -104,9 +103,11 @@ def kind_of(name: str, version: int) -> bytes:
 
 def fields_of(entry: Sequence[bytes]) -> Fields:
     """The four values of an entry as Redis gives it. Raises `Undecodable` for other fields."""
-    if len(entry) != 8 or tuple(entry[::2]) != NAMES:
-        raise Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
-    return entry[1], entry[3], entry[5], entry[7]
+    if len(entry) == 8:
+        t, kind, h, head, d, data, b, line = entry
+        if t == b"t" and h == b"h" and d == b"d" and b == b"b":
+            return kind, head, data, line
+    raise Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
 
 
 def packed(fields: Fields, entry: bytes) -> bytes:
@@ -130,17 +131,21 @@ def unpacked(text: bytes) -> tuple[Fields, bytes]:
 def _message(
     type_name: str, version: int, head: dict[str, Any], data: bytes, line: bytes, entry: bytes
 ) -> StoredMessage:
-    get = head.get
-    expires = get("expirytime")
-    extra = None
-    if len(head) > 3 and not head.keys() <= _KNOWN:
-        extra = {name: value for name, value in head.items() if name not in _KNOWN}
-    depth, path = (0, ()) if len(line) == 8 else _chain(line)
-    message = StoredMessage(
-        _text(head["id"]), _text(head["source"]), type_name, version, read_time(head["time"]), None, data,
-        _maybe(get("partitionkey")), _maybe(get("subject")), None if expires is None else read_time(expires),
-        _maybe(get("correlationid")), _maybe(get("causationid")), depth, extra, path,
-    )  # fmt: skip
+    id, source, when = _text(head["id"]), _text(head["source"]), read_time(head["time"])
+    if len(head) == 3:  # nearly all that is ever published
+        message = StoredMessage(id, source, type_name, version, when, None, data)
+    else:
+        get, expires, extra = head.get, head.get("expirytime"), None
+        if not head.keys() <= _KNOWN:
+            extra = {name: value for name, value in head.items() if name not in _KNOWN}
+        message = StoredMessage(
+            id, source, type_name, version, when, None, data,
+            _maybe(get("partitionkey")), _maybe(get("subject")),
+            None if expires is None else read_time(expires),
+            _maybe(get("correlationid")), _maybe(get("causationid")), 0, extra,
+        )  # fmt: skip
+    if len(line) != 8:
+        message.depth, message.path = _chain(line)
     message.entry = entry
     message.sequence = order_of(entry)
     return message

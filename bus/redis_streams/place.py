@@ -87,7 +87,7 @@ class RedisPlace(GroupPartition):
 
     __slots__ = (
         "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt",
-        "journal", "last", "most", "number_read", "waiters", "wanted",
+        "journal", "last", "most", "names", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -99,6 +99,7 @@ class RedisPlace(GroupPartition):
         self.irregular = True
         """Every delivery asks before it starts: the lease may be over."""
         self.journal = Journal(topic)
+        self.names = holding.hosting.core.keys.names(group, topic, holding.p)
         self.last = b"0-0"
         """The last entry that was read."""
         self.number_read: int | None = None

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
+from .entries import OutOfLine, sort_out
 from .errors import explained, must_reconnect
 from .layout import entry_of, order_of, sequence_of
-from .packing import Damaged, StoredMessage, Undecodable, fields_of, is_intact, unpack
+from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
 from .scripts import script
+from .transaction import Transactions
 from .wire import Answer, Lost, Refused, ScriptCall
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Reader:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._wire = core.link.read
-        self._keys = core.keys
+        self._transactions = Transactions(self._wire, core.keys, core.clock.monotonic)
         self._monotonic = core.clock.monotonic
         self.places: dict[tuple[str, int], dict[RedisPlace, None]] = {}
         """Ours, by topic and partition."""
@@ -225,20 +227,27 @@ class Reader:
 
     def _turn(self) -> None:
         places, self._dirty = list(self._dirty), {}
-        settling = [(place, call) for place in places if (call := self._settlement(place)) is not None]
+        settling = [place for place in places if self._has_to_say(place)]
         hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
-        calls = [call for _, call in settling] + [self._fetch(place) for place in hungry]
         for place in places:
             if place.holding.is_lost or not place.has_news:
                 _release(place)  # there was nothing to write
-        if not calls:
+        if not (settling or hungry):
             self._end_round()
             return
         for place in hungry:
             place.fetching = True
         self._is_flying = True
-        settled = [place for place, _ in settling]
-        self._wire.submit_scripts(calls, lambda answers: self._answered(settled, hungry, answers))
+
+        def answered(answers: list[Answer] | None) -> None:
+            self._answered(settling, hungry, answers)
+
+        if self._transactions.covers(settling, hungry):
+            self._transactions.send(settling, hungry, answered)
+        else:
+            calls = [*map(self._settlement, settling), *map(self._fetch, hungry)]
+            self._wire.submit_scripts(calls, answered)
+            self._transactions.watch((*settling, *hungry))
 
     def _answered(
         self, settled: list[RedisPlace], hungry: list[RedisPlace], answers: list[Answer] | None
@@ -251,6 +260,11 @@ class Reader:
                 place.fetching = False
                 place.holding.doubt()
             self._is_down.set()
+        elif not answers:  # the transaction was dropped: nothing was done
+            self._dirty.update(dict.fromkeys(settled))
+            self._hungry.update(dict.fromkeys(hungry))
+            for place in hungry:
+                place.fetching = False
         else:
             for place, answer in zip(settled, answers, strict=False):
                 self._use(self._settled, place, answer)
@@ -272,23 +286,15 @@ class Reader:
 
     # --- settling -----------------------------------------------------------------------------------
 
-    def _settlement(self, place: RedisPlace) -> ScriptCall | None:
-        holding, keys = place.holding, self._keys
-        if holding.is_lost or place in self._later:
-            return None
-        operations = place.next_call()
-        if operations is None:
-            return None
-        group, p, topic = place.group, place.number, place.topic
+    def _has_to_say(self, place: RedisPlace) -> bool:
+        """Whether there is something to write, and now; then it is noted as the call that goes out."""
+        return not place.holding.is_lost and place not in self._later and place.next_call() is not None
+
+    def _settlement(self, place: RedisPlace) -> ScriptCall:
+        operations = place.journal.unconfirmed or ()
         return ScriptCall(
-            script("settle"),
-            (
-                keys.own(p), keys.tally(group, p), keys.stream(topic, p), keys.lot(group, topic, p),
-                keys.slips(group, topic, p), keys.suspects(group, topic, p), keys.dead(group, p),
-                keys.done(group, p, 0), keys.done(group, p, 1), keys.replay(group, p),
-            ),
-            (group, holding.fence, *operations),
-        )  # fmt: skip
+            script("settle"), place.names.settle, (place.group, place.holding.fence, *operations)
+        )
 
     def _settled(self, place: RedisPlace, answer: Answer) -> None:
         if isinstance(answer, Refused):
@@ -327,11 +333,11 @@ class Reader:
     # --- fetching -----------------------------------------------------------------------------------
 
     def _fetch(self, place: RedisPlace) -> ScriptCall:
-        keys, group, p = self._keys, place.group, place.number
-        stream = keys.stream(place.topic, p)
+        names = place.names
         if place.is_ephemeral:
-            return ScriptCall(script("range"), (stream,), (place.last, "+", place.wanted))
-        return ScriptCall(script("fetch"), (keys.own(p), stream), (group, place.holding.fence, place.wanted))
+            return ScriptCall(script("range"), (names.stream,), (place.last, "+", place.wanted))
+        arguments = place.group, place.holding.fence, place.wanted
+        return ScriptCall(script("fetch"), (names.own, names.stream), arguments)
 
     def _fetched(self, place: RedisPlace, answer: Answer) -> None:
         holding = place.holding
@@ -351,16 +357,16 @@ class Reader:
         else:
             entries = answer[1][0][1] if answer[1] else []
         place.is_dry = len(entries) < place.wanted
-        if entries and not place.is_ephemeral and not _is_next(place, entries):
+        try:
+            rest = self._add(place, entries) if entries else []
+        except OutOfLine:
             place.fetching = False
             self._core.ownership.look_up(holding.hosting, holding)
             return
-        if entries:
-            rest = self._add(place, entries)
-            if rest:
-                self._core.spawn(self._add_unreadable(place, rest), "plugbus:redis:fetch")
-                return
-        self._fed(place)
+        if rest:
+            self._core.spawn(self._add_unreadable(place, rest), "plugbus:redis:fetch")
+        else:
+            self._fed(place)
 
     def _fed(self, place: RedisPlace) -> None:
         """A fetch has come to its end."""
@@ -389,35 +395,26 @@ class Reader:
     def _add(self, place: RedisPlace, entries: list[Any]) -> list[Any]:
         """What was read, to what waits; what nobody wants is settled at once.
 
-        Answers what is left behind an entry that cannot be read, that one included.
+        Answers what is left behind an entry that cannot be read, that one included. Raises `OutOfLine`, and
+        nothing was added.
         """
-        selects, skipped, backlog = place.holding.hosting.selects, list[bytes](), place.backlog
-        before, rest, gone = len(backlog), list[Any](), 0
-        for at, (entry, fields) in enumerate(entries):
-            if not fields or (fields[0] == b"t" and not selects(fields[1]) and is_intact(fields_of(fields))):
-                skipped.append(entry)
-                gone += not fields
-                continue
-            try:
-                message = unpack(fields_of(fields), entry)
-            except (Damaged, Undecodable):
-                rest = entries[at:]
-                break
-            backlog.append(message)
-            if message.expires_ns is not None:
-                place.expect_expiry()
-        added = entries[: len(entries) - len(rest)]
+        number = 0 if place.is_ephemeral else place.number_read or 0
+        found = sort_out(entries, number, place.holding.hosting.selects)
+        added = entries[: len(entries) - len(found.rest)]
         if added:
             self._look_for_gaps(place, added)
             place.last = added[-1][0]
-        self.tell_gone(place, gone)
-        if skipped:
-            place.skip(skipped)
+        self.tell_gone(place, found.gone)
+        if found.skipped:
+            place.skip(found.skipped)
             self.settle_soon(place)
-        if len(backlog) > before:
-            place.most = _MOST_BYTES // (len(backlog[-1].data) + len(backlog[before].data) + 1) + 1
+        if messages := found.messages:
+            place.backlog.extend(messages)
+            if found.expires:
+                place.expect_expiry()
+            place.most = _MOST_BYTES // (len(messages[-1].data) + len(messages[0].data) + 1) + 1
             self.offer(place)
-        return rest
+        return found.rest
 
     def offer(self, place: RedisPlace) -> None:
         """Something has come to what waits."""
@@ -433,10 +430,14 @@ class Reader:
                 entry, fields = entries[0]
                 message = await self.read_again(place, entry, fields)
                 place.last = entry
+                if place.number_read and sequence_of(entry) == place.number_read + 1:
+                    place.number_read += 1
                 if message is not None:
                     place.backlog.append(message)
                     self.offer(place)
                 entries = self._add(place, entries[1:]) if entries[1:] else []
+        except OutOfLine:
+            self._core.ownership.look_up(place.holding.hosting, place.holding)
         except (Lost, Refused) as error:
             log.debug("%s: reading again: %s", place.group, error)
             self._core.look_up_all()
@@ -496,8 +497,9 @@ class Reader:
         return None
 
     async def _read_one(self, place: RedisPlace, entry: bytes) -> list[bytes] | None:
-        stream = self._keys.stream(place.topic, place.number)
-        [found] = await self._wire.call(script("range"), (stream,), entry_of(order_of(entry) - 1), entry, 1)
+        [found] = await self._wire.call(
+            script("range"), (place.names.stream,), entry_of(order_of(entry) - 1), entry, 1
+        )
         return found[0][1] if found else None
 
     async def _failed(self, place: RedisPlace, text: str) -> None:
@@ -523,18 +525,6 @@ class Reader:
             self._said = {one: when for one, when in self._said.items() if now - when < _QUIET}
             self._said[kind] = self._said[text] = now
             log.error("%s", text)
-
-
-def _is_next(place: RedisPlace, entries: list[Any]) -> bool:
-    """Whether nothing is missing and no name was changed on its way: numbers follow without gaps."""
-    number = place.number_read or 0
-    for entry, fields in entries if place.number_read else ():
-        number += 1
-        if not fields or fields[0] != b"t":
-            return True  # of a stranger, who numbers as he likes
-        if not entry.endswith(b"-%d" % number):
-            return False
-    return True
 
 
 def _release(place: RedisPlace) -> None:

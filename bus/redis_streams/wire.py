@@ -165,11 +165,15 @@ class Wire(asyncio.Protocol):
     def submit(self, commands: Sequence[Command], done: Callable[[list[Any] | None], None]) -> None:
         """Written at once. `done` is called with the replies as soon as they are read, errors among them as
         `hiredis.ReplyError`; with None where they are lost. It must not raise."""
+        packed = pack(commands[0]) if len(commands) == 1 else b"".join([pack(one) for one in commands])
+        self.write(packed, len(commands), done)
+
+    def write(self, packed: bytes, count: int, done: Callable[[list[Any] | None], None]) -> None:
+        """The same for so many commands that are packed already."""
         if self._transport is None:
             asyncio.get_running_loop().call_soon(done, None)
             return
-        packed = pack(commands[0]) if len(commands) == 1 else b"".join([pack(one) for one in commands])
-        self._waiting.append(_Waiting(len(commands), asyncio.get_running_loop().time(), done))
+        self._waiting.append(_Waiting(count, asyncio.get_running_loop().time(), done))
         if self._held is not None:
             self._held.append(packed)
         else:

@@ -10,17 +10,18 @@ import logging
 import random
 import resource
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import pytest
-from fault_tools.faults import Answer, CutAfter, CutBefore
-from fault_tools.proxy import FaultProxy
+from fault_tools.faults import CutAfter, CutBefore, Refuse
+from fault_tools.network import Choice, appends, reads, settles
+from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server, binaries, binary
-from fault_tools.storage_systems import IS_LONG, IS_NAIVE, Store, backend_on, check_log, said
+from fault_tools.storage_systems import IS_LONG, Store, backend_on, check_log, said
 
 from bus.conformance import Backend, limits_for
 from bus.conformance.backend import needs
@@ -604,19 +605,14 @@ def test_every_refusal_is_known_for_what_it_is(text: str, shape: str) -> None:
     assert must_reconnect(said_by_redis) is text.startswith(("READONLY", "MASTERDOWN"))
 
 
-def by_script(*names: str) -> Callable[[Any], bool]:
-    """Calls of these scripts: those whose arguments are of their kind."""
-    markers = {"publish": b":ids:", "fetch": b":own", "settle": b":sus:"}
-    unlike = {"fetch": (b":sus:", b":g:", b":lot")}
+CHOICES = {"publish": appends, "fetch": reads, "settle": settles}
 
-    def fits(exchange: Any) -> bool:
-        if exchange.name not in ("EVALSHA", "EVAL"):
-            return False
-        return any(
-            exchange.contains(markers[name])
-            and not any(exchange.contains(other) for other in unlike.get(name, ()))
-            for name in names
-        )
+
+def any_of(*names: str) -> Choice:
+    """Commands that do one of these."""
+
+    def fits(exchange: Exchange) -> bool:
+        return any(CHOICES[name](exchange) for name in names)
 
     return fits
 
@@ -642,12 +638,9 @@ async def test_what_may_pass_is_asked_again(
     probe = await rig.on(bus)
     await rig.publish(bus, 0)
     await rig.until(lambda: probe.done == [0])
-    no = Answer(f"-{text}\r\n")
-    for n, scripts in enumerate((["publish"], ["fetch"], ["settle"], ["publish", "fetch", "settle"]), 1):
-        if IS_NAIVE:
-            rule = proxy.on(None, no, times=3, where=lambda one: one.name in ("XADD", "XREADGROUP", "XACK"))
-        else:
-            rule = proxy.on(None, no, times=3, where=by_script(*scripts))
+    no = Refuse(text)
+    for n, names in enumerate((["publish"], ["fetch"], ["settle"], ["publish", "fetch", "settle"]), 1):
+        rule = proxy.on(None, no, times=3, where=any_of(*names))
         await rig.publish(bus, n)
         await rig.until(lambda: n in probe.done)  # noqa: B023
         await rig.until(lambda: not rule.is_active)  # noqa: B023
@@ -662,7 +655,7 @@ async def test_what_does_not_pass_is_told_at_the_deadline(proxied: tuple[Rig, Fa
     rig, proxy = proxied
     bus = await rig.open()
     await rig.publish(bus, 0)
-    rule = proxy.on(None, Answer(f"-{text}\r\n"), times=None, where=by_script("publish"))
+    rule = proxy.on(None, Refuse(text), times=None, where=any_of("publish"))
     began = now()
     with pytest.raises(BusError) as caught:
         await rig.publish(bus, 1, timeout=0.4)
@@ -690,8 +683,8 @@ async def test_what_stays_is_told_at_once(
     probe = await rig.on(bus)
     await rig.publish(bus, 0)
     await rig.until(lambda: probe.done == [0])
-    no = Answer(f"-{text}\r\n")
-    rule = proxy.on(None, no, times=None, where=by_script("publish"))
+    no = Refuse(text)
+    rule = proxy.on(None, no, times=None, where=any_of("publish"))
     began = now()
     with pytest.raises(BusError) as caught:
         await rig.publish(bus, 1, timeout=5)
@@ -699,7 +692,7 @@ async def test_what_stays_is_told_at_once(
     assert caught.value.is_final
     assert STAYS[text] in caught.value.fix
     rule.remove()
-    rule = proxy.on(None, no, times=None, where=by_script("fetch", "settle"))
+    rule = proxy.on(None, no, times=None, where=any_of("fetch", "settle"))
     await rig.publish(bus, 2)
     await rig.until(lambda: rule.count >= 2)
     await rig.pause(24)

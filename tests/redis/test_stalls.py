@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from fault_tools.backend import RedisBackend
 from fault_tools.faults import CutAfter, CutBefore, Delay, Hold
-from fault_tools.network import calls, load_scripts
+from fault_tools.network import calls, load_scripts, reads
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server, binaries, binary
 
@@ -164,8 +164,8 @@ async def test_nothing_is_fetched_while_what_was_fetched_is_looked_up(rig: Rig, 
     bus = await rig.open()
     await bus.declare_group(rig.spec())
     await rig.publish(bus, *range(200))
-    lost = proxy.on(None, CutAfter(), nth=2, where=calls("fetch"))
-    proxy.on(None, Delay(0.3), nth=3, where=calls("fetch"))
+    lost = proxy.on(None, CutAfter(), nth=2, where=reads)
+    proxy.on(None, Delay(0.3), nth=3, where=reads)
     proxy.on(None, Hold(0.15), nth=2, where=calls("recover"))
     probe = await rig.on(bus, lambda n, attempt: asyncio.sleep(0.002))
     await lost.fired

@@ -147,6 +147,23 @@ class Answer(Fault):
         exchange.fire()
 
 
+class Refuse(Fault):
+    """The server says so (`LOADING wait`) and carries nothing out; of a transaction neither."""
+
+    def __init__(self, text: str) -> None:
+        self.raw = as_bytes(f"-{text}\r\n")
+
+    async def request(self, exchange: Exchange) -> None:
+        if exchange.name == "EXEC":  # a server that refuses it has forgotten what was queued
+            await exchange.forward(b"*1\r\n$7\r\nDISCARD\r\n")
+        else:
+            await Answer(self.raw).request(exchange)
+
+    async def reply(self, exchange: Exchange, raw: bytes) -> None:
+        await exchange.deliver(self.raw)
+        exchange.fire()
+
+
 class Trickle(Fault):
     """The reply comes byte by byte, with a pause of so many seconds before each."""
 

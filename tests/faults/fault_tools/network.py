@@ -148,13 +148,21 @@ def appends(exchange: Exchange) -> bool:
 
 
 def reads(exchange: Exchange) -> bool:
-    """It takes deliveries."""
-    return exchange.name == "XREADGROUP" or _fetches(exchange)
+    """It takes deliveries. What is only queued does not: its transaction does."""
+    return _carries_out(exchange, "XREADGROUP") or _fetches(exchange)
 
 
 def settles(exchange: Exchange) -> bool:
     """It tells that deliveries were handled."""
-    return exchange.name == "XACK" or _settles(exchange)
+    return _carries_out(exchange, "XACK") or _settles(exchange)
+
+
+def _carries_out(exchange: Exchange, name: str) -> bool:
+    return (
+        name in exchange.queued
+        if exchange.name == "EXEC"
+        else exchange.name == name and not exchange.is_queued
+    )
 
 
 class When(Fault):

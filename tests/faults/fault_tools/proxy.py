@@ -53,6 +53,10 @@ class Exchange:
     def __init__(self, connection: Connection, raw: bytes) -> None:
         self.connection, self.raw = connection, raw
         self.rule: Rule | None = None
+        self.queued: tuple[str, ...] = ()
+        """Names of the commands that were queued before it in its transaction, where it is within one."""
+        self.is_queued = False
+        """It waits for the end of its transaction itself."""
 
     @cached_property
     def args(self) -> list[bytes]:
@@ -167,7 +171,8 @@ class Connection:
         self._expected: deque[Exchange] = deque()
         self._gate = asyncio.Event()
         self._gate.set()
-        self._is_subscribed = self._is_resp3 = False
+        self._is_subscribed = self._is_resp3 = self._is_queueing = False
+        self._queued: tuple[str, ...] = ()
 
     # --- what tests do ----------------------------------------------------------------------------------
 
@@ -264,6 +269,7 @@ class Connection:
         name, words = exchange.name, [word.upper() for word in exchange.args[1:]]
         self.sent[name] += 1
         self.proxy.sent[name] += 1
+        self._note_transaction(exchange)
         self.is_blocking_reader |= name in {"XREAD", "XREADGROUP"} and b"BLOCK" in words
         self._is_subscribed |= name in _SUBSCRIBING
         self._is_resp3 |= name == "HELLO" and words[:1] == [b"3"]
@@ -271,6 +277,13 @@ class Connection:
             self.name = exchange.args[words.index(b"SETNAME") + 2].decode()
         exchange.rule = self.proxy.rule_for(exchange)
         return exchange
+
+    def _note_transaction(self, exchange: Exchange) -> None:
+        is_end = exchange.name in {"EXEC", "DISCARD"}
+        exchange.queued = self._queued
+        exchange.is_queued = self._is_queueing and not is_end
+        self._queued = (*self._queued, exchange.name) if exchange.is_queued else ()
+        self._is_queueing = exchange.name == "MULTI" or exchange.is_queued
 
     def expect(self, exchange: Exchange) -> None:
         """The next reply that nobody else waits for is that to `exchange`."""

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bus.redis_streams.scripts import names
+from bus.redis_streams.place import RedisPlace
+from bus.redis_streams.scripts import names, script
+from bus.redis_streams.transaction import Done, Transactions
 from bus.redis_streams.wire import Answer, ScriptCall, Wire
 
 OPERATIONS = ("ack", "keep", "leave", "bury", "mark", "done", "replay")
@@ -54,7 +56,7 @@ class Watch:
         self._reached = reached
         self._armed: dict[Point, int] = {}
         """How many calls are still to come."""
-        watch, submit = self, Wire.submit_scripts
+        watch, submit, send = self, Wire.submit_scripts, Transactions.send
 
         def watched(
             wire: Wire, calls: Sequence[ScriptCall], done: Callable[[list[Answer] | None], None]
@@ -67,7 +69,26 @@ class Watch:
             watch.look("before", calls)
             submit(wire, calls, answered)
 
+        def watched_transaction(
+            transactions: Transactions,
+            settling: Sequence[RedisPlace],
+            hungry: Sequence[RedisPlace],
+            done: Done,
+        ) -> None:
+            """It stands for calls of scripts."""
+            calls = [ScriptCall(script("settle"), (), place.journal.unconfirmed or ()) for place in settling]
+            calls += [ScriptCall(script("fetch"), (), ()) for _ in hungry]
+
+            def answered(answers: list[Answer] | None) -> None:
+                if answers:
+                    watch.look("after", calls)
+                done(answers)
+
+            watch.look("before", calls)
+            send(self, settling, hungry, answered)
+
         Wire.submit_scripts = watched  # type: ignore[assignment, method-assign]
+        Transactions.send = watched_transaction  # type: ignore[method-assign]
 
     def arm(self, point: Point) -> None:
         self._armed[point] = point.nth

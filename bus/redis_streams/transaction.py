@@ -1,0 +1,168 @@
+"""The short way of the reader's turns: one transaction of plain commands, fenced by WATCH.
+
+A script has everything that passes through it copied into Lua and back, which costs several times what
+XREADGROUP and XACK do themselves. So each turn ends with a WATCH of the ownerships that it was about and with
+a look at them: if they were still ours *behind* the WATCH, the next turn may do without the comparison, for
+the server drops a transaction as a whole when something that is watched has changed since
+(https://redis.io/docs/latest/develop/interact/transactions/). What is not plain (parking, dead letters,
+starts of suspects), not sure, or dropped goes by the scripts, which compare for themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import hiredis
+
+from .layout import CONSUMER, Keys
+from .place import Holding, RedisPlace
+from .wire import Answer, Command, Refused, Wire, pack
+
+log = logging.getLogger("plugbus.bus")
+
+_MOST = 32
+"""Ownerships that are watched at once: those that had to do with the latest turns."""
+_PAUSE = 1.0
+"""Seconds for which the scripts are left alone with it when the server takes no transaction."""
+_BEGIN, _END = pack(("MULTI",)), pack(("EXEC",))
+
+Done = Callable[[list[Answer] | None], None]
+
+
+class Transactions:
+    """See above. Only the reader sends them, over its own connection."""
+
+    def __init__(self, wire: Wire, keys: Keys, monotonic: Callable[[], float]) -> None:
+        self._wire = wire
+        self._keys = keys
+        self._monotonic = monotonic
+        self._wanted: dict[Holding, bytes] = {}
+        """What is watched from the end of each turn on: holding → its fence; the latest last."""
+        self._look: tuple[bytes, list[tuple[Holding, bytes]]] | None = None
+        """The commands for that, and whom their answers tell of."""
+        self._sure: dict[Holding, bytes] = {}
+        """What was ours behind the WATCH that is in force."""
+        self._is_looking = False
+        self._opened = 0
+        """Of which connection that is."""
+        self._paused_until = 0.0
+
+    def covers(self, settling: Iterable[RedisPlace], hungry: Iterable[RedisPlace]) -> bool:
+        """Whether a turn with these settlements, as they are noted, and these fetches can go this way."""
+        sure = self._sure
+        if not sure or self._opened != self._wire.opened or self._monotonic() < self._paused_until:
+            return False
+        for place in settling:
+            if not place.journal.is_plain or sure.get(place.holding) != place.holding.fence:
+                return False
+        return all(
+            not place.is_ephemeral and sure.get(place.holding) == place.holding.fence for place in hungry
+        )
+
+    def watch(self, places: Iterable[RedisPlace]) -> None:
+        """Behind a turn of scripts: from now on these as well."""
+        self._want(places)
+        is_sure = self._opened == self._wire.opened and self._wanted.keys() <= self._sure.keys()
+        if self._wanted and not (is_sure or self._is_looking) and self._monotonic() >= self._paused_until:
+            self._send(b"", 0, lambda replies: None)
+
+    def send(self, settling: Sequence[RedisPlace], hungry: Sequence[RedisPlace], done: Done) -> None:
+        """One turn that is covered. `done` gets the answers that the scripts would give, or None where they
+        are lost; an empty list: the server has dropped it, nothing was done."""
+        commands, parts = list[Command](), list[tuple[int, list[int]]]()
+        for place in settling:
+            ours, positions = place.journal.commands(place.names, place.group, place.holding.fence)
+            parts.append((len(commands), positions))
+            commands += ours
+        fetches = len(commands)
+        for place in hungry:
+            group = ("XREADGROUP", "GROUP", place.group, CONSUMER, "COUNT", place.wanted)
+            commands.append((*group, "STREAMS", place.names.stream, ">"))
+
+        def answered(replies: list[Any] | None) -> None:
+            if replies is None:
+                done(None)
+                return
+            results = replies[len(commands) + 1]
+            if not isinstance(results, list):
+                if results is not None:  # e.g. its memory is full: nothing of a transaction passes then
+                    log.debug("no transaction: %s", results)
+                    self._sure, self._paused_until = {}, self._monotonic() + _PAUSE
+                done([])
+                return
+            if len(results) != len(commands):  # something between us and the server has left a command out
+                self._wire.close()
+                done(None)
+                return
+            answers: list[Answer] = [_settled(results[at:], positions) for at, positions in parts]
+            answers += [_fetched(result) for result in results[fetches:]]
+            done(answers)
+
+        self._want((*settling, *hungry))
+        packed = [pack(one) for one in commands]
+        self._send(b"".join((_BEGIN, *packed, _END)), len(commands) + 2, answered)
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    def _want(self, places: Iterable[RedisPlace]) -> None:
+        wanted = self._wanted
+        for place in places:
+            holding = place.holding
+            if not place.is_ephemeral and wanted.get(holding) != holding.fence:
+                wanted[holding] = holding.fence
+                self._look = None
+        if self._look is None:
+            for holding in list(wanted):
+                if holding.is_lost or len(wanted) > _MOST:
+                    del wanted[holding]
+
+    def _send(self, turn: bytes, count: int, answered: Callable[[list[Any] | None], None]) -> None:
+        """The turn, and with it the WATCH for the next one and the look at what is watched."""
+        if self._look is None:
+            self._look = self._looks()
+        look, asked = self._look
+        wire, opened, echo = self._wire, self._wire.opened, b"%d" % next(self._wire.nonces)
+
+        def done(replies: list[Any] | None) -> None:
+            self._is_looking = False
+            if replies is not None and replies[-1] != echo:  # of another command: so are all that follow
+                wire.close()
+                replies = None
+            if replies is not None:
+                self._opened = opened
+                self._sure = {
+                    holding: fence
+                    for (holding, fence), found in zip(asked, replies[count + 1 : -1], strict=True)
+                    if found == fence
+                }
+            answered(replies)
+
+        self._sure, self._is_looking = {}, True  # nothing is sure while it is on its way
+        wire.write(b"".join((turn, look, pack(("ECHO", echo)))), count + len(asked) + 2, done)
+
+    def _looks(self) -> tuple[bytes, list[tuple[Holding, bytes]]]:
+        asked = list(self._wanted.items())
+        owns = [self._keys.own(holding.p) for holding, _ in asked]
+        look = [pack(("WATCH", *dict.fromkeys(owns)))]
+        look += [
+            pack(("HGET", own, holding.hosting.spec.group))
+            for own, (holding, _) in zip(owns, asked, strict=True)
+        ]
+        return b"".join(look), asked
+
+
+def _settled(results: list[Any], positions: list[int]) -> Answer:
+    """As `settle.lua` says it: which operations failed, and why. The last result is that of the number."""
+    failed: list[Any] = []
+    for result, position in zip(results, positions, strict=False):
+        if isinstance(result, hiredis.ReplyError):
+            failed += (position, str(result).encode())
+    return [b"ok", 0, failed]
+
+
+def _fetched(result: Any) -> Answer:
+    if isinstance(result, hiredis.ReplyError):
+        return Refused(str(result))
+    return [b"ok", result or []]
