@@ -91,7 +91,7 @@ class Bell:
     def nudge(self) -> None:
         """Have it ask anew, with whoever listens now."""
         link = self._core.link
-        wire = next((wire for wire in (link.control, link.read, link.write) if wire.is_up), None)
+        wire = next((wire for wire in (link.control, link.events) if wire.is_up), None)
         if self._client and not self._nudged:
             self._nudged = True
             if wire is None:
@@ -131,6 +131,7 @@ class Bell:
             if self._wire.opened != self._opened:
                 await self._begin()
             await self._wait()
+            await asyncio.sleep(0)  # a handler that was woken meanwhile goes first
             await self._core.reader.round()
         except Lost:
             return
@@ -208,6 +209,9 @@ class Bell:
             elif key == inbox:
                 self.letters(entries)
             else:
-                for listener in self._listeners.pop(key, ()):
-                    listener.is_dry = False
-                    self._ring(listener)
+                first = order_of(entries[0][0])
+                for listener in list(self._listeners.get(key, ())):
+                    if order_of(listener.last) < first:  # else it has read that already, and listens on
+                        self.forget(listener)
+                        listener.is_dry = False
+                        self._ring(listener)

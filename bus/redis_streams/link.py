@@ -1,8 +1,8 @@
-"""The connections of one bus to its server: four, and what is said of them.
+"""The connections of one bus to its server: three, and what is said of them.
 
-`bell` waits for news and owns nothing; `read` fetches and settles; `write` publishes; `control` does the
-rest. Whoever finds his cut opens it again himself (`ready`); that the server is gone, and that it is back, is
-said once.
+`bell` waits for news and owns nothing; `events` publishes, fetches and settles; `control` does the rest.
+Whoever finds his cut opens it again himself (`ready`); that the server is gone, and that it is back, is said
+once.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class Link:
         self.address = display(url)
         self._pool = pool_of(url)
         self.bell = Wire(self._pool, "bell", stall=BLOCK + 2.0)
-        self.read = Wire(self._pool, "read", stall=STALL)
-        self.write = Wire(self._pool, "write", stall=STALL)
+        self.events = Wire(self._pool, "events", stall=STALL)
         self.control = Wire(self._pool, "control", stall=STALL)
-        self.wires = (self.bell, self.read, self.write, self.control)
+        self.wires = (self.bell, self.events, self.control)
         for wire in self.wires:
             wire.on_stall = self._stalled
         self._opening: dict[Wire, asyncio.Task[None]] = {}
@@ -67,7 +66,7 @@ class Link:
         return self._gone_since is None and not self._is_closed
 
     async def open(self) -> None:
-        """All four. Raises `BusError` with cause and fix."""
+        """All of them. Raises `BusError` with cause and fix."""
         try:
             for wire in self.wires:
                 await wire.open()

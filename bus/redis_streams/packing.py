@@ -69,8 +69,8 @@ def is_intact(fields: Fields) -> bool:
     return not _CHECKSUM.match(line) or line[:8] == b"%08x" % zlib.crc32(kind + head + data)
 
 
-def unpack(fields: Fields, entry: bytes) -> StoredMessage:
-    """Raises `Damaged` or `Undecodable`."""
+def unpack(fields: Fields, entry: bytes, order: int | None = None) -> StoredMessage:
+    """`order`: of the entry, where that is known. Raises `Damaged` or `Undecodable`."""
     kind, head, data, line = fields
     if line[:8] != b"%08x" % zlib.crc32(kind + head + data):
         if not _CHECKSUM.match(line):
@@ -78,7 +78,7 @@ def unpack(fields: Fields, entry: bytes) -> StoredMessage:
         raise Damaged("its checksum is wrong")
     type_name, version = _kinds.get(kind) or parse_kind(kind)
     try:
-        return _message(type_name, version, from_json(head), data, line, entry)
+        return _message(type_name, version, from_json(head), data, line, entry, order)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Undecodable(f"its attributes cannot be read: {error}") from error
 
@@ -129,8 +129,9 @@ def unpacked(text: bytes) -> tuple[Fields, bytes]:
 
 
 def _message(
-    type_name: str, version: int, head: dict[str, Any], data: bytes, line: bytes, entry: bytes
-) -> StoredMessage:
+    type_name: str, version: int, head: dict[str, Any], data: bytes, line: bytes, entry: bytes,
+    order: int | None,
+) -> StoredMessage:  # fmt: skip
     id, source, when = _text(head["id"]), _text(head["source"]), read_time(head["time"])
     if len(head) == 3:  # nearly all that is ever published
         message = StoredMessage(id, source, type_name, version, when, None, data)
@@ -147,7 +148,7 @@ def _message(
     if len(line) != 8:
         message.depth, message.path = _chain(line)
     message.entry = entry
-    message.sequence = order_of(entry)
+    message.sequence = order_of(entry) if order is None else order
     return message
 
 
@@ -197,7 +198,8 @@ def _head(message: Message) -> str:
 # --- times: RFC 3339 to the nanosecond; most that are written or read share their second ------------------
 
 _written: tuple[int, str] = (-1, "")
-_read: tuple[str, int] = ("", 0)
+_read: tuple[str, int] = ("?", 0)
+"""The last second that was read, with its point, and its nanoseconds."""
 
 
 def write_time(nanoseconds: int) -> str:
@@ -211,11 +213,10 @@ def write_time(nanoseconds: int) -> str:
 def read_time(text: str) -> int:
     """Nanoseconds since the epoch. Raises `ValueError` or `TypeError`."""
     global _read  # noqa: PLW0603 - the last second that was read
-    whole, rest = text[:19], text[19:]
-    if len(rest) == 11 and rest[0] == "." and rest[10] == "Z":
-        if whole != _read[0]:
-            moment = datetime.fromisoformat(whole).replace(tzinfo=UTC)
-            _read = (whole, int(moment.timestamp()))
-        return _read[1] * _SECOND + int(rest[1:10])
+    if len(text) == 30 and text[19] == "." and text[29] == "Z":
+        if not text.startswith(_read[0]):
+            moment = datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
+            _read = (text[:20], int(moment.timestamp()) * _SECOND)
+        return _read[1] + int(text[20:29])
     moment = datetime.fromisoformat(text)
     return nanoseconds_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

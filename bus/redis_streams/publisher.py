@@ -77,7 +77,7 @@ class Publisher:
         self, link: Link, registry: Registry, clock: Clock, room: Callable[[str, int], asyncio.Future[str]]
     ) -> None:
         self._link = link
-        self._wire = link.write
+        self._wire = link.events
         self._registry = registry
         self._keys: Keys = registry.keys
         self._limits = registry.limits
@@ -262,11 +262,13 @@ class Publisher:
         self._is_flying = True
         self._flying = [item for _, items in batches for item in items]
         self._watch_deadlines()
+        self._wire.gather()  # who reads what is sent here asks for it in the same write
         self._wire.submit_scripts(
             [self._call(place, items) for place, items in batches],
             lambda answers: self._answered(batches, answers),
         )
         self.on_sent(place for place, _ in batches)
+        self._wire.let_go()
 
     def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
         self._is_flying, self._flying = False, []

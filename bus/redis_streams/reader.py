@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._wire = core.link.read
+        self._wire = core.link.events
         self._transactions = Transactions(self._wire, core.keys, core.clock.monotonic)
         self._monotonic = core.clock.monotonic
         self.places: dict[tuple[str, int], dict[RedisPlace, None]] = {}

@@ -78,6 +78,7 @@ class Wire(asyncio.Protocol):
         self._held: list[bytes] | None = None
         """What is to be written when it may move again: a suspended replica sends nothing."""
         self._unread: list[bytes] = []
+        self._gathered: list[bytes] | None = None
         self._former: tuple[str, ...] = ()
         """How the server knows the connection that this one replaces."""
         self.on_stall: Callable[[], None] = lambda: None
@@ -174,9 +175,25 @@ class Wire(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(done, None)
             return
         self._waiting.append(_Waiting(count, asyncio.get_running_loop().time(), done))
+        if self._gathered is None:
+            self._put(packed)
+        else:
+            self._gathered.append(packed)
+
+    def gather(self) -> None:
+        """Hold what is written back until `let_go`, in the same turn of the event loop."""
+        self._gathered = []
+
+    def let_go(self) -> None:
+        """Send it in one write: each costs as much as ten events."""
+        gathered, self._gathered = self._gathered, None
+        if gathered:
+            self._put(b"".join(gathered))
+
+    def _put(self, packed: bytes) -> None:
         if self._held is not None:
             self._held.append(packed)
-        else:
+        elif self._transport is not None:
             self._transport.write(packed)
             if self._watchdog is None:
                 self._arm()
