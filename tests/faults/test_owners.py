@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server, binaries, binary
+from fault_tools.worker import KILLED
 from fault_tools.worker_clocks import JUMPS, ClockedServer, ShiftedBackend, clocked_server
 from fault_tools.workers import IS_LONG, Bench, Body, Nursery, passes_on_naive, retries
 
@@ -119,6 +120,42 @@ async def test_who_takes_over_is_killed_in_turn(work: Bench) -> None:
     work.judge(repeats=2)
     assert heir.starts == [(0, 2), (1, 1), (2, 1)]  # the first had a second start, which counts
     assert heir.times[0] - killed_at < SHORT + 5
+
+
+@needs(lease=SHORT, partitions=1)
+async def test_an_event_that_kills_its_process_is_found(work: Bench) -> None:
+    """One of 500 fetched: it alone becomes a dead letter, after `attempts` + 1 deaths at most; all others are
+    handled, and started again only where their settlement died with a process [B8]."""
+    bus, attempts = await work.rig.open("publisher"), 3
+    await bus.declare_group(work.rig.spec())
+    work.rig.groups[GROUP] = ("orders.**",)
+    for n in range(500):
+        await work.publish(bus, n, *(["kill"] if n == 250 else []))
+    repeats = 0
+    for deaths in itertools.count():
+        worker = work.start(f"r{deaths}", retry=retries(0.05, attempts=attempts))
+        quiet = asyncio.ensure_future(bus.quiet())
+        await work.rig.until(lambda: quiet.done() or worker.code is not None)  # noqa: B023 - awaited here
+        if quiet.done():
+            break
+        quiet.cancel()
+        assert (worker.code, worker.reached) == (KILLED, "kill 250")
+        assert deaths <= attempts
+        # Nobody else has anything yet: what it had started, and Redis does not know as settled, comes again.
+        repeats += len({one.id for one in worker.starts()} & pending_ids(work))
+    [letter] = await bus.dead_letters()
+    assert (letter.envelope.id, letter.reason, letter.attempts) == ("e251-250", "attempts", attempts)
+    await work.rig.given_up(bus)
+    work.collect()
+    work.judge(repeats=repeats - 1)  # when the last had died, what killed it was not started any more
+
+
+def pending_ids(work: Bench) -> set[str]:
+    """Events that were handed over and not settled: the first of the only partition is `e1-0`, and so on."""
+    with work.client() as client:
+        found = client.xpending_range(work.stream("orders"), GROUP, "-", "+", 1_000)
+    numbers = [int(one["message_id"].partition(b"-")[2]) for one in found]
+    return {f"e{number}-{number - 1}" for number in numbers}
 
 
 # --- stopped ------------------------------------------------------------------------------------------------
