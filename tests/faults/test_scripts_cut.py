@@ -239,7 +239,7 @@ async def test_what_is_settled_before_its_group_is_made_anew(
 
     probe = await rig.on(bus, act, retry=retry)
     await rig.publish(bus, *range(8))
-    await rig.until(lambda: gate.waiting)
+    await rig.until(lambda: gate.waiting and pending(server) == 5)
     held = proxy.on(None, Hold(), where=calls("remake"))
     delete_group(server)
     await rig.publish(bus, 8)
