@@ -43,6 +43,7 @@ from .publisher import Publisher
 from .reader import Reader
 from .registry import Registry
 from .replaying import restore_replay
+from .scripts import script
 from .tail import RedisTail
 from .trimming import Trimmer
 from .unreadable import raw_of, unreadable
@@ -396,7 +397,16 @@ class Core:
             )  # fmt: skip
         if not exists:
             place.last = FIRST
-        await self.registry.remake_place(group, topic, p, begin)
+        entries = place.in_hand() | place.journal.entries()
+        await self.link.control.call(
+            script("remake"),
+            (self.keys.own(p), self.keys.stream(topic, p), self.keys.suspects(group, topic, p)),
+            group, place.holding.fence, begin, *entries,
+        )  # fmt: skip
+        settled = entries - place.in_hand()
+        if settled:  # perhaps before it was made anew
+            place.settle_moved(settled)
+            self.reader.settle_soon(place)
 
     def bury_unread(
         self, place: RedisPlace, entry: bytes, fields: list[bytes], error: Damaged | Undecodable

@@ -106,6 +106,7 @@ class Groups:
         for topic, count in view.topics.items():
             for p in range(count):
                 commands.append(("XGROUP", "DESTROY", keys.stream(topic, p), group))
+                commands.append(("HDEL", keys.low(topic, p), group))
                 commands.append(
                     (
                         "UNLINK",

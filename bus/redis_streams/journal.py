@@ -7,6 +7,7 @@ answer was lost is sent again as it is, and Redis knows by its number whether it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _BEFORE = 4
 """Words of a call that stand before the topic in the script's ARGV, which counts from 1."""
 _OPERATIONS = 5
 """Words of a call before its first operation: topic, number, three limits."""
+_ENTRY = re.compile(rb"\d+-\d+")
 
 
 class Journal:
@@ -112,7 +114,8 @@ class Journal:
     def entries(self) -> set[bytes]:
         """Entries that are settled here, while Redis may not know."""
         sent = {word for word in self.unconfirmed or () if isinstance(word, bytes)}
-        return sent.union(self._acks, (name for _, name in self._late))
+        names = sent.union(self._acks, (name for _, name in self._late))
+        return {name for name in names if _ENTRY.fullmatch(name)}
 
     # --- calls ----------------------------------------------------------------------------------------
 

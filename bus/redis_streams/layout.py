@@ -65,7 +65,7 @@ class Keys:
         return f"{self.namespace}:{{{p}}}:own"
 
     def low(self, topic: str, p: int) -> str:
-        """Hash: group → the entry up to which it had settled when the topic was last trimmed."""
+        """Hash: group → the entry up to which it had settled everything when the topic was last looked at."""
         return f"{self.namespace}:{{{p}}}:low:{topic}"
 
     def tally(self, group: str, p: int) -> str:

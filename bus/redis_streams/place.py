@@ -20,6 +20,7 @@ from contracts.message import Message
 from ..groups import Delivery, GroupPartition
 from ..lot import Entry
 from .journal import Journal, Word
+from .layout import order_of
 from .packing import StoredMessage, pack, packed
 from .replaying import RedisReplay
 
@@ -86,8 +87,8 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry", "is_in_doubt",
-        "journal", "last", "most", "names", "number_read", "waiters", "wanted",
+        "_ahead", "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry",
+        "is_in_doubt", "journal", "last", "most", "names", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -117,6 +118,8 @@ class RedisPlace(GroupPartition):
         """Who waits until what is noted here is written."""
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._next_rank = 0
+        self._ahead: frozenset[bytes] = frozenset()
+        """Entries in the lot that are read once more, because the group was made anew before them."""
 
     # --- may it take ------------------------------------------------------------------------------------
 
@@ -190,6 +193,11 @@ class RedisPlace(GroupPartition):
         """Nobody here wants them."""
         self.journal.ack_all(entries)
 
+    def settle_moved(self, entries: Iterable[bytes]) -> None:
+        """The same for what may be on its way into the lot, or to the dead letters."""
+        for entry in entries:
+            self.journal.ack_moved(entry)
+
     def park(self, delivery: Delivery, due: float, error: ErrorInfo | None) -> bool:
         if not super().park(delivery, due, error):
             return False
@@ -199,6 +207,8 @@ class RedisPlace(GroupPartition):
     def queue_behind(self, delivery: Delivery) -> bool:
         if not delivery.is_open:
             return super().queue_behind(delivery)
+        if delivery.message.entry in self._ahead:  # type: ignore[attr-defined]
+            return self.remove(delivery)  # it waits there already
         if delivery.entry is None:
             delivery.entry = Entry(delivery.message)
         super().queue_behind(delivery)
@@ -247,6 +257,8 @@ class RedisPlace(GroupPartition):
     ) -> None:
         """What waits in the lot; what had been started from it is suspect."""
         items.sort(key=lambda item: (item[1].get("x", 0), item[1]["r"], item[2].sequence))
+        last = order_of(self.last)
+        self._ahead = frozenset(item[2].entry for item in items if order_of(item[2].entry) > last)
         out: list[Entry] = []
         for name, slip, message in items:
             entry = Entry(
@@ -298,6 +310,13 @@ class RedisPlace(GroupPartition):
         messages += self.backlog
         messages += [entry.message for entry in (*self.returned, *self.suspects)]
         return {message.entry for message in messages} | self.journal.entries()
+
+    def in_hand(self) -> set[bytes]:
+        """Entries that are pending in the stream: read, and neither settled nor in the lot."""
+        out = [delivery.entry or Entry(delivery.message) for delivery in self.in_flight]
+        entries = [entry for entry in (*out, *self.returned, *self.suspects) if _is_pending(entry)]
+        messages: list[Any] = [*self.backlog, *(entry.message for entry in entries)]
+        return {message.entry for message in messages}
 
     # --- the journal --------------------------------------------------------------------------------------
 
@@ -424,6 +443,10 @@ def _stored(entry: Entry) -> Stored:
         entry.stored = Stored()
     stored: Stored = entry.stored
     return stored
+
+
+def _is_pending(entry: Entry) -> bool:
+    return not entry.replayed and (entry.stored is None or entry.stored.name is None)
 
 
 def _sequence(entry: Entry) -> int:

@@ -227,20 +227,23 @@ class Registry:
         return view.topics[topic]
 
     async def _make_places(self, places: Iterable[tuple[str, str, int, bytes]]) -> None:
-        """Group, topic, partition, behind which entry it begins. Those that exist stay as they are."""
-        commands: list[Command] = [
-            ("XGROUP", "CREATE", self.keys.stream(topic, p), group, begin, "MKSTREAM")
-            for group, topic, p, begin in places
-        ]
-        if not commands:
+        """Group, topic, partition, behind which entry it begins. Those that exist stay as they are.
+
+        One that was there before and that somebody else has deleted begins where it is known to have been.
+        """
+        wanted = list(places)
+        if not wanted:
             return
+        known = await self._wire.ask_all(
+            *(("HGET", self.keys.low(topic, p), group) for group, topic, p, _ in wanted)
+        )
+        commands: list[Command] = [
+            ("XGROUP", "CREATE", self.keys.stream(topic, p), group, low or begin, "MKSTREAM")
+            for (group, topic, p, begin), low in zip(wanted, known, strict=True)
+        ]
         for reply in await self._wire.send(*commands):
             if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("BUSYGROUP"):
                 raise Refused(str(reply))
-
-    async def remake_place(self, group: str, topic: str, p: int, begin: bytes) -> None:
-        """Somebody has deleted it."""
-        await self._make_places([(group, topic, p, begin)])
 
     # --- groups -----------------------------------------------------------------------------------
 

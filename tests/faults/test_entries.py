@@ -20,6 +20,7 @@ from bus.conformance import limits_for
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate, fail_if
 from bus.conformance.rig import Rig, now
+from bus.redis_streams import trimming
 from contracts.bus import EventBus, RetryPolicy
 from contracts.event import Event, EventData, EventResult
 from contracts.message import PluginEvent
@@ -420,6 +421,112 @@ async def test_a_group_that_is_deleted_goes_on_where_it_was(
     assert said(caplog.records, logging.CRITICAL, GROUP, "deleted")
     check_log(caplog.records)
     rig.judge()
+
+
+@needs(lease=1.0)
+async def test_a_deleted_group_keeps_what_was_in_hand_when_its_owner_dies(rig: Rig, store: Store) -> None:
+    """Its owner has noticed, and dies: what it had read and not settled is started again, in order; what it
+    had settled is not. [B22, F8]"""
+    a, gate = await rig.open("a"), Gate()
+    first = await rig.on(a, lambda n, _: gate() if n == 3 else None)
+    await rig.publish(a, *range(8), key="k")
+    await rig.until(lambda: gate.waiting)
+    await rig.until(lambda: store.pending(GROUP, "orders") == 5)
+    store.server.command("XGROUP", "DESTROY", store.stream("orders"), GROUP)
+    await rig.publish(a, 8, key="k")
+    await rig.until(lambda: _has_group(store), "the group to be made anew")
+    await rig.crash(a)
+    b = await rig.open("b")
+    second = await rig.on(b)
+    await rig.until(lambda: 8 in second.done)
+    await rig.quiet(b)
+    assert (first.numbers, second.numbers) == ([0, 1, 2, 3], [3, 4, 5, 6, 7, 8])
+    rig.judge(repeats=1)
+
+
+@needs(lease=1.0)
+async def test_a_group_that_is_deleted_when_its_owner_dies_goes_on_with_what_it_had(
+    rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has noticed: what was not settled when the topic was last looked at is started again, in order;
+    what waits in the lot since then is not delivered from the stream as well. [B22, F8]"""
+    monkeypatch.setattr(trimming, "_OFTEN", 60.0)  # it is looked at when the test says
+    gates, retry = {2: Gate(), 5: Gate()}, RetryPolicy(first_delay=2.0, jitter=0)
+
+    async def act(n: int, attempt: int) -> None:
+        fail_if(n == 4 and attempt == 1)
+        if n in gates:
+            await gates[n]()
+
+    a = await rig.open("a")
+    first = await rig.on(a, act, retry=retry)
+    for n in range(9):
+        key = "k" if n in (5, 7, 8) else "waits" if n in (4, 6) else None
+        await rig.publish(a, n, key=key)
+    await rig.until(lambda: gates[2].waiting and store.pending(GROUP, "orders") == 7)
+    await a.topics()
+    gates[2].open()
+    await rig.until(lambda: gates[5].waiting and store.pending(GROUP, "orders") == 4)
+    await rig.crash(a)
+    store.server.command("XGROUP", "DESTROY", store.stream("orders"), GROUP)
+    b = await rig.open("b")
+    second = await rig.on(b, None, retry=retry)
+    await rig.publish(b, 9, key="k")
+    await rig.until(lambda: {4, 6, 9} <= set(second.done))
+    await rig.quiet(b)
+    assert first.starts == [(n, 1) for n in range(6)]
+    assert sorted(second.starts) == [(2, 1), (3, 1), (4, 2), *((n, 1) for n in range(5, 10))]
+    assert _left(store) == {}
+    rig.judge(repeats=3)
+
+
+@needs(lease=1.0)
+async def test_what_is_settled_while_a_group_is_made_anew_stays_so(rig: Rig, store: Store) -> None:
+    """Its owner goes on with what it has in hand, the group is deleted again and again: each is handled once,
+    what fails waits in the lot once, and nothing is left pending. [B22, F8]"""
+    bus = await rig.open()
+    act = lambda n, attempt: fail_if(n % 7 == 0 and attempt == 1)  # noqa: E731
+    probe = await rig.on(bus, act, concurrency=2, retry=RetryPolicy(first_delay=0.05))
+    for n in range(300):
+        await rig.publish(bus, n, key=f"k{n % 5}")
+        if n % 50 == 49:
+            store.server.command("XGROUP", "DESTROY", store.stream("orders"), GROUP)
+    await rig.until(lambda: set(probe.done) == set(range(300)))
+    await rig.quiet(bus)
+    await rig.until(lambda: not _left(store))
+    rig.judge()
+
+
+@pytest.mark.parametrize("who", ["publishes", "declares"])
+async def test_whoever_makes_a_deleted_group_anew_begins_where_it_was(
+    rig: Rig, store: Store, who: str
+) -> None:
+    """A replica that comes to the topic, or a plugin with other options, finds it gone: it begins neither at
+    the beginning nor at the end. [B22, F8]"""
+    a, b = await rig.open("a"), await rig.open("b")
+    first = await rig.on(a)
+    await rig.publish(a, 0, 1, 2)
+    await rig.quiet(a)
+    await a.topics()
+    if who == "declares":
+        await first.subscription.drain(10)
+    store.server.command("XGROUP", "DESTROY", store.stream("orders"), GROUP)
+    await rig.publish(b if who == "publishes" else a, 3)
+    second = await rig.on(b, concurrency=2) if who == "declares" else first
+    await rig.until(lambda: 3 in second.done)
+    await rig.publish(a, 4)
+    await rig.quiet(a)
+    assert sorted({*first.starts, *second.starts}) == [(n, 1) for n in range(5)]
+    rig.judge()
+
+
+def _left(store: Store) -> dict[str, int]:
+    """Deliveries of the group that are pending, in the lot, or suspect."""
+    keys, found = store.keys, {"pending": store.pending(GROUP, "orders")}
+    for kind in (keys.lot, keys.slips, keys.suspects):
+        key = kind(GROUP, "orders", 0)
+        found[key] = store.server.command("HLEN", key)
+    return {name: count for name, count in found.items() if count}
 
 
 def _has_group(store: Store) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server, binaries, binary
+from fault_tools.worker import KILLED
 from fault_tools.worker_clocks import JUMPS, ClockedServer, ShiftedBackend, clocked_server
-from fault_tools.workers import IS_LONG, Bench, Body, Nursery, passes_on_naive, retries
+from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, passes_on_naive, retries
 
 from bus.conformance.backend import limits_for, needs
 from bus.conformance.probe import Probe
@@ -20,7 +21,7 @@ from bus.conformance.rig import Rig, now
 from bus.redis_streams.layout import Keys
 from contracts.bus import EventBus
 from contracts.errors import BusError, VersionAhead
-from contracts.event import Event, EventResult, upcast
+from contracts.event import Event, EventResult, Receipt, upcast
 from contracts.message import PluginEvent
 
 LEASE = 1.0
@@ -119,6 +120,42 @@ async def test_who_takes_over_is_killed_in_turn(work: Bench) -> None:
     work.judge(repeats=2)
     assert heir.starts == [(0, 2), (1, 1), (2, 1)]  # the first had a second start, which counts
     assert heir.times[0] - killed_at < SHORT + 5
+
+
+@needs(lease=SHORT, partitions=1)
+async def test_an_event_that_kills_its_process_is_found(work: Bench) -> None:
+    """One of 500 fetched: it alone becomes a dead letter, after `attempts` + 1 deaths at most; all others are
+    handled, and started again only where their settlement died with a process [B8]."""
+    bus, attempts = await work.rig.open("publisher"), 3
+    await bus.declare_group(work.rig.spec())
+    work.rig.groups[GROUP] = ("orders.**",)
+    for n in range(500):
+        await work.publish(bus, n, *(["kill"] if n == 250 else []))
+    repeats = 0
+    for deaths in itertools.count():
+        worker = work.start(f"r{deaths}", retry=retries(0.05, attempts=attempts))
+        quiet = asyncio.ensure_future(bus.quiet())
+        await work.rig.until(lambda: quiet.done() or worker.code is not None)  # noqa: B023 - awaited here
+        if quiet.done():
+            break
+        quiet.cancel()
+        assert (worker.code, worker.reached) == (KILLED, "kill 250")
+        assert deaths <= attempts
+        # Nobody else has anything yet: what it had started, and Redis does not know as settled, comes again.
+        repeats += len({one.id for one in worker.starts()} & pending_ids(work))
+    [letter] = await bus.dead_letters()
+    assert (letter.envelope.id, letter.reason, letter.attempts) == ("e251-250", "attempts", attempts)
+    await work.rig.given_up(bus)
+    work.collect()
+    work.judge(repeats=repeats - 1)  # when the last had died, what killed it was not started any more
+
+
+def pending_ids(work: Bench) -> set[str]:
+    """Events that were handed over and not settled: the first of the only partition is `e1-0`, and so on."""
+    with work.client() as client:
+        found = client.xpending_range(work.stream("orders"), GROUP, "-", "+", 1_000)
+    numbers = [int(one["message_id"].partition(b"-")[2]) for one in found]
+    return {f"e{number}-{number - 1}" for number in numbers}
 
 
 # --- stopped ------------------------------------------------------------------------------------------------
@@ -660,6 +697,97 @@ async def test_a_rolling_upgrade_and_back_under_load(work: Bench) -> None:
 
 
 # --- many subscriptions, and replicas that come and go ------------------------------------------------------
+
+
+@needs(lease=LEASE, partitions=2)
+async def test_a_partition_that_waits_for_a_slow_handler_goes_on_meanwhile(work: Bench) -> None:
+    """In each of two partitions one runs that does not end, and one of them is to move: its other keys stand
+    still for less than 3 s, again and again, and when the slow one has ended it moves [B37]."""
+    rig = work.rig
+    a, b = await rig.open("a"), await rig.open("b")
+    first = await work.host(a, holds=True, concurrency=3, timeout=100)  # one lane is left for what is fast
+    n, keys = itertools.count(), dict[int, list[str]]()
+    for number in itertools.islice(n, 16):
+        [receipt] = await rig.publish(a, number, key=f"k{number}")
+        keys.setdefault(partition_of(receipt), []).append(f"k{number}")
+    slow, fast = zip(*(found[:2] for found in keys.values()), strict=True)
+    assert len(slow) == 2
+    for key in slow:
+        await work.publish(a, next(n), "hold", key=key)
+    await rig.until(lambda: first.running == 2)
+    second, waits = await work.host(b, concurrency=3), list[float]()
+    while sum(wait > STOOD for wait in waits) < 2:
+        published_at = now()
+        numbers = [next(n) for _ in fast]
+        for number, key in zip(numbers, fast, strict=True):
+            await work.publish(a, number, key=key)
+        await rig.until(lambda: set(numbers) <= set(first.done))  # noqa: B023 - awaited here
+        waits.append(now() - published_at)
+    assert max(waits) < 3
+    assert (second.numbers, await owners(work, a)) == ([], {"a": 2})
+    first.gate.open()
+    await rig.until(lambda: owners_are(work, a, {"a": 1, "b": 1}))
+    await rig.quiet(a)
+    work.judge()
+
+
+STOOD = 0.5
+"""Seconds of waiting that show that a partition stood still."""
+
+
+def partition_of(receipt: Receipt) -> int:
+    """As it says: `topic/partition:entry`."""
+    return int(receipt.position.partition("/")[2].partition(":")[0])
+
+
+@needs(lease=LEASE, partitions=8)
+async def test_replicas_come_and_go_while_some_handlers_are_slow(work: Bench) -> None:
+    """1 → 4 → 2 → 4: nothing is started again, no key is handled by two at once, all partitions have an
+    owner in the end, and none stands still for 3 s because a slow one runs in it when others come [B37]."""
+    rig, slow = work.rig, 60 if IS_LONG else 4
+    rig.backend.patience += slow
+    bus = await rig.open("publisher")
+    await bus.declare_group(rig.spec(concurrency=4))
+    rig.groups[GROUP] = ("orders.**",)
+    is_over, n = False, itertools.count()
+
+    async def load() -> None:
+        while not is_over:
+            number = next(n)
+            await work.publish(bus, number, key=f"k{number % 64}")
+            await asyncio.sleep(0.01)
+
+    async def come(*names: str) -> list[Worker]:
+        return list(await asyncio.gather(*(work.up(name, concurrency=4, timeout=100) for name in names)))
+
+    async def are_shared(*names: str) -> None:
+        async def is_so() -> bool:
+            found = await owners(work, bus)
+            return set(found) == set(names) and sum(found.values()) == 8
+
+        await rig.until(is_so)
+
+    loading = asyncio.ensure_future(load())
+    [first] = await come("w0")
+    for number in range(3):  # its fourth lane is left for what is fast: without one, no key could go on
+        await work.publish(bus, 10_000 + number, f"sleep {slow}", key=f"slow{number}")
+    await rig.until(lambda: first.running() >= 3)
+    _, second, third = await come("w1", "w2", "w3")
+    await are_shared("w0", "w1", "w2", "w3")
+    leaving_at = now()
+    await asyncio.gather(second.end(), third.end())
+    await are_shared("w0", "w1")
+    left_at = now()
+    await come("w4", "w5")
+    await are_shared("w0", "w1", "w4", "w5")
+    is_over = True
+    await loading
+    await rig.quiet(bus)
+    work.collect()
+    cut = sum(one.kind == "ended" and one.how == "cancelled" for one in rig.history)
+    assert not cut  # what ran was waited for
+    work.judge()
+    assert longest_wait(work, besides=(leaving_at, left_at)) < 3
 
 
 def longest_wait(work: Bench, besides: tuple[float, float]) -> float:

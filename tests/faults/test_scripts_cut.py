@@ -6,6 +6,7 @@ fault some of the scripts. With PLUGBUS_FAULTS=long all have all, at several cal
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 
@@ -34,14 +35,16 @@ from fault_tools.network import (
     load_scripts,
     long,
     pending,
+    streams,
 )
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.resp import elements
 from fault_tools.servers import Server
 
-from bus.conformance.probe import Probe, fail_if
+from bus.conformance.probe import Gate, Probe, fail_if
 from bus.conformance.rig import SOURCE, Rig, now
 from bus.redis_streams import bell, link
+from bus.redis_streams.layout import Keys
 from bus.redis_streams.scripts import names
 from contracts.bus import BusLimits, DeadLetterSelection, EventBus, RetryPolicy, TailItem
 
@@ -180,8 +183,8 @@ FEW = {"bury", "census", "fill", "redrive", "release", "skip", "swap", "take", "
 
 
 def plans() -> Iterator[tuple[str, str, int]]:
-    """Script, fault, at which call."""
-    for row, name in enumerate(names()):
+    """Script, fault, at which call. In a life nobody deletes a group: see `test_a_group_made_anew`."""
+    for row, name in enumerate(name for name in names() if name != "remake"):
         for column, fault in enumerate(FAULTS):
             for nth in range(1, 2 if name in FEW else long(2, 5)):
                 if IS_LONG or (row + column) % 4 == 0:
@@ -200,6 +203,62 @@ async def test_a_life(rig: Rig, server: Server, proxy: FaultProxy, name: str, fa
     info = await rig.info(bus)
     assert (info.handled, info.failed, info.parked, info.waiting, info.in_flight) == (23, 3, 0, 0, 0)
     rig.judge()
+
+
+@pytest.mark.parametrize("fault", list(FAULTS)[:: long(3, 1)])
+async def test_a_group_made_anew(rig: Rig, server: Server, proxy: FaultProxy, fault: str) -> None:
+    """One runs and others wait when somebody deletes the group: all are handled once, none stays pending.
+    [B22, F8]"""
+    rig.backend.limits = BusLimits(lease=1.0)  # what no group holds is not trimmed at once
+    bus, gate = await rig.open(), Gate()
+    probe = await rig.on(bus, lambda n, _: gate() if n == 3 else None)
+    await rig.publish(bus, *range(8))
+    await rig.until(lambda: gate.waiting)
+    rule = proxy.on(None, FAULTS[fault], where=calls("remake"))
+    delete_group(server)
+    await rig.publish(bus, 8)
+    await happened(rig, rule)
+    gate.open()
+    await rig.until(lambda: set(probe.done) == set(range(9)))
+    await rig.quiet(bus)
+    await rig.until(lambda: pending(server) == 0)
+    rig.judge()
+
+
+async def test_what_is_settled_before_its_group_is_made_anew(
+    rig: Rig, server: Server, proxy: FaultProxy
+) -> None:
+    """It was in hand when that was sent, and is settled when it comes: it does not stay pending. [B22, F8]"""
+    rig.backend.limits = BusLimits(lease=1.0)
+    bus, gate = await rig.open(), Gate()
+    retry = RetryPolicy(attempts=2, first_delay=0.01)
+
+    async def act(n: int, attempt: int) -> None:
+        await (gate() if n == 3 else asyncio.sleep(0))
+        fail_if(n == 5 and attempt == 1)
+
+    probe = await rig.on(bus, act, retry=retry)
+    await rig.publish(bus, *range(8))
+    await rig.until(lambda: gate.waiting and pending(server) == 5)
+    held = proxy.on(None, Hold(), where=calls("remake"))
+    delete_group(server)
+    await rig.publish(bus, 8)
+    await happened(rig, held)
+    gate.open()
+    await rig.until(lambda: set(probe.done) == set(range(8)))
+    tally = Keys(str(rig.backend.namespace)).tally("shop.handle", 0)  # type: ignore[attr-defined]
+    await rig.until(lambda: server.command("HGET", tally, "handled") == b"8")
+    held.release()
+    await rig.until(lambda: 8 in probe.done)
+    await rig.quiet(bus)
+    await rig.until(lambda: pending(server) == 0)
+    rig.judge()
+
+
+def delete_group(server: Server) -> None:
+    """As somebody would by hand."""
+    for stream in streams(server):
+        server.command("XGROUP", "DESTROY", stream, "shop.handle")
 
 
 HANDING_OVER = ("removed", "rebalanced")

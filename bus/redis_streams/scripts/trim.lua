@@ -25,6 +25,11 @@ local function following(id)
   local ms, n = parse(id)
   return string.format('%.0f-%.0f', ms, n + 1)
 end
+local function preceding(id)
+  local ms, n = parse(id)
+  if n > 0 then return string.format('%.0f-%.0f', ms, n - 1) end
+  return ms > 0 and string.format('%.0f-18446744073709551615', ms - 1) or '0-0'
+end
 
 -- What the groups need: what they have not read, and the oldest that they have read and not settled.
 local floor, holder, lows = nil, '', {}
@@ -38,13 +43,15 @@ for _, fields in ipairs(groups) do
   local group = {}
   for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
   local need
+  local settled = group['last-delivered-id']  -- everything up to it; where the group begins should it be deleted
   if group.pending > 0 then
     need = redis.call('XPENDING', stream, group.name)[2]
+    settled = preceding(need)
   elseif group['last-delivered-id'] ~= last then
     need = following(group['last-delivered-id'])
   end
   lows[#lows + 1] = group.name
-  lows[#lows + 1] = group['last-delivered-id']
+  lows[#lows + 1] = settled
   if need and (not floor or less(need, floor)) then floor, holder = need, group.name end
 end
 
