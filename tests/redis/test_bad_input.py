@@ -303,7 +303,7 @@ async def test_a_layout_that_is_none(server: Server, layout: str) -> None:
     assert server.command("HGET", Keys("plugbus").meta, "layout") == layout.encode()
 
 
-CONTROL = ("meta", "topics", "groups", "replicas", "news")
+CONTROL = ("meta", "topics", "groups", "replicas", "types", "news")
 
 
 @pytest.mark.parametrize("name", CONTROL)
