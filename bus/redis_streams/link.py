@@ -171,6 +171,11 @@ class Link:
             if is_final
             else "start it, or correct PLUGBUS_BUS__URL; work goes on by itself when it answers"
         )
+        if cause.startswith("DENIED"):  # Redis says it in a page that tells how to open it to everybody
+            cause = (
+                "it has no password and is in protected mode, so it takes connections of its own machine only"
+            )
+            fix = "give it a password (requirepass), or protected-mode no where only kernels can reach it"
         if isinstance(error, MasterUnknown):
             is_final, fix = error.is_final, error.fix or fix
         found = BusError(f"Redis cannot be reached: {cause}", where=self.address, fix=fix)

@@ -126,6 +126,23 @@ async def test_something_else_listens_there(answer: bytes, caplog: pytest.LogCap
     check_log(caplog.records, most=1)
 
 
+async def test_a_redis_in_protected_mode() -> None:
+    """What it means, in one sentence and not in a page; it may be mended while the kernel waits."""
+    page = b"-DENIED Redis is running in protected mode because " + b"protected mode is enabled. " * 30
+
+    class Protected(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(page + b"\r\n")
+
+    listener = await asyncio.get_running_loop().create_server(Protected, "127.0.0.1", 0)
+    async with listener:
+        error = await refusal_of(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+    assert "protected mode" in error.message
+    assert len(error.message) < 200
+    assert "requirepass" in error.fix
+    assert not error.is_final
+
+
 # --- who one is ---------------------------------------------------------------------------------------------
 
 
