@@ -591,7 +591,14 @@ class EventBus(Protocol):
         """All providers that this replica can reach."""
 
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
-        """Enter event types into the catalogue; returns what takes them out again (safe twice)."""
+        """Enter event types into the catalogue; returns what takes them out again (safe twice).
+
+        Here at once, on the other replicas soon. What a replica does not take out stays when it is gone,
+        until another one declares types of the same plugin.
+        """
 
     def types(self) -> list[CatalogEntry]:
-        """The catalogue, by type and version; an entry for each plugin that declares the type."""
+        """The catalogue, by type and version; an entry for each plugin that declares the type.
+
+        What all replicas have declared, as far as it is known here: asks nobody.
+        """

@@ -204,3 +204,5 @@ class CatalogEntry(BaseModel):
     plugin_id: str = ""
     published: bool = True
     """Whether the plugin may publish it; else it only handles it, with a model of its own."""
+    replicas: tuple[str, ...] = ()
+    """Where it was declared and not taken out, by name; said by the bus. Some may be gone."""

@@ -21,8 +21,11 @@ def main() -> int:
     folder = Path(os.environ.get("PLUGBUS_STATE_DIR", "/var/lib/plugbus"))
     try:
         status, text = ask(read_url(folder), token(folder))
-    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
-        print(f"no answer: {error!r}")  # noqa: T201 - a command prints
+    except ValueError as error:  # its text may hold the token: a header with a line end is shown in it
+        print(f"no answer: {type(error).__name__}")  # noqa: T201 - a command prints
+        return 1
+    except (OSError, KeyError, http.client.HTTPException) as error:
+        print(f"no answer: {error!r}")  # noqa: T201
         return 1
     print(text)  # noqa: T201
     return 0 if status == http.HTTPStatus.OK else 1
@@ -34,9 +37,9 @@ def read_url(folder: Path) -> str:
 
 
 def token(folder: Path) -> str:
-    """The configured token, else the one made at first start, else none."""
-    made = folder / "token"
-    kept = made.read_text(encoding="ascii").strip() if made.is_file() else ""
+    """The configured token, else that of the configured file, else the one made at first start, else none."""
+    file = Path(os.environ.get("PLUGBUS_TOKEN_FILE") or folder / "token")
+    kept = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return os.environ.get("PLUGBUS_TOKEN") or kept
 
 

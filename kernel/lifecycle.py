@@ -294,7 +294,11 @@ class PluginLifecycleManager:
             for info in bus.providers()
             if info.plugin_id == record.plugin_id and info.replica == bus.replica
         ]
-        held += [f"event type {entry.type}" for entry in bus.types() if entry.plugin_id == record.plugin_id]
+        held += [
+            f"event type {entry.type}"
+            for entry in bus.types()
+            if entry.plugin_id == record.plugin_id and bus.replica in entry.replicas
+        ]
         if self._services.mounts.get(record.plugin_id) is not None:
             held.append("routes")
         left = await self._anyway(record, "unload", generation.host.unload(), self._deadlines.shutdown)

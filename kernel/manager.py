@@ -115,7 +115,7 @@ class PluginManager:
         bus = self._bus = self._given_bus or await self._open_bus()
         self._announcer = Announcer(bus, self._log)
         self._announcer.open()
-        self._edge = Edge(bus, self._mounts, state.path, state.token(self.settings.token))
+        self._edge = Edge(bus, self._mounts, state.path, state.token(self.settings.configured_token()))
         services = Services(
             bus=bus,
             settings=self.settings,

@@ -33,9 +33,12 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from contracts.bus import BusLimits
+from contracts.errors import SettingsError
 from contracts.metadata import Pattern, PluginId
 from contracts.patterns import RESERVED_TOPICS, is_type_name, topic_of
 from contracts.security import Permission, SecurityLevel
@@ -78,7 +81,7 @@ __all__ = [
 ]
 
 DEFAULT = "default"
-_ANCHORED = (("plugin_paths",), ("state_dir",))
+_ANCHORED = (("plugin_paths",), ("state_dir",), ("token_file",))
 
 
 def _bus_url(value: str) -> str:
@@ -202,6 +205,8 @@ class Settings(_Frozen):
     """Holds token, plugin data and lock; unset: `.plugbus/` beside `plugbus.toml`, else the user's folder."""
     token: SecretStr | None = None
     """Bearer token of the web edge; unset: one is made at first start and kept in the state folder."""
+    token_file: Path | None = None
+    """A file that holds this token instead, such as a mounted secret; read at each start."""
     plugin_paths: tuple[Path, ...] = (Path("my_plugins"),)
     """Folders of plugins, or single plugins; relative to `plugbus.toml`, else to the current folder."""
     plugins: dict[PluginId, PluginSettings] = Field(default_factory=dict)
@@ -215,6 +220,13 @@ class Settings(_Frozen):
     ] = "info"
     """The least severe log records that are written."""
 
+    @field_validator("token_file")
+    @classmethod
+    def _one_token(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("token") is not None:
+            raise ValueError("should not be set beside `token`: which of the two is meant")
+        return value
+
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(default=None)
 
@@ -222,6 +234,25 @@ class Settings(_Frozen):
     def file(self) -> Path | None:
         """The `plugbus.toml` that was read, if there was one."""
         return self._file
+
+    def configured_token(self) -> SecretStr | None:
+        """`token`, or what `token_file` holds now. Raises `SettingsError`, which shows nothing of it."""
+        if self.token_file is None:
+            return self.token
+        try:
+            words = self.token_file.read_text(encoding="utf-8").split()
+            problem = "" if len(words) == 1 else "should hold one token and nothing else"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            problem = "is no text"
+        if problem:
+            raise SettingsError(
+                f"the file of the token, {self.token_file}, {problem}",
+                where=self.source_of("token_file"),
+                fix="openssl rand -hex 32 > FILE, readable by the user who runs the kernel",
+            )
+        return SecretStr(words[0])
 
     def source_of(self, key: str) -> str:
         """Where the value of a dotted key came from: `plugbus.toml:4`, a variable's name, `default` …"""

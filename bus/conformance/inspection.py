@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from contracts.bus import CatalogEntry
+from pydantic import JsonValue
+
+from contracts.bus import CatalogEntry, EventBus
 
 from .backend import needs
 from .order import soon
@@ -125,3 +127,60 @@ class Inspection(Suite):
         assert [one.plugin_id for one in bus.types()] == ["mail"]
         keep()
         assert bus.types() == []
+
+    async def test_all_replicas_see_the_types_of_each(self, rig: Rig) -> None:
+        """One that came before, and one that comes later; each entry tells who declares it."""
+        one, other = await rig.open("one"), await rig.open("other")
+        schema: dict[str, JsonValue] = {"type": "object", "description": "ünïcode"}
+        entry = CatalogEntry(type="orders.item", version=2, plugin_id="shop", json_schema=schema)
+        remove = one.add_types([entry])
+        assert _declared(one) == [("orders.item", 2, "shop", ("one",))]
+        await rig.until(lambda: _declared(other) == _declared(one))
+        [seen] = other.types()
+        assert seen == entry.model_copy(update={"replicas": ("one",)})
+        later = await rig.open("later")
+        await rig.until(lambda: _declared(later) == _declared(one))
+        remove_other = other.add_types([entry])
+        await rig.until(lambda: all(_where(bus) == [("one", "other")] for bus in (one, other, later)))
+        remove()
+        await rig.until(lambda: all(_where(bus) == [("other",)] for bus in (one, other, later)))
+        remove_other()
+        await rig.until(lambda: not any(bus.types() for bus in (one, other, later)))
+
+    async def test_types_outlive_the_replica_that_vanishes(self, rig: Rig) -> None:
+        """Until somebody declares types of the same plugin: then what it says now is all."""
+        one, other = await rig.open("one"), await rig.open("other")
+        one.add_types([CatalogEntry(type="orders.item", version=n, plugin_id="shop") for n in (1, 2)])
+        one.add_types([CatalogEntry(type="bills.item", version=1, plugin_id="bills")])
+        left = [("bills.item", 1, "bills", ("one",))]
+        left += [("orders.item", n, "shop", ("one",)) for n in (1, 2)]
+        await rig.until(lambda: _declared(other) == left)
+        await rig.crash(one)
+
+        async def is_alone() -> bool:
+            return (await other.info()).replicas == ("other",)
+
+        await rig.until(is_alone)
+        later = await rig.open("later")
+        await rig.until(lambda: _declared(later) == _declared(other) == left)
+        other.add_types([CatalogEntry(type="orders.item", version=2, plugin_id="shop")])
+        left[1:] = [("orders.item", 2, "shop", ("other",))]
+        await rig.until(lambda: _declared(later) == _declared(other) == left)
+
+    async def test_types_that_are_taken_out_before_the_end_are_gone(self, rig: Rig) -> None:
+        """Closing right behind it forgets nothing of it; what is not taken out stays."""
+        one, other = await rig.open("one"), await rig.open("other")
+        one.add_types([CatalogEntry(type="bills.item", version=1, plugin_id="bills")])
+        remove = one.add_types([CatalogEntry(type="orders.item", version=1, plugin_id="shop")])
+        await rig.until(lambda: len(other.types()) == 2)
+        remove()
+        await rig.close(one)
+        await rig.until(lambda: _declared(other) == [("bills.item", 1, "bills", ("one",))])
+
+
+def _declared(bus: EventBus) -> list[tuple[str, int, str, tuple[str, ...]]]:
+    return [(one.type, one.version, one.plugin_id, one.replicas) for one in bus.types()]
+
+
+def _where(bus: EventBus) -> list[tuple[str, ...]]:
+    return [one.replicas for one in bus.types()]

@@ -110,7 +110,9 @@ class Administration(Replica):
     # --- catalogue --------------------------------------------------------------------------------
 
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
-        return self.broker.catalog.add(entries)
+        catalog, living = self.broker.catalog, {*self.broker.members.hearts, self.replica}
+        catalog.clear_up({entry.plugin_id for entry in entries}, living)
+        return catalog.add(entries, self.replica)
 
     def types(self) -> list[CatalogEntry]:
-        return self.broker.catalog.list()
+        return self.broker.catalog.entries()

@@ -99,7 +99,6 @@ class RedisBus:
         self._tails = self._core.tails
         self._ending: list[asyncio.Task[None]] = []
         self._closed = asyncio.Event()
-        self._catalogued = 0
 
     @property
     def replica(self) -> str:
@@ -560,7 +559,7 @@ class RedisBus:
         return self._core.catalog.add(entries)
 
     def types(self) -> list[CatalogEntry]:
-        return self._core.catalog.list()
+        return self._core.catalog.entries()
 
     # --- the namespace --------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from contracts.event import Event
 from contracts.message import Message
 
 from ..announce import SOURCE
-from ..catalog import Catalog
 from ..clock import Clock, Ids
 from ..codec import encode
 from ..directory import Directory
@@ -27,6 +26,7 @@ from ..tidings import tell_dropped
 from .announcing import RedisAnnouncer
 from .bell import Bell
 from .caretaking import bound_dormant
+from .catalog import SharedCatalog
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .errors import explained, may_pass
@@ -79,7 +79,7 @@ class Core:
         # Much less than a lease: who comes back late after an outage must not be taken for gone.
         self.link = Link(url, longest_pause=min(2.0, limits.lease / 5))
         self.sweeper = Sweeper(clock)
-        self.catalog = Catalog()
+        self.catalog = SharedCatalog(self)
         self.directory = Directory()
         self.registry = Registry(self.link, self.keys, limits)
         self.trimmer = Trimmer(self)
@@ -116,6 +116,7 @@ class Core:
         try:
             await self.registry.enter()
             await self.members.join()
+            await self.catalog.open()
             await self.registry.tell("replicas")
         except BaseException:
             self.link.reset()
@@ -133,6 +134,7 @@ class Core:
         if self.link.is_up:
             try:
                 async with asyncio.timeout(1.0):
+                    await self.catalog.close()
                     await self.members.leave()
             except (Lost, Refused, TimeoutError) as lost:
                 log.debug("leaving: %s", lost)
@@ -216,6 +218,7 @@ class Core:
 
     def _heard(self) -> None:
         """Something has changed: look again, once for whatever came meanwhile."""
+        self.catalog.look_soon()
         if self._looking is not None and not self._looking.done():
             self._look_again = True
             return
@@ -270,6 +273,7 @@ class Core:
 
     async def after_beat(self) -> None:
         """So often, what has no other cause is looked at."""
+        self.catalog.look_soon()
         self.ownership.place_soon()
         self.reader.look_after()
         await self.trimmer.look_at_dormant()
@@ -565,6 +569,7 @@ class Core:
 
     async def _declare_all(self, topics: list[str]) -> None:
         await self.registry.enter()
+        self.catalog.forget()
         for hosting in list(self.hosted):
             if not hosting.is_ending:
                 await self.registry.declare(hosting.spec)

@@ -33,7 +33,7 @@ class Keys:
         self.namespace = namespace
         control = f"{namespace}:{{m}}"
         self.meta = f"{control}:meta"
-        """Hash: layout version, incarnation."""
+        """Hash: layout version, incarnation, revision of the catalogue."""
         self.topics = f"{control}:topics"
         """Hash: topic → its number of partitions."""
         self.groups = f"{control}:groups"
@@ -41,7 +41,7 @@ class Keys:
         self.replicas = f"{control}:replicas"
         """Hash: replica → beat, what it hosts, what it provides."""
         self.types = f"{control}:types"
-        """Hash: replica, type, version, plugin → catalogue entry."""
+        """Hash: type, version, plugin, replica → catalogue entry."""
         self.news = f"{control}:news"
         """Stream: something above has changed; a hint, the hashes hold the truth."""
 

@@ -11,15 +11,16 @@ import asyncio
 import logging
 import time
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool, Sentinel
+from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from contracts.errors import BusError, InvalidOption
 
+from .sentinel import MasterUnknown, sentinel_pool
 from .wire import CONNECT, Lost, Wire
 
 log = logging.getLogger("plugbus.bus")
@@ -87,9 +88,6 @@ class Link:
         tasks = [task for task in self._opening.values() if not task.done()]
         if tasks:
             await asyncio.wait(tasks)
-        manager = getattr(self._pool, "sentinel_manager", None)
-        for client in manager.sentinels if manager is not None else ():
-            await client.aclose()  # redis-py leaves its connections to the sentinels open
 
     def _stalled(self) -> None:
         """One is half-open: those that have been silent as well would be found so one after the other."""
@@ -172,6 +170,13 @@ class Link:
             if is_final
             else "start it, or correct PLUGBUS_BUS__URL; work goes on by itself when it answers"
         )
+        if cause.startswith("DENIED"):  # Redis says it in a page that tells how to open it to everybody
+            cause = (
+                "it has no password and is in protected mode, so it takes connections of its own machine only"
+            )
+            fix = "give it a password (requirepass), or protected-mode no where only kernels can reach it"
+        if isinstance(error, MasterUnknown):
+            is_final, fix = error.is_final, error.fix or fix
         found = BusError(f"Redis cannot be reached: {cause}", where=self.address, fix=fix)
         found.is_final = is_final
         return found
@@ -195,7 +200,7 @@ def pool_of(url: str) -> ConnectionPool:
         if scheme == "unix":
             options.pop("socket_keepalive")
         is_sentinel = scheme == "redis+sentinel"
-        pool = _sentinel_pool(url, options) if is_sentinel else ConnectionPool.from_url(url, **options)
+        pool = sentinel_pool(url, options) if is_sentinel else ConnectionPool.from_url(url, **options)
         pool.make_connection()  # type: ignore[no-untyped-call]  # only it refuses options that nobody knows
     except (ValueError, TypeError) as error:
         raise InvalidOption(
@@ -218,36 +223,6 @@ def _check(url: str) -> None:
         database = parts.path.strip("/")
         if database and not database.isdecimal():
             raise ValueError(f"{database!r} is no number of a database")
-
-
-def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
-    """`redis+sentinel://[user:password@]host:port[,host:port …]/service[/database]`."""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    if not (hosts and service):
-        raise ValueError("it names no sentinels, or no service")
-    addresses = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
-        addresses.append((name, int(port)))
-    asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        addresses,
-        sentinel_kwargs={"socket_timeout": CONNECT, "protocol": 2}
-        | {
-            name: asked[f"sentinel_{name}"]
-            for name in ("username", "password")
-            if f"sentinel_{name}" in asked
-        },
-        **options,
-        **({"username": unquote(user)} if user else {}),
-        **({"password": unquote(password)} if password else {}),
-        db=int(database or 0),
-    )
-    pool: ConnectionPool = sentinel.master_for(service).connection_pool
-    return pool
 
 
 def display(url: str) -> str:

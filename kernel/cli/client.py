@@ -78,10 +78,12 @@ class Where:
         overrides = {"state_dir": self.state_dir} if self.state_dir else {}
         settings = load_settings(file=self.config, overrides=overrides)
         folder = StateFolder.locate(settings.state_dir, settings.file)
-        configured = settings.token.get_secret_value() if settings.token else None
         try:
             url = (self.url or _running(folder)).rstrip("/")
-            return url, self.token or configured or _stored_token(folder, url)
+            configured = None if self.token else settings.configured_token()
+            return url, self.token or (
+                configured.get_secret_value() if configured else _stored_token(folder, url)
+            )
         except PermissionError as error:
             raise _refused(f"the state folder cannot be read: {error.strerror}", str(folder.path)) from None
 

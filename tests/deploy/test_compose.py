@@ -185,6 +185,7 @@ def test_redis_keeps_what_it_confirmed() -> None:
         "save": "",
         "maxmemory": "",
         "maxmemory-policy": "noeviction",
+        "protected-mode": "no",
     }
     assert options(rest)["maxmemory"] not in {"", "0"}
     [volume] = redis["volumes"]
@@ -194,7 +195,7 @@ def test_redis_keeps_what_it_confirmed() -> None:
 
 
 def test_only_kernels_reach_redis() -> None:
-    """It is not published, and its network leads nowhere else."""
+    """It is not published, and its network leads nowhere else: so it takes them without a password."""
     assert "ports" not in service("redis")
     assert service("redis")["networks"] == ["bus"]
     assert compose()["networks"]["bus"] == {"internal": True}

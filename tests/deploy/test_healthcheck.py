@@ -94,7 +94,21 @@ def test_the_token_is_sent_along(readyz: Readyz, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("made\n")
     check(tmp_path)
     check(tmp_path, PLUGBUS_TOKEN="configured")
-    assert [header for _, header in readyz.asked] == ["Bearer made", "Bearer configured"]
+    (tmp_path / "secret").write_text("from-a-file\n")
+    check(tmp_path, PLUGBUS_TOKEN_FILE=str(tmp_path / "secret"))
+    assert [header for _, header in readyz.asked] == [
+        "Bearer made",
+        "Bearer configured",
+        "Bearer from-a-file",
+    ]
+
+
+@pytest.mark.usefixtures("readyz")
+def test_a_token_that_is_none_is_not_shown(tmp_path: Path) -> None:
+    """`docker inspect` shows what is printed."""
+    verdict = check(tmp_path, PLUGBUS_TOKEN="hidden\nhidden")
+    assert verdict.code == 1
+    assert "hidden" not in verdict.out
 
 
 @pytest.mark.parametrize("endpoint", [None, "", "{}", '{"url": "http://127.0.0.1:1"}', '{"url": 7}'])

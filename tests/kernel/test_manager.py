@@ -17,7 +17,7 @@ from contracts.errors import BusError, PluginStateError, PluginStepFailed
 from contracts.messages import StartPlugin, StopPlugin
 from kernel import contain
 from kernel.manager import PluginManager
-from kernel.settings import Deadlines, Settings
+from kernel.settings import BusSettings, Deadlines, Settings
 from kernel.testing import Harness, MockPlugin
 from plugbus import BasePlugin, Event, PluginNotReady, PluginStatus, Query, on, provides
 
@@ -243,6 +243,30 @@ async def test_a_step_that_ignores_its_cancellation_does_not_hold_the_kernel_up(
     left = [task for task in asyncio.all_tasks() if "Stubborn" in task.get_name()]
     if left:
         await asyncio.wait(left)
+
+
+async def test_types_that_another_kernel_declares_are_not_left_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two kernels on one bus have the same plugin: the one that unloads it blames it for nothing."""
+
+    class Teller(BasePlugin, plugin_id="teller", version="1", security_level="trusted"):
+        @on
+        async def tick(self, event: Tick) -> None: ...
+
+    def kernel(name: str) -> PluginManager:
+        bus = BusSettings(url="memory://two-kernels")
+        settings = Settings(state_dir=tmp_path / name, plugin_paths=(), bus=bus, replica=name)
+        return PluginManager(settings, profile="embedded", backoff=0.0)
+
+    async with kernel("one") as one, kernel("other") as other:
+        for manager in (one, other):
+            await manager.register_plugin(Teller)
+            await manager.start_plugin("teller")
+        assert [entry.replicas for entry in one.bus.types()] == [("one", "other")]
+        await one.stop_plugin("teller")
+        assert [entry.replicas for entry in one.bus.types()] == [("other",)]
+    assert "left behind" not in caplog.text
 
 
 @pytest.mark.parametrize("where", ["start", "stop", "handler"])

@@ -327,6 +327,49 @@ def test_secrets_are_in_no_text() -> None:
     assert settings.token.get_secret_value() == "hidden-1"
 
 
+def test_the_token_may_come_from_a_file(tmp_path: Path) -> None:
+    """Read when it is asked for, so a new one holds from the next start on; a line end is no part of it."""
+    secret = tmp_path / "secret"
+    settings = load_settings(environ={"PLUGBUS_TOKEN_FILE": str(secret)})
+    for token in ("hidden-1", "hidden-2"):
+        secret.write_text(f"{token}\n")
+        found = settings.configured_token()
+        assert found is not None
+        assert found.get_secret_value() == token
+    assert "hidden" not in f"{settings!r} {settings.describe()} {found!r}"
+
+
+def test_a_relative_file_of_the_token_lies_beside_the_settings(tmp_path: Path) -> None:
+    """As all paths of `plugbus.toml`."""
+    _write('token_file = "secret"')
+    Path("secret").write_text("abc")
+    found = load_settings(environ={}).configured_token()
+    assert found is not None
+    assert found.get_secret_value() == "abc"
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"hidden-1 hidden-2", b"hidden\xff"])
+def test_a_file_without_one_token_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """The file and the setting are named, what it holds is not; no token is made in its place."""
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    settings = load_settings(environ={"PLUGBUS_TOKEN_FILE": str(secret)})
+    with pytest.raises(SettingsError) as caught:
+        settings.configured_token()
+    text = caught.value.explain()
+    assert str(secret) in text
+    assert "PLUGBUS_TOKEN_FILE" in text
+    assert "hidden" not in text
+
+
+def test_a_token_and_its_file_are_not_both_set(tmp_path: Path) -> None:
+    """Nobody has to guess which one holds."""
+    error = _refusal(environ={"PLUGBUS_TOKEN": "hidden", "PLUGBUS_TOKEN_FILE": str(tmp_path / "secret")})
+    assert "token" in error.message
+    assert "hidden" not in error.explain()
+
+
 def test_constructing_settings_reads_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """An embedding application says what it wants; the environment does not interfere."""
     _write('log_level = "error"')

@@ -6,12 +6,23 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_tools.faults import Mangle
+from fault_tools.opening import (
+    AT_ONCE,
+    EVENT,
+    LIMITS,
+    PASSWORD,
+    check_message,
+    opened,
+    refusal_of,
+    tasks_of_buses,
+    works,
+)
 from fault_tools.proxy import FaultProxy
 from fault_tools.servers import Server, binaries, binary, free_port
 from fault_tools.storage_systems import check_log, said
@@ -20,80 +31,18 @@ from bus.conformance.rig import SOURCE, now
 from bus.redis_streams import RedisBus, open_bus
 from bus.redis_streams.layout import LAYOUT, Keys
 from bus.redis_streams.server import check_version
-from contracts.bus import MAX_PAYLOAD, BusLimits, SubscriptionSpec
+from contracts.bus import MAX_PAYLOAD, SubscriptionSpec
 from contracts.errors import BusError, InvalidOption, InvalidPattern, PayloadTooLarge, PlugbusError
 from contracts.event import AnyEvent, EventData
 from contracts.message import PluginEvent
 
 VERSIONS = [label for label, _ in binaries()]
-AT_ONCE = 5.0
-"""Seconds after which a person thinks that it hangs."""
-PASSWORD = "s3cret%/:@"
-LIMITS = BusLimits(lease=1.0, partitions=1)
-EVENT = EventData(type="orders.item", data='{"n": 1}')
 
 
 @pytest.fixture(params=VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with Server(binary(request.param)) as server:
         yield server
-
-
-def check_message(error: PlugbusError) -> None:
-    """What was wrong, where, and one thing to do, on at most a screen; and never a password."""
-    text = error.explain()
-    assert error.message
-    assert error.fix
-    assert len(text.splitlines()) <= 6
-    assert len(text) < 2_000
-    assert PASSWORD not in text
-    assert "Traceback" not in text
-
-
-def tasks_of_buses() -> set[str]:
-    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("plugbus:")}
-
-
-async def refusal_of(url: str, **options: Any) -> BusError:
-    """Why it cannot be opened; and that nothing is left of the attempt, and a second one says the same."""
-    errors = []
-    for _ in range(2):
-        bus = open_bus(url, limits=LIMITS, **options)
-        began = now()
-        with pytest.raises(BusError) as caught:
-            await bus.open()
-        assert now() - began < AT_ONCE
-        assert not tasks_of_buses()
-        await bus.close()
-        check_message(caught.value)
-        errors.append(caught.value)
-    assert errors[0].is_final == errors[1].is_final
-    return errors[0]
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisBus]:
-    bus = open_bus(url, limits=LIMITS, **options)
-    await bus.open()
-    try:
-        yield bus
-    finally:
-        await bus.close(0)
-
-
-async def works(bus: RedisBus) -> None:
-    """An event goes through."""
-    seen = asyncio.Event()
-
-    async def handle(event: PluginEvent) -> None:
-        seen.set()
-
-    await bus.subscribe(
-        SubscriptionSpec(group="shop.handle", plugin_id="shop", handler="handle", patterns=("orders.**",)),
-        handle,
-    )
-    await bus.publish(EVENT, source=SOURCE)
-    await asyncio.wait_for(seen.wait(), AT_ONCE)
 
 
 # --- the URL ------------------------------------------------------------------------------------------------
@@ -175,6 +124,23 @@ async def test_something_else_listens_there(answer: bytes, caplog: pytest.LogCap
         error = await refusal_of(f"redis://127.0.0.1:{port}/0")
     assert str(port) in error.explain()
     check_log(caplog.records, most=1)
+
+
+async def test_a_redis_in_protected_mode() -> None:
+    """What it means, in one sentence and not in a page; it may be mended while the kernel waits."""
+    page = b"-DENIED Redis is running in protected mode because " + b"protected mode is enabled. " * 30
+
+    class Protected(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(page + b"\r\n")
+
+    listener = await asyncio.get_running_loop().create_server(Protected, "127.0.0.1", 0)
+    async with listener:
+        error = await refusal_of(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+    assert "protected mode" in error.message
+    assert len(error.message) < 200
+    assert "requirepass" in error.fix
+    assert not error.is_final
 
 
 # --- who one is ---------------------------------------------------------------------------------------------
@@ -354,7 +320,7 @@ async def test_a_layout_that_is_none(server: Server, layout: str) -> None:
     assert server.command("HGET", Keys("plugbus").meta, "layout") == layout.encode()
 
 
-CONTROL = ("meta", "topics", "groups", "replicas", "news")
+CONTROL = ("meta", "topics", "groups", "replicas", "types", "news")
 
 
 @pytest.mark.parametrize("name", CONTROL)
@@ -526,52 +492,3 @@ async def test_an_entry_of_redis_cli_is_a_dead_letter_and_the_next_is_handled(
         [line] = said(caplog.records, logging.WARNING)
         assert "hello" in line
         assert "dead letter" in line
-
-
-# --- Sentinel -----------------------------------------------------------------------------------------------
-
-
-class Sentinel(Server):
-    """A Redis Sentinel: the same program under another name, watching `master` under the name `shop`."""
-
-    def __init__(self, master: Server, config: dict[str, str] | None = None) -> None:
-        super().__init__(master.binary)
-        self._master = master
-        self.config = dict(config or {})
-        link = self.folder / "redis-sentinel"
-        link.symlink_to(self.binary)
-        self.binary = link
-
-    def _lines(self) -> Iterator[str]:
-        yield f'bind 127.0.0.1\nport {self.port}\ndir "{self.folder}"'
-        yield f"sentinel monitor shop 127.0.0.1 {self._master.port} 1"
-        yield "sentinel down-after-milliseconds shop 300"
-        yield "sentinel failover-timeout shop 2000"
-        for name, value in self.config.items():
-            yield f"{name} {value}"
-
-    def url_of(self, service: str = "shop", *, login: str = "", query: str = "") -> str:
-        return f"redis+sentinel://{login}127.0.0.1:{self.port}/{service}{query}"
-
-
-async def test_a_sentinel_names_the_master(server: Server) -> None:
-    """The first that answers of those in the URL; database and options as in other URLs."""
-    with Sentinel(server) as sentinel:
-        async with opened(sentinel.url_of()) as bus:
-            await works(bus)
-        several = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/shop/0"
-        async with opened(several) as bus:
-            await works(bus)
-            assert (await bus.info()).connected
-
-
-def _knows_replica(sentinel: Server) -> bool:
-    with sentinel.client() as client:
-        found = client.info("sentinel")
-    return int(found["master0"]["slaves"]) >= 1
-
-
-def _lags(first: Server, second: Server) -> bool:
-    with first.client() as one, second.client() as other:
-        behind = one.info("replication")["master_repl_offset"]
-        return bool(other.info("replication").get("slave_repl_offset", -1) < behind)
