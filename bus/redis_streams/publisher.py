@@ -91,7 +91,9 @@ class Publisher:
         """What waits for room, in order."""
         self._flying: list[Item] = []
         """What was sent and is not answered."""
-        self._is_flying = self._is_scheduled = self._is_busy = self._is_pausing = False
+        self._is_flying = self._is_scheduled = self._is_pausing = False
+        self._queued = self._answered_last = 0
+        """Events in the queues; events of the last flush."""
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -107,7 +109,8 @@ class Publisher:
         self._rates: dict[str, Rate] = {}
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
+        self._task = self._loop.create_task(
             keep_on("publishing", self._reconnect, lambda: self._link.is_closed), name="plugbus:redis:write"
         )
 
@@ -156,7 +159,7 @@ class Publisher:
         deadline = self._clock.monotonic() + timeout
         place = await self.place_of(message, timeout)
         flags = (REPEATED if repeated else 0) + (HANDLING if handling else 0)
-        future = asyncio.get_running_loop().create_future()
+        future = self._loop.create_future()
         item = Item(message.id, message.source, pack(message), flags, deadline, future, due)
         return await self.send(place, item)
 
@@ -167,7 +170,7 @@ class Publisher:
         count = self._registry.partitions(topic)
         if count is None:
             return None
-        future = asyncio.get_running_loop().create_future()
+        future = self._loop.create_future()
         item = Item(id, source, fields, 0, self._clock.monotonic() + timeout, future)
         p = 0 if count == 1 else zlib.crc32(item.name.encode()) % count
         return self.send((topic, p), item)
@@ -181,6 +184,7 @@ class Publisher:
             if queue is None:
                 queue = self._queues[place] = deque()
             queue.append(item)
+            self._queued += 1
             self._kick()
         return item.future
 
@@ -228,22 +232,28 @@ class Publisher:
     def _kick(self) -> None:
         """Send what is queued, unless a flush is under way: its answer sends the next.
 
-        One publisher alone is sent for at once. Where many were answered together they publish again in the
-        turns that follow, and go out together.
+        One publisher alone is sent for at once. Where many were answered together they mostly publish again in
+        the turns that follow: they go out together, as soon as there are as many, before anybody handles what
+        came meanwhile. So Redis and this process work at the same time.
         """
-        if self._is_flying or self._is_scheduled or self._is_pausing:
+        if self._is_flying or self._is_pausing:
             return
         if not self._wire.is_up:
             self._wanted.set()
             self._watch_deadlines()
-        elif self._is_busy:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._after_a_turn)
-        else:
+        elif self._queued >= self._answered_last:
             self._flush()
+        elif not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._after_a_turn)
 
     def _after_a_turn(self) -> None:
-        asyncio.get_running_loop().call_soon(self._flush)
+        self._loop.call_soon(self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._is_scheduled = False
+        if not (self._is_flying or self._is_pausing):
+            self._flush()
 
     async def _reconnect(self) -> None:
         """Connects again, where that is needed."""
@@ -254,10 +264,9 @@ class Publisher:
         self._kick()
 
     def _flush(self) -> None:
-        self._is_scheduled = False
         batches = self._gather()
         if not batches:
-            self._is_busy = False
+            self._answered_last = 0
             return
         self._is_flying = True
         self._flying = [item for _, items in batches for item in items]
@@ -277,12 +286,12 @@ class Publisher:
                 for item in reversed(items):
                     item.flags |= REPEATED
                     self._put_back(place, item)
-            self._is_busy = False
+            self._answered_last = 0
         else:
             pause = False
             for (place, items), answer in zip(batches, answers, strict=True):
                 pause |= self._use(place, items, answer)
-            self._is_busy = len(batches) > 1 or len(batches[0][1]) > 1
+            self._answered_last = sum(len(items) for _, items in batches)
             if pause:
                 self._is_pausing = True
                 self._pauses = asyncio.get_running_loop().call_later(_ROOM_PAUSE, self._go_on)
@@ -320,6 +329,7 @@ class Publisher:
                 del self._queues[place]
             if items:
                 batches.append((place, items))
+        self._queued = sum(map(len, self._queues.values()))
         return batches
 
     def _call(self, place: Place, items: list[Item]) -> ScriptCall:
@@ -405,6 +415,7 @@ class Publisher:
         if queue is None:
             queue = self._queues[place] = deque()
         queue.appendleft(item)
+        self._queued += 1
 
     def _give_up(self, item: Item) -> None:
         why = item.why
