@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from .definition import place_of
 from .envelope import JSON, Envelope, moment_of, nanoseconds_of, schema_uri
 from .errors import InvalidEvent, UndecodableEvent, VersionAhead
-from .event import Event, dump_event, load_model
+from .event import Event, dump_event, invalid
 
 E = TypeVar("E", bound=Event)
 _RETURNED = uuid.UUID("6b0d4d3e-8f43-5a63-9df5-0b8e0a4a7c11")
@@ -299,10 +299,10 @@ def event_from_message(message: Message, model: type[E]) -> E:
     if message.version != wanted and model.__event_type__ == message.type:
         data = _lift(message, model, wanted)
     try:
-        return load_model(model, data, what=_named(message))
-    except InvalidEvent:
+        return model.model_validate_json(data, extra="ignore")  # `load_model`; the name is only for the error
+    except ValidationError as error:
         _parse(message)  # what is no JSON at all has an error of its own
-        raise
+        raise invalid(_named(message), error) from None
 
 
 def _lift(message: Message, model: type[Event], wanted: int) -> str:

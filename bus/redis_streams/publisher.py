@@ -232,9 +232,9 @@ class Publisher:
     def _kick(self) -> None:
         """Send what is queued, unless a flush is under way: its answer sends the next.
 
-        One publisher alone is sent for at once. Where many were answered together they mostly publish again in
-        the turns that follow: they go out together, as soon as there are as many, before anybody handles what
-        came meanwhile. So Redis and this process work at the same time.
+        One publisher alone is sent for at once. Where many were answered together they mostly publish again
+        in the turns that follow: they go out together, as soon as there are as many, before anybody handles
+        what came meanwhile. So Redis and this process work at the same time.
         """
         if self._is_flying or self._is_pausing:
             return

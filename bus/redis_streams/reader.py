@@ -95,10 +95,17 @@ class Reader:
         await future
 
     def feed(self, hosting: RedisHosting) -> None:
-        """Fetch for those of its places that have little left."""
+        """Fetch for those of its places that have little left.
+
+        At once, so that Redis works while what was just taken is handled: a handler that waits for nothing
+        leaves no turn of the event loop to anybody until all is handled.
+        """
         for place in hosting.owned():
-            if not place.is_dry and not place.fetching:
-                self.hungry(place)
+            if not place.is_dry and not place.fetching and self._is_hungry(place):
+                self._adapt(place)
+                self._hungry[place] = None
+        if self._hungry:
+            self._kick()
 
     def hungry(self, place: RedisPlace) -> None:
         if self._is_hungry(place):

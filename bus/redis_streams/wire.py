@@ -23,6 +23,8 @@ from .scripts import Script
 log = logging.getLogger("plugbus.bus")
 
 Command = tuple[bytes | str | int, ...]
+_BUFFER = 256 << 10
+"""Bytes that are read at once."""
 CONNECT = 4.0
 """Seconds for one try to connect."""
 pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
@@ -62,7 +64,7 @@ class _Waiting:
         self.since = since
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.BufferedProtocol):
     """Open it again after `Lost`. `stall`: seconds without an expected reply, then it counts as lost."""
 
     def __init__(self, pool: ConnectionPool, name: str, *, stall: float) -> None:
@@ -78,6 +80,8 @@ class Wire(asyncio.Protocol):
         self._held: list[bytes] | None = None
         """What is to be written when it may move again: a suspended replica sends nothing."""
         self._unread: list[bytes] = []
+        self._buffer = memoryview(bytearray(_BUFFER))
+        """What is read goes there: a new piece of that size for each read costs more than reading it."""
         self._gathered: list[bytes] | None = None
         self._former: tuple[str, ...] = ()
         """How the server knows the connection that this one replaces."""
@@ -158,7 +162,7 @@ class Wire(asyncio.Protocol):
             waiting.since = now
         unread, self._unread = self._unread, []
         for data in unread:
-            self.data_received(data)
+            self._read(data)
         self._arm()
 
     # --- sending --------------------------------------------------------------------------------------
@@ -315,14 +319,20 @@ class Wire(asyncio.Protocol):
 
     # --- protocol -------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         self.heard_at = asyncio.get_running_loop().time()
-        if self._held is not None:
-            self._unread.append(data)
-            return
+        if self._held is None:
+            self._read(self._buffer[:nbytes])
+        else:
+            self._unread.append(bytes(self._buffer[:nbytes]))
+
+    def _read(self, data: bytes | memoryview) -> None:
         reader = self._reader
         try:
-            reader.feed(data)
+            reader.feed(data)  # type: ignore[arg-type]  # any bytes-like, which its stub does not know
             while (reply := reader.gets()) is not False:
                 if not self._waiting:
                     raise hiredis.ProtocolError("a reply that nobody waits for")
