@@ -85,7 +85,7 @@ class Watch:
                 done(answers)
 
             watch.look("before", calls)
-            send(self, settling, hungry, answered)
+            send(transactions, settling, hungry, answered)
 
         Wire.submit_scripts = watched  # type: ignore[assignment, method-assign]
         Transactions.send = watched_transaction  # type: ignore[method-assign]
