@@ -19,6 +19,7 @@ from bus.conformance.probe import Gate, fail_if
 from bus.conformance.rig import Rig
 from bus.redis_streams import RedisBus
 from bus.redis_streams.background import keep_on
+from bus.redis_streams.layout import Keys
 from bus.redis_streams.trimming import Trimmer
 from contracts.bus import EventBus, RetryPolicy
 
@@ -171,6 +172,47 @@ async def test_nothing_is_fetched_while_what_was_fetched_is_looked_up(rig: Rig, 
     await lost.fired
     await rig.quiet(bus)
     assert sorted(probe.numbers) == list(range(200))
+    rig.judge()
+
+
+@needs(lease=5.0)
+async def test_in_the_steady_state_nothing_is_fetched_or_settled_by_a_script(
+    rig: Rig, proxy: FaultProxy
+) -> None:
+    """Scripts cost several times as much: they are for what is not plain, or not sure."""
+    bus = await rig.open()
+    await rig.on(bus)
+    await rig.publish(bus, 0)
+    await rig.quiet(bus)
+    scripts = [proxy.on(None, Delay(0), times=None, where=calls(name)) for name in ("fetch", "settle")]
+    before = proxy.sent["EXEC"]
+    for n in range(1, 20):
+        await rig.publish(bus, n)
+        await rig.quiet(bus)
+    assert [rule.count for rule in scripts] == [0, 0]
+    assert proxy.sent["EXEC"] >= before + 19
+    rig.judge()
+
+
+@needs(lease=5.0)
+async def test_a_transaction_that_is_dropped_is_done_again(
+    rig: Rig, server: Server, proxy: FaultProxy
+) -> None:
+    """Another group of that partition has changed hands meanwhile: nothing was done, nothing is lost."""
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await rig.quiet(bus)
+    held = proxy.on("EXEC", Hold())
+    sending = asyncio.ensure_future(rig.publish(bus, 1))
+    await held.fired
+    server.command("HSET", Keys(rig.backend.namespace).own(0), "shop.other", "1 somebody")  # type: ignore[attr-defined]
+    before = proxy.sent["EXEC"]
+    held.release()
+    await sending
+    await rig.quiet(bus)
+    assert probe.numbers == [0, 1]
+    assert proxy.sent["EXEC"] > before
     rig.judge()
 
 
