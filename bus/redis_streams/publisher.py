@@ -272,12 +272,19 @@ class Publisher:
         self._flying = [item for _, items in batches for item in items]
         self._watch_deadlines()
         self._wire.gather()  # who reads what is sent here asks for it in the same write
-        self._wire.submit_scripts(
-            [self._call(place, items) for place, items in batches],
-            lambda answers: self._answered(batches, answers),
-        )
-        self.on_sent(place for place, _ in batches)
-        self._wire.let_go()
+        try:
+            self._wire.submit_scripts(
+                [self._call(place, items) for place, items in batches],
+                lambda answers: self._answered(batches, answers),
+            )
+            self.on_sent(place for place, _ in batches)
+        except Exception:
+            log.exception("publishing: a mistake; what is under way is sent again over a new connection")
+            self._wire.close()
+            if self._is_flying:  # it was not written
+                self._answered(batches, None)
+        finally:
+            self._wire.let_go()
 
     def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
         self._is_flying, self._flying = False, []

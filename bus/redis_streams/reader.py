@@ -249,12 +249,18 @@ class Reader:
         def answered(answers: list[Answer] | None) -> None:
             self._answered(settling, hungry, answers)
 
-        if self._transactions.covers(settling, hungry):
-            self._transactions.send(settling, hungry, answered)
-        else:
-            calls = [*map(self._settlement, settling), *map(self._fetch, hungry)]
-            self._wire.submit_scripts(calls, answered)
-            self._transactions.watch((*settling, *hungry))
+        try:
+            if self._transactions.covers(settling, hungry):
+                self._transactions.send(settling, hungry, answered)
+            else:
+                calls = [*map(self._settlement, settling), *map(self._fetch, hungry)]
+                self._wire.submit_scripts(calls, answered)
+                self._transactions.watch((*settling, *hungry))
+        except Exception:
+            log.exception("reading: a mistake; what is under way is looked up over a new connection")
+            self._wire.close()
+            if self._is_flying:  # it was not written
+                self._answered(settling, hungry, None)
 
     def _answered(
         self, settled: list[RedisPlace], hungry: list[RedisPlace], answers: list[Answer] | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from fault_tools.backend import RedisBackend
@@ -20,6 +21,7 @@ from bus.conformance.rig import Rig
 from bus.redis_streams import RedisBus
 from bus.redis_streams.background import keep_on
 from bus.redis_streams.layout import Keys
+from bus.redis_streams.transaction import Transactions
 from bus.redis_streams.trimming import Trimmer
 from contracts.bus import EventBus, RetryPolicy
 
@@ -286,3 +288,28 @@ async def test_a_beat_that_breaks_costs_no_partition(
     assert probe.numbers == [1]
     assert not [record for record in caplog.records if "gone" in record.message]
     assert all(record.levelno <= logging.ERROR for record in caplog.records)
+
+
+@needs(lease=2.0)
+async def test_a_turn_that_breaks_is_looked_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mistake in what is sent is said, and costs a connection: nothing waits for an answer for ever."""
+    bus, broken, send = await rig.open(), [True], Transactions.send
+
+    def breaks(self: Transactions, *arguments: Any) -> None:
+        if broken:
+            broken.pop()
+            raise RuntimeError("ours")
+        send(self, *arguments)
+
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await rig.quiet(bus)
+    monkeypatch.setattr(Transactions, "send", breaks)
+    await rig.publish(bus, 1, 2)
+    await rig.quiet(bus)
+    assert not broken
+    assert probe.numbers == [0, 1, 2]
+    assert "reading: a mistake" in caplog.text
+    rig.judge()
