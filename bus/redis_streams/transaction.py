@@ -22,8 +22,8 @@ from .wire import Answer, Command, Refused, Wire, pack
 
 log = logging.getLogger("plugbus.bus")
 
-_MOST = 32
-"""Ownerships that are watched at once: those that had to do with the latest turns."""
+_RECENT = 64
+"""Turns for which an ownership stays watched that had nothing to do with them: each costs a look."""
 _PAUSE = 1.0
 """Seconds for which the scripts are left alone with it when the server takes no transaction."""
 _BEGIN, _END = pack(("MULTI",)), pack(("EXEC",))
@@ -39,7 +39,10 @@ class Transactions:
         self._keys = keys
         self._monotonic = monotonic
         self._wanted: dict[Holding, bytes] = {}
-        """What is watched from the end of each turn on: holding → its fence; the latest last."""
+        """What is watched from the end of each turn on: holding → its fence."""
+        self._used: dict[Holding, int] = {}
+        """In which turn it had to do with one last."""
+        self._turn = 0
         self._look: tuple[bytes, list[tuple[Holding, bytes]]] | None = None
         """The commands for that, and whom their answers tell of."""
         self._sure: dict[Holding, bytes] = {}
@@ -107,16 +110,19 @@ class Transactions:
     # --- watching -----------------------------------------------------------------------------------
 
     def _want(self, places: Iterable[RedisPlace]) -> None:
-        wanted = self._wanted
+        wanted, used = self._wanted, self._used
+        self._turn += 1
         for place in places:
             holding = place.holding
-            if not place.is_ephemeral and wanted.get(holding) != holding.fence:
-                wanted[holding] = holding.fence
+            if not place.is_ephemeral:
+                used[holding] = self._turn
+                if wanted.get(holding) != holding.fence:
+                    wanted[holding] = holding.fence
+                    self._look = None
+        if self._look is None or self._turn % _RECENT == 0:
+            for holding in [one for one, turn in used.items() if one.is_lost or self._turn - turn > _RECENT]:
+                del wanted[holding], used[holding]
                 self._look = None
-        if self._look is None:
-            for holding in list(wanted):
-                if holding.is_lost or len(wanted) > _MOST:
-                    del wanted[holding]
 
     def _send(self, turn: bytes, count: int, answered: Callable[[list[Any] | None], None]) -> None:
         """The turn, and with it the WATCH for the next one and the look at what is watched."""
