@@ -11,6 +11,7 @@ starts of suspects), not sure, or dropped goes by the scripts, which compare for
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -89,10 +90,14 @@ class Transactions:
                 done(None)
                 return
             results = replies[len(commands) + 1]
+            if replies[0] != b"OK":  # it was none: what followed may have been carried out one by one
+                self._refused(replies[0])
+                self._wire.close()
+                done(None)
+                return
             if not isinstance(results, list):
                 if results is not None:  # e.g. its memory is full: nothing of a transaction passes then
-                    log.debug("no transaction: %s", results)
-                    self._sure, self._paused_until = {}, self._monotonic() + _PAUSE
+                    self._refused(results)
                 done([])
                 return
             if len(results) != len(commands):  # something between us and the server has left a command out
@@ -106,6 +111,13 @@ class Transactions:
         self._want((*settling, *hungry))
         packed = [pack(one) for one in commands]
         self._send(b"".join((_BEGIN, *packed, _END)), len(commands) + 2, answered)
+
+    def _refused(self, why: object) -> None:
+        """The scripts go on alone; for good, where the server does not know the command or forbids it."""
+        log.debug("no transaction: %s", why)
+        is_final = any(word in str(why) for word in ("NOPERM", "no permissions", "unknown command"))
+        self._sure = {}
+        self._paused_until = math.inf if is_final else self._monotonic() + _PAUSE
 
     # --- watching -----------------------------------------------------------------------------------
 
@@ -136,7 +148,7 @@ class Transactions:
             if replies is not None and replies[-1] != echo:  # of another command: so are all that follow
                 wire.close()
                 replies = None
-            if replies is not None:
+            if replies is not None and replies[count] == b"OK":  # else nothing is watched
                 self._opened = opened
                 self._sure = {
                     holding: fence

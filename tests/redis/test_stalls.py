@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fault_tools.backend import RedisBackend
-from fault_tools.faults import CutAfter, CutBefore, Delay, Hold
+from fault_tools.faults import Answer, CutAfter, CutBefore, Delay, Hold
 from fault_tools.network import calls, load_scripts, reads
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server, binaries, binary
@@ -215,6 +215,25 @@ async def test_a_transaction_that_is_dropped_is_done_again(
     await rig.quiet(bus)
     assert probe.numbers == [0, 1]
     assert proxy.sent["EXEC"] > before
+    rig.judge()
+
+
+@pytest.mark.parametrize("refused", ["WATCH", "MULTI"])
+@needs(lease=5.0)
+async def test_a_server_that_takes_no_transactions_gets_scripts(
+    rig: Rig, server: Server, proxy: FaultProxy, refused: str
+) -> None:
+    """What stood in one that was refused was carried out command by command: it is looked up."""
+    proxy.on(
+        refused, Answer(f"-NOPERM this user has no permissions to run '{refused.lower()}'\r\n"), times=None
+    )
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    for n in range(5):
+        await rig.publish(bus, n)
+        await rig.quiet(bus)
+    assert probe.numbers == [0, 1, 2, 3, 4]
+    assert proxy.sent["EXEC"] == (refused == "MULTI")
     rig.judge()
 
 
