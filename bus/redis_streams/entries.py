@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .layout import order_of
-from .packing import Damaged, StoredMessage, Undecodable, fields_of, is_intact, unpack
+from .packing import Damaged, StoredMessage, Undecodable, expires, fields_of, is_intact, unpack
 
 
 class OutOfLine(Exception):
@@ -23,8 +23,8 @@ class Sorted(NamedTuple):
     """How many of those somebody else has deleted."""
     rest: list[Any]
     """What lies behind an entry that cannot be read, that one included."""
-    expires: bool
-    """A message among them has an expiry."""
+    has_expiry: bool
+    """A message among them may have an expiry."""
 
 
 def sort_out(  # noqa: C901 - one loop: each call less is felt
@@ -33,7 +33,7 @@ def sort_out(  # noqa: C901 - one loop: each call less is felt
     """`number`: of the event before them; 0: not known. Raises `OutOfLine`."""
     # This runs for each event: what it calls, it calls for what is out of the ordinary. Neighbours mostly
     # share their millisecond and their kind.
-    messages, skipped, gone, expires = list[StoredMessage](), list[bytes](), 0, False
+    messages, skipped, gone, has_expiry = list[StoredMessage](), list[bytes](), 0, False
     kind, is_wanted, millisecond, base = b"", False, b"", 0
     for at, (entry, fields) in enumerate(entries):
         when, _, said = entry.partition(b"-")
@@ -62,7 +62,8 @@ def sort_out(  # noqa: C901 - one loop: each call less is felt
                 continue
             message = unpack(fields_of(fields), entry, order)
         except (Damaged, Undecodable):
-            return Sorted(messages, skipped, gone, entries[at:], expires)
+            return Sorted(messages, skipped, gone, entries[at:], has_expiry)
         messages.append(message)
-        expires = expires or message.expires_ns is not None
-    return Sorted(messages, skipped, gone, [], expires)
+        if not has_expiry and expires(fields):
+            has_expiry = True
+    return Sorted(messages, skipped, gone, [], has_expiry)

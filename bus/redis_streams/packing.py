@@ -31,6 +31,17 @@ _SECOND = 1_000_000_000
 _CHECKSUM = re.compile(rb"[0-9a-f]{8}")
 _kinds: dict[bytes, tuple[str, int]] = {}
 """Types that were read: there are few."""
+_is_plain = re.compile(
+    rb'\{"id":"[ !#-\[\]-~]+","source":"[ !#-\[\]-~]+","time":"[-0-9T:]{19}\.[0-9]{9}Z"\}'
+).fullmatch
+"""The attributes of most events, as `pack_plain` writes them: that they can be read is seen at a glance."""
+_LATER = frozenset(
+    (
+        "id", "source", "time_ns", "key", "subject", "expires_ns", "correlationid", "causationid", "extra",
+    )
+)  # fmt: skip
+"""What of a message is read from its attributes."""
+_new = object.__new__
 _KNOWN = frozenset(
     ("id", "source", "time", "subject", "partitionkey", "correlationid", "causationid", "expirytime")
 )
@@ -45,12 +56,31 @@ class Undecodable(Exception):
 
 
 class StoredMessage(Message):
-    """A message of a stream: it knows its entry."""
+    """A message of a stream: it knows its entry.
 
-    __slots__ = ("entry",)
+    Its attributes are read when somebody asks for one of them: most handlers want nothing but the data.
+    """
+
+    __slots__ = ("_head", "entry")
 
     entry: bytes
     """Its name in the stream, `<millisecond>-<sequence>`."""
+    _head: bytes
+    """Its attributes, as they came."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Of a slot that is not filled yet."""
+        if name not in _LATER:
+            raise AttributeError(name)
+        head = from_json(self._head)
+        self.id, self.source = head["id"], head["source"]
+        try:
+            self.time_ns = read_time(head["time"])
+        except ValueError:  # a day that does not exist, of a stranger who knows our checksum: when it came
+            self.time_ns = (self.sequence >> 64) * 1_000_000
+        self.key = self.subject = self.expires_ns = self.correlationid = self.causationid = None
+        self.extra = None
+        return getattr(self, name)
 
 
 def pack(message: Message) -> Fields:
@@ -77,10 +107,22 @@ def unpack(fields: Fields, entry: bytes, order: int | None = None) -> StoredMess
             raise Undecodable(f"its bus line is {line[:40]!r}")
         raise Damaged("its checksum is wrong")
     type_name, version = _kinds.get(kind) or parse_kind(kind)
-    try:
-        return _message(type_name, version, from_json(head), data, line, entry, order)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Undecodable(f"its attributes cannot be read: {error}") from error
+    message = _new(StoredMessage)
+    message.type, message.version = type_name, version
+    message.event, message._data = None, data
+    message.entry = entry
+    message.sequence = order_of(entry) if order is None else order
+    if _is_plain(head):
+        message._head = head
+    else:
+        _fill(message, _parsed(head))
+    message.depth, message.path = (0, ()) if len(line) == 8 else _chain(line)
+    return message
+
+
+def expires(fields: Sequence[bytes]) -> bool:
+    """Whether an entry may have an expiry."""
+    return b'"expirytime"' in fields[3]
 
 
 def parse_kind(kind: bytes) -> tuple[str, int]:
@@ -128,28 +170,29 @@ def unpacked(text: bytes) -> tuple[Fields, bytes]:
     return (rest[:kind], rest[kind:at], rest[then:], rest[at:then]), entry
 
 
-def _message(
-    type_name: str, version: int, head: dict[str, Any], data: bytes, line: bytes, entry: bytes,
-    order: int | None,
-) -> StoredMessage:  # fmt: skip
-    id, source, when = _text(head["id"]), _text(head["source"]), read_time(head["time"])
-    if len(head) == 3:  # nearly all that is ever published
-        message = StoredMessage(id, source, type_name, version, when, None, data)
-    else:
-        get, expires, extra = head.get, head.get("expirytime"), None
-        if not head.keys() <= _KNOWN:
+def _parsed(head: bytes) -> dict[str, Any]:
+    try:
+        found = from_json(head)
+    except ValueError as error:
+        raise Undecodable(f"its attributes cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise Undecodable("its attributes cannot be read: they are no object")
+    return found
+
+
+def _fill(message: StoredMessage, head: dict[str, Any]) -> None:
+    get, expires, extra = head.get, head.get("expirytime"), None
+    try:
+        if len(head) > 3 and not head.keys() <= _KNOWN:
             extra = {name: value for name, value in head.items() if name not in _KNOWN}
-        message = StoredMessage(
-            id, source, type_name, version, when, None, data,
-            _maybe(get("partitionkey")), _maybe(get("subject")),
-            None if expires is None else read_time(expires),
-            _maybe(get("correlationid")), _maybe(get("causationid")), 0, extra,
-        )  # fmt: skip
-    if len(line) != 8:
-        message.depth, message.path = _chain(line)
-    message.entry = entry
-    message.sequence = order_of(entry) if order is None else order
-    return message
+        message.id, message.source = _text(head["id"]), _text(head["source"])
+        message.time_ns = read_time(head["time"])
+        message.key, message.subject = _maybe(get("partitionkey")), _maybe(get("subject"))
+        message.expires_ns = None if expires is None else read_time(expires)
+        message.correlationid, message.causationid = _maybe(get("correlationid")), _maybe(get("causationid"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise Undecodable(f"its attributes cannot be read: {error}") from error
+    message.extra = extra
 
 
 def _text(value: object) -> str:

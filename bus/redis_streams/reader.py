@@ -423,7 +423,7 @@ class Reader:
             self.settle_soon(place)
         if messages := found.messages:
             place.backlog.extend(messages)
-            if found.expires:
+            if found.has_expiry:
                 place.expect_expiry()
             place.most = _MOST_BYTES // (len(messages[-1].data) + len(messages[0].data) + 1) + 1
             self.offer(place)

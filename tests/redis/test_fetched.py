@@ -26,7 +26,7 @@ def test_messages_come_in_order_with_their_places() -> None:
     found = sort_out([entry(4), entry(5), entry(6, ms=9)], 3, wants_orders)
     assert [message.entry for message in found.messages] == [b"7-4", b"7-5", b"9-6"]
     assert [message.sequence for message in found.messages] == [7 << 64 | 4, 7 << 64 | 5, 9 << 64 | 6]
-    assert (found.skipped, found.gone, found.rest, found.expires) == ([], 0, [], False)
+    assert (found.skipped, found.gone, found.rest, found.has_expiry) == ([], 0, [], False)
 
 
 def test_what_nobody_wants_is_left_out_and_counts_all_the_same() -> None:
@@ -37,7 +37,7 @@ def test_what_nobody_wants_is_left_out_and_counts_all_the_same() -> None:
 
 
 def test_an_expiry_is_noticed() -> None:
-    assert sort_out([entry(1), entry(2, expires_ns=2_000_000_007)], 0, wants_orders).expires
+    assert sort_out([entry(1), entry(2, expires_ns=2_000_000_007)], 0, wants_orders).has_expiry
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
 from hypothesis import given
@@ -175,3 +176,29 @@ def test_all_keys_of_a_partition_share_its_slot() -> None:
     for key in (keys.stream("orders", 3), keys.tally("shop.handle", 3), keys.lot("shop.handle", "orders", 3)):
         assert key.startswith(keys.of_partition(3)), key
     assert keys.inbox("a").startswith("ns:{m}:")
+
+
+def test_a_day_that_does_not_exist_is_the_one_on_which_it_came() -> None:
+    """Whoever knows the checksum and not the calendar holds nobody up."""
+    head = b'{"id":"a","source":"/s","time":"2026-02-31T25:61:61.000000000Z"}'
+    kind = b"orders.item@1"
+    found = unpack((kind, head, b"{}", b"%08x" % zlib.crc32(kind + head + b"{}")), b"7-1")
+    assert (found.id, found.source, found.time_ns, found.key) == ("a", "/s", 7_000_000, None)
+
+
+def test_attributes_are_there_whichever_is_asked_for_first() -> None:
+    written = Message("a1", "/s", "orders.item", 3, 1_764_312_345_123_456_789, None, b"{}")
+    for name in (
+        "id",
+        "source",
+        "time_ns",
+        "key",
+        "subject",
+        "expires_ns",
+        "correlationid",
+        "extra",
+        "depth",
+    ):
+        assert getattr(unpack(pack(written), ENTRY), name) == getattr(written, name)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = unpack(pack(written), ENTRY).nonsense  # type: ignore[attr-defined]
