@@ -208,8 +208,11 @@ def _maybe(value: object) -> str | None:
 
 
 def _chain(line: bytes) -> tuple[int, tuple[str, ...]]:
-    _, depth, path = line.split(b" ", 2)
-    return int(depth), tuple(json.loads(path))
+    try:
+        _, depth, path = line.split(b" ", 2)
+        return int(depth), tuple(json.loads(path))
+    except (ValueError, TypeError) as error:
+        raise Undecodable(f"its bus line is {line[:40]!r}") from error
 
 
 def pack_plain(id: str, source: str, time_ns: int, kind: bytes, data: bytes) -> Fields:
