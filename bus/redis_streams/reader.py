@@ -443,8 +443,7 @@ class Reader:
                 entry, fields = entries[0]
                 message = await self.read_again(place, entry, fields)
                 place.last = entry
-                if place.number_read and sequence_of(entry) == place.number_read + 1:
-                    place.number_read += 1
+                place.number_read = None  # whether it bears one of our numbers is not sure
                 if message is not None:
                     place.backlog.append(message)
                     self.offer(place)

@@ -23,7 +23,7 @@ from contracts.patterns import check_pattern, check_type_name
 from contracts.subscription import precedence_of
 
 from ..groups import is_silent
-from ..limits import check_order, partitions_of
+from ..limits import ROUTE_CACHE, check_order, partitions_of
 from ..topics import may_select
 from .errors import explained
 from .layout import LAYOUT, Keys
@@ -104,10 +104,19 @@ class View:
     """Topic → partitions."""
     groups: dict[str, GroupRecord] = field(default_factory=dict)
     replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
+    selected: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """Patterns → topics: every group is asked for again and again, and topics seldom change."""
 
-    def topics_of(self, patterns: Iterable[str]) -> list[str]:
+    def topics_of(self, patterns: Iterable[str]) -> tuple[str, ...]:
         wanted = tuple(patterns)
-        return [topic for topic in self.topics if any(may_select(pattern, topic) for pattern in wanted)]
+        found = self.selected.get(wanted)
+        if found is None:
+            if len(self.selected) >= ROUTE_CACHE:
+                self.selected.clear()
+            found = self.selected[wanted] = tuple(
+                topic for topic in self.topics if any(may_select(pattern, topic) for pattern in wanted)
+            )
+        return found
 
     def places_of(self, patterns: Iterable[str]) -> list[tuple[str, int]]:
         """Every topic and partition that patterns may select."""
@@ -173,10 +182,12 @@ class Registry:
             self.on_loss()
             return self.view
         with self._as_written():
+            known = {name.decode(): int(count) for name, count in _pairs(topics)}
             self.view = View(
-                {name.decode(): int(count) for name, count in _pairs(topics)},
+                known,
                 self._groups(groups),
                 self.read_replicas(replicas),
+                self.view.selected if known == self.view.topics else {},
             )
         self.on_change()
         return self.view
