@@ -181,12 +181,12 @@ def dump_event(event: BaseModel) -> bytes:
     return event.__pydantic_serializer__.to_json(event)
 
 
-def load_model(model: type[M], data: bytes | str, *, what: str) -> M:
-    """Make a `model` from JSON; unknown fields are ignored. Raises `InvalidEvent`."""
+def load_model(model: type[M], data: bytes | str, *, what: object) -> M:
+    """Make a `model` from JSON; unknown fields are ignored. Raises `InvalidEvent`, which names `what`."""
     try:
         return model.model_validate_json(data, extra="ignore")
     except ValidationError as error:
-        raise invalid(what, error) from None
+        raise invalid(str(what), error) from None
 
 
 def invalid(what: str, error: ValidationError) -> InvalidEvent:

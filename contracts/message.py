@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic_core import CoreSchema, core_schema
 
 from .definition import place_of
 from .envelope import JSON, Envelope, moment_of, nanoseconds_of, schema_uri
 from .errors import InvalidEvent, UndecodableEvent, VersionAhead
-from .event import Event, dump_event, invalid
+from .event import Event, dump_event, load_model
 
 E = TypeVar("E", bound=Event)
 _RETURNED = uuid.UUID("6b0d4d3e-8f43-5a63-9df5-0b8e0a4a7c11")
@@ -92,6 +92,9 @@ class Message:
         self.path = path
         """The groups whose handlers published the events of the chain that led here, the first one first."""
         self.sequence = -1
+
+    def __str__(self) -> str:
+        return f"{self.type} v{self.version} (id {self.id})"
 
     @property
     def data(self) -> bytes:
@@ -299,10 +302,10 @@ def event_from_message(message: Message, model: type[E]) -> E:
     if message.version != wanted and model.__event_type__ == message.type:
         data = _lift(message, model, wanted)
     try:
-        return model.model_validate_json(data, extra="ignore")  # `load_model`; the name is only for the error
-    except ValidationError as error:
+        return load_model(model, data, what=message)
+    except InvalidEvent:
         _parse(message)  # what is no JSON at all has an error of its own
-        raise invalid(_named(message), error) from None
+        raise
 
 
 def _lift(message: Message, model: type[Event], wanted: int) -> str:
@@ -329,9 +332,5 @@ def _parse(message: Message) -> JsonValue:
         return cast(JsonValue, json.loads(message.data))
     except (ValueError, RecursionError) as error:
         raise UndecodableEvent(
-            f"the data of {_named(message)} are no JSON: {error}", fix="publish a JSON object in UTF-8"
+            f"the data of {message} are no JSON: {error}", fix="publish a JSON object in UTF-8"
         ) from None
-
-
-def _named(message: Message) -> str:
-    return f"{message.type} v{message.version} (id {message.id})"

@@ -15,7 +15,7 @@ import hiredis
 from .background import keep_on
 from .layout import order_of
 from .link import BLOCK
-from .wire import Lost, Refused
+from .wire import Lost, Refused, pack
 
 if TYPE_CHECKING:
     from .core import Core
@@ -158,7 +158,6 @@ class Bell:
         asked[keys.news.encode()] = self.news_at
         asked[keys.inbox(self._core.replica).encode()] = self.inbox_at
         self._asked = asked
-        echo = b"%d" % next(self._wire.nonces)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(replies: list[Any] | None) -> None:
@@ -166,9 +165,6 @@ class Bell:
             self._asked = {}
             if future.done():
                 return
-            if replies is not None and replies[1] != echo:
-                self._wire.close()
-                replies = None
             if replies is None:
                 future.set_exception(Lost("the bell was cut"))
             elif isinstance(replies[0], hiredis.ReplyError):
@@ -177,13 +173,8 @@ class Bell:
                 future.set_result(None)
                 self._tell(replies[0] or ())
 
-        self._wire.submit(
-            [
-                ("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values()),
-                ("ECHO", echo),
-            ],
-            done,
-        )
+        read = ("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values())
+        self._wire.submit(pack(read), 1, done)
         await future
 
     async def _leave_out_wrong(self) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
-from .entries import OutOfLine, sort_out
 from .errors import explained, must_reconnect
+from .fetched import OutOfLine, sort_out
 from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
@@ -101,17 +101,20 @@ class Reader:
         leaves no turn of the event loop to anybody until all is handled.
         """
         for place in hosting.owned():
-            if not place.is_dry and not place.fetching and self._is_hungry(place):
-                self._adapt(place)
-                self._hungry[place] = None
+            self._want(place)
         if self._hungry:
             self._kick()
 
     def hungry(self, place: RedisPlace) -> None:
+        """The same for one, in the next turn of the event loop."""
+        self._want(place)
+        if self._hungry:
+            self._kick_soon()
+
+    def _want(self, place: RedisPlace) -> None:
         if self._is_hungry(place):
             self._adapt(place)
             self._hungry[place] = None
-            self._kick_soon()
 
     def ring(self, place: RedisPlace) -> None:
         """There is something new: fetch at once."""

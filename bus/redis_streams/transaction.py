@@ -141,24 +141,21 @@ class Transactions:
         if self._look is None:
             self._look = self._looks()
         look, asked = self._look
-        wire, opened, echo = self._wire, self._wire.opened, b"%d" % next(self._wire.nonces)
+        opened = self._wire.opened
 
         def done(replies: list[Any] | None) -> None:
             self._is_looking = False
-            if replies is not None and replies[-1] != echo:  # of another command: so are all that follow
-                wire.close()
-                replies = None
             if replies is not None and replies[count] == b"OK":  # else nothing is watched
                 self._opened = opened
                 self._sure = {
                     holding: fence
-                    for (holding, fence), found in zip(asked, replies[count + 1 : -1], strict=True)
+                    for (holding, fence), found in zip(asked, replies[count + 1 :], strict=True)
                     if found == fence
                 }
             answered(replies)
 
         self._sure, self._is_looking = {}, True  # nothing is sure while it is on its way
-        wire.write(b"".join((turn, look, pack(("ECHO", echo)))), count + len(asked) + 2, done)
+        self._wire.submit(turn + look, count + 1 + len(asked), done)
 
     def _looks(self) -> tuple[bytes, list[tuple[Holding, bytes]]]:
         asked = list(self._wanted.items())

@@ -75,7 +75,7 @@ class Wire(asyncio.BufferedProtocol):
         self._writer: asyncio.StreamWriter | None = None
         self._reader = hiredis.Reader()
         self._waiting: deque[_Waiting] = deque()
-        self.nonces = itertools.count(1)
+        self._nonces = itertools.count(1)
         self._watchdog: asyncio.TimerHandle | None = None
         self._held: list[bytes] | None = None
         """What is to be written when it may move again: a suspended replica sends nothing."""
@@ -167,14 +167,24 @@ class Wire(asyncio.BufferedProtocol):
 
     # --- sending --------------------------------------------------------------------------------------
 
-    def submit(self, commands: Sequence[Command], done: Callable[[list[Any] | None], None]) -> None:
-        """Written at once. `done` is called with the replies as soon as they are read, errors among them as
-        `hiredis.ReplyError`; with None where they are lost. It must not raise."""
-        packed = pack(commands[0]) if len(commands) == 1 else b"".join([pack(one) for one in commands])
-        self.write(packed, len(commands), done)
+    def submit(self, packed: bytes, count: int, done: Callable[[list[Any] | None], None]) -> None:
+        """So many commands, each made by `pack`, written at once.
 
-    def write(self, packed: bytes, count: int, done: Callable[[list[Any] | None], None]) -> None:
-        """The same for so many commands that are packed already."""
+        `done` is called with their replies as soon as they are read, errors among them as
+        `hiredis.ReplyError`; with None where they are lost. It must not raise. Behind them goes an ECHO, whose
+        reply tells whether those before it are theirs.
+        """
+        echo = b"%d" % next(self._nonces)
+
+        def answered(replies: list[Any] | None) -> None:
+            if replies is not None and replies.pop() != echo:  # of another command: so are all that follow
+                self.close()
+                replies = None
+            done(replies)
+
+        self._write(packed + pack(("ECHO", echo)), count + 1, answered)
+
+    def _write(self, packed: bytes, count: int, done: Callable[[list[Any] | None], None]) -> None:
         if self._transport is None:
             asyncio.get_running_loop().call_soon(done, None)
             return
@@ -206,12 +216,7 @@ class Wire(asyncio.BufferedProtocol):
         """The same for who awaits the replies; the future raises `Lost`."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
-        echo = b"%d" % next(self.nonces)
-
         def done(replies: list[Any] | None) -> None:
-            if replies is not None and replies.pop() != echo:  # of another command: so are all that follow
-                self.close()
-                replies = None
             if future.done():
                 return
             if replies is None:
@@ -219,7 +224,7 @@ class Wire(asyncio.BufferedProtocol):
             else:
                 future.set_result(replies)
 
-        self.submit((*commands, ("ECHO", echo)), done)
+        self.submit(b"".join(map(pack, commands)), len(commands), done)
         return future
 
     async def ask(self, *command: bytes | str | int) -> Any:
@@ -289,7 +294,7 @@ class Wire(asyncio.BufferedProtocol):
     def _evaluate(
         self, calls: Sequence[ScriptCall], how: bytes, done: Callable[[list[Answer] | None], None]
     ) -> None:
-        nonces = [b"%d" % next(self.nonces) for _ in calls]
+        nonces = [b"%d" % next(self._nonces) for _ in calls]
         commands: list[Command] = [
             (
                 how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
@@ -315,7 +320,7 @@ class Wire(asyncio.BufferedProtocol):
                     return
             done(answers)
 
-        self.submit(commands, answered)
+        self._write(b"".join(map(pack, commands)), len(commands), answered)
 
     # --- protocol -------------------------------------------------------------------------------------
 

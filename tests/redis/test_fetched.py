@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bus.redis_streams.entries import OutOfLine, sort_out
+from bus.redis_streams.fetched import OutOfLine, sort_out
 from bus.redis_streams.packing import pack
 from contracts.message import Message
 

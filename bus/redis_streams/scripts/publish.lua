@@ -43,18 +43,13 @@ end
 
 local at, last = 7, #ARGV
 while at <= last do
-  local name, flags = ARGV[at], ARGV[at + 1]
-  local word
-  if flags == '0' then  -- nearly all: an id that is new
-    word = seen[name]
-  else
-    flags = tonumber(flags)
-    word = seen[name]
-    if not word and flags % 2 == 1 then word = call('HGET', current, name) or call('HGET', former, name) end
-  end
+  local name, flags = ARGV[at], tonumber(ARGV[at + 1])
+  local is_repeated, is_admitted, is_kept_back = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
+  local word = seen[name]
+  if is_repeated and not word then word = call('HGET', current, name) or call('HGET', former, name) end
   if word then
     word = '=' .. word
-  elseif flags ~= '0' and flags % 8 >= 4 then
+  elseif is_kept_back then
     local due = ARGV[at + 6]
     due = string.sub(due, 1, 1) == '+' and now + tonumber(due) or tonumber(due)
     local kept = pcall(
@@ -66,7 +61,7 @@ while at <= last do
     call('ZADD', KEYS[5], format('%.0f', due), name)
     word = 'd'
     remember(name, word)
-  elseif length >= limit and (flags == '0' or flags % 4 < 2 or length >= 2 * limit) then
+  elseif length >= (is_admitted and 2 * limit or limit) then
     word = 'full'
   else
     local done = append(at)
@@ -89,7 +84,7 @@ while at <= last do
   end
   said = said + 1
   answer[said] = word
-  at = at + (flags ~= '0' and flags % 8 >= 4 and 7 or 6)
+  at = at + (is_kept_back and 7 or 6)
 end
 if named > 0 then
   call('HSET', numbers, 'n', format('%.0f', n), 'ms', format('%.0f', ms), 'turn', turn,
