@@ -171,8 +171,8 @@ class Wire(asyncio.BufferedProtocol):
         """So many commands, each made by `pack`, written at once.
 
         `done` is called with their replies as soon as they are read, errors among them as
-        `hiredis.ReplyError`; with None where they are lost. It must not raise. Behind them goes an ECHO, whose
-        reply tells whether those before it are theirs.
+        `hiredis.ReplyError`; with None where they are lost. It must not raise. Behind them goes an ECHO,
+        whose reply tells whether those before it are theirs.
         """
         echo = b"%d" % next(self._nonces)
 
