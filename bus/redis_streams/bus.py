@@ -51,7 +51,7 @@ from .administration import cancel_replay, replay
 from .caretaking import bound_dormant
 from .core import Core
 from .dead_letters import DeadLetters
-from .errors import explained, may_pass, must_reconnect
+from .errors import explained, may_pass
 from .hosting import RedisHosting
 from .inspection import is_quiet, look_at_group, look_at_topic
 from .offers import RedisOffer
@@ -239,8 +239,6 @@ class RedisBus:
                 if self._clock.monotonic() >= deadline:
                     raise self._core.link.unreachable(error) from None
             except Refused as error:
-                if must_reconnect(str(error)):
-                    self._core.link.control.close()
                 if not may_pass(str(error)) or self._clock.monotonic() >= deadline:
                     raise explained(error, where=self._core.link.address) from None
                 await asyncio.sleep(0.05)

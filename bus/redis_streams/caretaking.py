@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from contracts.messages.delivery import GroupOverflowed
 
-from .layout import position_of
+from .layout import FIRST, Names, position_of
 from .registry import GroupRecord
 from .scripts import script
 from .trimming import selects
@@ -32,8 +32,9 @@ async def bound_dormant(core: Core) -> None:
 
 async def _bound(core: Core, record: GroupRecord, topic: str, p: int, most: int) -> None:
     """Own its partition for a moment: what waits is read, and what is too much is settled."""
-    keys, wire, group = core.keys, core.link.control, record.spec.group
-    stream = keys.stream(topic, p)
+    wire, group = core.link.control, record.spec.group
+    names = core.keys.names(group, topic, p)
+    stream = names.stream
     [pending] = await wire.send(("XPENDING", stream, group))
     read = await _read_up_to(core, group, stream)
     if read is None or not isinstance(pending, list):
@@ -42,15 +43,15 @@ async def _bound(core: Core, record: GroupRecord, topic: str, p: int, most: int)
     unread = sum(n for kind, n in zip(flat[::2], flat[1::2], strict=True) if kind and selects(record, kind))
     if not unread or unread + pending[0] <= most:
         return
-    taken = await wire.call(script("take"), (keys.own(p), keys.tally(group, p)), group, core.replica, b"")
+    taken = await wire.call(script("take"), (names.own, names.tally), group, core.replica, b"")
     if taken[0] != b"ok":
         return
     fence = taken[1]
     try:
-        waiting = await _pending(core, group, fence, topic, p)
+        waiting = await _pending(core, names, group, fence)
         unwanted: list[bytes] = []
         while True:
-            answer = await wire.call(script("fetch"), (keys.own(p), stream), group, fence, _PAGE)
+            answer = await wire.call(script("fetch"), (names.own, stream), group, fence, _PAGE)
             entries: list[Any] = answer[1][0][1] if answer[0] == b"ok" and answer[1] else []
             for entry, fields in entries:
                 wants = bool(fields) and (fields[0] != b"t" or selects(record, fields[1]))
@@ -60,9 +61,9 @@ async def _bound(core: Core, record: GroupRecord, topic: str, p: int, most: int)
         excess = max(0, len(waiting) - most)
         oldest = record.spec.options.overflow == "drop_oldest"
         dropped = (waiting[:excess] if oldest else waiting[most:]) if excess else []
-        await _settle(core, group, fence, topic, p, unwanted, dropped)
+        await _settle(core, names, group, fence, topic, unwanted, dropped)
     finally:
-        await wire.call(script("release"), (keys.own(p),), group, fence)
+        await wire.call(script("release"), (names.own,), group, fence)
     if dropped:
         _tell(core, record, topic, p, dropped)
 
@@ -79,13 +80,10 @@ async def _read_up_to(core: Core, group: str, stream: str) -> bytes | None:
     return None
 
 
-async def _pending(core: Core, group: str, fence: bytes, topic: str, p: int) -> list[bytes]:
-    keys, behind, found = core.keys, b"0-0", list[bytes]()
+async def _pending(core: Core, names: Names, group: str, fence: bytes) -> list[bytes]:
+    behind, found = FIRST, list[bytes]()
     while True:
-        answer = await core.link.control.call(
-            script("recover"), (keys.own(p), keys.stream(topic, p), keys.suspects(group, topic, p)),
-            group, fence, behind, _PAGE,
-        )  # fmt: skip
+        answer = await core.link.control.call(script("recover"), names.taken, group, fence, behind, _PAGE)
         page = answer[2] if answer[0] == b"ok" else []
         found += [entry for entry, _, _ in page]
         if len(page) < _PAGE:
@@ -94,20 +92,19 @@ async def _pending(core: Core, group: str, fence: bytes, topic: str, p: int) -> 
 
 
 async def _settle(
-    core: Core, group: str, fence: bytes, topic: str, p: int, unwanted: list[bytes], dropped: list[bytes]
+    core: Core,
+    names: Names,
+    group: str,
+    fence: bytes,
+    topic: str,
+    unwanted: list[bytes],
+    dropped: list[bytes],
 ) -> None:
-    keys = core.keys
     entries = unwanted + dropped
     for number, at in enumerate(range(0, len(entries), _PAGE)):
         page = entries[at : at + _PAGE]
         await core.link.control.call(
-            script("settle"),
-            (
-                keys.own(p), keys.tally(group, p), keys.stream(topic, p), keys.lot(group, topic, p),
-                keys.slips(group, topic, p), keys.suspects(group, topic, p), keys.dead(group, p),
-                keys.done(group, p, 0), keys.done(group, p, 1), keys.replay(group, p),
-            ),
-            group, fence, topic, number + 1, 1, 1, 1, "ack", len(page), *page,
+            script("settle"), names.settle, group, fence, topic, number + 1, 1, 1, 1, "ack", len(page), *page,
             "count", "dropped", len(set(page) & set(dropped)),
         )  # fmt: skip
 

@@ -403,10 +403,8 @@ class Core:
             place.last = FIRST
         entries = place.in_hand() | place.journal.entries()
         await self.link.control.call(
-            script("remake"),
-            (self.keys.own(p), self.keys.stream(topic, p), self.keys.suspects(group, topic, p)),
-            group, place.holding.fence, begin, *entries,
-        )  # fmt: skip
+            script("remake"), place.names.taken, group, place.holding.fence, begin, *entries
+        )
         settled = entries - place.in_hand()
         if settled:  # perhaps before it was made anew
             place.settle_moved(settled)

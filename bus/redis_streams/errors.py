@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+from redis.exceptions import AuthenticationError
 
 from contracts.errors import BusError
 
-from .wire import Refused
+if TYPE_CHECKING:
+    from .wire import Refused
 
 _AGAIN = {
     "LOADING": "it is still loading its data",
@@ -47,12 +51,20 @@ def plain(text: str) -> str:
 def may_pass(text: str) -> bool:
     """Whether the same may go through later, without anybody's doing."""
     text = plain(text)
-    return any(text.startswith(begin) or f" {begin} " in text[:60] for begin in _AGAIN)
+    return any(text.startswith(begin) for begin in _AGAIN)
 
 
 def must_reconnect(text: str) -> bool:
     """Whether another server has become the one to talk to."""
     return plain(text).startswith(_MASTER_MOVED)
+
+
+def is_denied(error: object) -> bool:
+    """Whether a password is wrong, or a user has not the right; redis-py leaves the first word out."""
+    text = str(error)
+    return isinstance(error, AuthenticationError) or any(
+        word in text for word in ("NOAUTH", "WRONGPASS", "NOPERM", "no permissions")
+    )
 
 
 def explained(refusal: Refused | str, *, where: str = "") -> BusError:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .layout import order_of
-from .packing import Damaged, StoredMessage, Undecodable, expires, fields_of, is_intact, unpack
+from .packing import Damaged, StoredMessage, Undecodable, fields_of, is_intact, unpack
 
 
 class OutOfLine(Exception):
@@ -24,7 +24,7 @@ class Sorted(NamedTuple):
     rest: list[Any]
     """What lies behind an entry that cannot be read, that one included."""
     has_expiry: bool
-    """A message among them may have an expiry."""
+    """A message among them has an expiry."""
 
 
 def sort_out(  # noqa: C901 - one loop: each call less is felt
@@ -57,13 +57,13 @@ def sort_out(  # noqa: C901 - one loop: each call less is felt
             kind = fields[1]
             is_wanted = fields[0] != b"t" or selects(kind)
         try:
-            if not is_wanted and is_intact(fields_of(fields)):
+            if not is_wanted and is_intact(fields):
                 skipped.append(entry)
                 continue
             message = unpack(fields_of(fields), entry, order)
         except (Damaged, Undecodable):
             return Sorted(messages, skipped, gone, entries[at:], has_expiry)
         messages.append(message)
-        if not has_expiry and expires(fields):
+        if message.expires_ns is not None:
             has_expiry = True
     return Sorted(messages, skipped, gone, [], has_expiry)

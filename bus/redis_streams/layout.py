@@ -22,6 +22,8 @@ class Names(NamedTuple):
     own: str
     tally: str
     stream: str
+    taken: tuple[str, ...]
+    """KEYS of `recover.lua` and `remake.lua`."""
     settle: tuple[str, ...]
     """KEYS of `settle.lua`."""
 
@@ -111,12 +113,12 @@ class Keys:
     def names(self, group: str, topic: str, p: int) -> Names:
         """What settling and fetching are about."""
         own, tally, stream = self.own(p), self.tally(group, p), self.stream(topic, p)
+        suspects = self.suspects(group, topic, p)
         settle = (
-            own, tally, stream, self.lot(group, topic, p), self.slips(group, topic, p),
-            self.suspects(group, topic, p), self.dead(group, p), self.done(group, p, 0),
-            self.done(group, p, 1), self.replay(group, p),
+            own, tally, stream, self.lot(group, topic, p), self.slips(group, topic, p), suspects,
+            self.dead(group, p), self.done(group, p, 0), self.done(group, p, 1), self.replay(group, p),
         )  # fmt: skip
-        return Names(own, tally, stream, settle)
+        return Names(own, tally, stream, (own, stream, suspects), settle)
 
     def of_partition(self, p: int) -> str:
         """What all keys of one partition begin with."""

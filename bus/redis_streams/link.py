@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from contracts.errors import BusError, InvalidOption
 
+from .errors import is_denied
 from .sentinel import MasterUnknown, sentinel_pool
 from .wire import CONNECT, Lost, Wire
 
@@ -162,9 +163,7 @@ class Link:
     def unreachable(self, error: BaseException) -> BusError:
         """What a person is told who cannot reach Redis."""
         cause = _cause(error)
-        is_final = isinstance(error, AuthenticationError) or any(
-            word in cause for word in ("NOAUTH", "WRONGPASS", "NOPERM", "no permissions")
-        )
+        is_final = is_denied(error)
         fix = (
             "check user, password and rights of who is named in PLUGBUS_BUS__URL"
             if is_final

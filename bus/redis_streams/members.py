@@ -18,7 +18,6 @@ from contracts.errors import BusError
 from contracts.messages.delivery import OwnerLost
 
 from .background import keep_on
-from .errors import must_reconnect
 from .registry import ReplicaRecord
 from .scripts import script
 from .wire import Lost, Refused
@@ -113,8 +112,6 @@ class Members:
         except Lost:
             return
         except Refused as error:
-            if must_reconnect(str(error)):
-                self._wire.close()
             log.debug("the beat was refused: %s", error)
             await asyncio.sleep(min(0.2, self._lease / 10))
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
 from .layout import FIRST, order_of, sequence_of
-from .packing import StoredMessage, Undecodable, fields_of, is_intact, unpack, unpacked
+from .packing import StoredMessage, Undecodable, is_intact, unpack, unpacked
 from .place import Holding, RedisPlace
 from .placement import only, spread
 from .replaying import restore_replay
@@ -129,10 +129,7 @@ class Ownership:
             if is_ours and (hosting, p) not in self._tasks:
                 self._begin(hosting, p, self._acquire(hosting, p))
         elif is_ours and holding.is_leaving:
-            holding.is_leaving = False
-            for place in holding.places.values():
-                place.stay()
-            self._core.reader.feed(hosting)
+            self._stay(hosting, holding)
         elif not is_ours and not holding.is_leaving:
             if self._core.clock.monotonic() >= holding.stays_until:
                 self._leave(hosting, holding)
@@ -145,25 +142,31 @@ class Ownership:
         for place in holding.places.values():
             place.leave()
         hosting.make_way()
-        if holding.is_leaving:
-            self._core.later(_PATIENCE, self._go_on_meanwhile, hosting, holding)
+        holding.tried += 1
+        self._core.later(_PATIENCE, self._go_on_meanwhile, hosting, holding, holding.tried)
 
-    def _go_on_meanwhile(self, hosting: RedisHosting, holding: Holding) -> None:
-        """A slow handler keeps it from moving: other keys must not stand still for so long.
-
-        It is tried again, after pauses that grow. A newer version of the plugin is waited for.
-        """
-        versions = self._core.registry.view.hosts_of(hosting.spec.group)
-        is_outdated = versions.get(self._core.replica) != max(versions.values(), default=None)
-        is_still = any(place.open for place in holding.places.values())
-        if not (holding.is_leaving and holding.is_owned and is_still) or is_outdated or hosting.is_ending:
-            return
-        holding.waited += 1
-        holding.stays_until = self._core.clock.monotonic() + _PATIENCE * 2 ** min(holding.waited, 5)
+    def _stay(self, hosting: RedisHosting, holding: Holding) -> None:
+        """It does not move after all."""
         holding.is_leaving = False
         for place in holding.places.values():
             place.stay()
         self._core.reader.feed(hosting)
+
+    def _go_on_meanwhile(self, hosting: RedisHosting, holding: Holding, tried: int) -> None:
+        """A slow handler keeps it from moving: other keys must not stand still for so long.
+
+        It is tried again, after pauses that grow. A newer version of the plugin is waited for. `tried`: which
+        try this ends; a later one has its own time.
+        """
+        versions = self._core.registry.view.hosts_of(hosting.spec.group)
+        is_outdated = versions.get(self._core.replica) != max(versions.values(), default=None)
+        is_still = any(place.open for place in holding.places.values())
+        is_this = holding.is_leaving and holding.tried == tried
+        if not (is_this and holding.is_owned and is_still) or is_outdated or hosting.is_ending:
+            return
+        holding.waited += 1
+        holding.stays_until = self._core.clock.monotonic() + _PATIENCE * 2 ** min(holding.waited, 5)
+        self._stay(hosting, holding)
         self._core.later(holding.stays_until - self._core.clock.monotonic(), self.place_soon)
 
     def _begin(self, hosting: RedisHosting, p: int, work: Any) -> None:
@@ -316,7 +319,7 @@ class Ownership:
             return place
         now, now_ms = core.clock.monotonic(), core.members.server_ms(core.clock.monotonic())
         waiting = await self._read_lot(hosting, holding, topic)
-        taken, last = await self._read_taken(hosting, holding, place, b"0-0")
+        taken, last, _ = await self._read_taken(hosting, holding, place)
         peak = await self._wire.ask("HGET", self._keys.tally(place.group, place.number), "peak")
         await restore_replay(core, hosting, place)
         place.peak = int(peak or 0)
@@ -347,53 +350,37 @@ class Ownership:
         return end
 
     async def _read_taken(
-        self,
-        hosting: RedisHosting,
-        holding: Holding,
-        place: RedisPlace,
-        behind: bytes,
-        names: list[bytes] | None = None,
-    ) -> tuple[list[tuple[StoredMessage, str | None]], bytes]:
-        """What was read and not settled, and the last entry that was read."""
-        group, topic, p, found = (
-            place.group,
-            place.topic,
-            place.number,
-            list[tuple[StoredMessage, str | None]](),
-        )
+        self, hosting: RedisHosting, holding: Holding, place: RedisPlace
+    ) -> tuple[list[tuple[StoredMessage, str | None]], bytes, list[bytes]]:
+        """What was read and not settled, the last entry that was read, and the names of what is pending."""
+        found, names, behind = list[tuple[StoredMessage, str | None]](), list[bytes](), FIRST
         while True:
             answer = await self._wire.call(
-                script("recover"),
-                (self._keys.own(p), self._keys.stream(topic, p), self._keys.suspects(group, topic, p)),
-                group, holding.fence, behind, _PAGE,
-            )  # fmt: skip
+                script("recover"), place.names.taken, place.group, holding.fence, behind, _PAGE
+            )
             if answer[0] == b"error":
                 await self._core.remake(place)
                 continue
             if answer[0] == b"lost":
                 raise Gone(answer[1])
-            try:
-                _ = [order_of(entry) for entry in (answer[1], *(one[0] for one in answer[2]))]
-            except ValueError:
-                self._wire.close()
-                raise Lost("what was read is not named as entries are") from None
+            with self._core.registry.as_written():
+                for entry in (answer[1], *(one[0] for one in answer[2])):
+                    order_of(entry)
             self._core.reader.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
             for entry, fields, note in answer[2]:
                 behind = entry
-                if names is not None and (not fields or fields[0] == b"t"):
+                if not fields or fields[0] == b"t":
                     names.append(entry)
                 message = await self._wanted_message(hosting, place, entry, fields)
                 if message is not None:
                     found.append((message, note))
             if len(answer[2]) < _PAGE:
-                return found, answer[1]
+                return found, answer[1], names
 
     async def _wanted_message(
         self, hosting: RedisHosting, place: RedisPlace, entry: bytes, fields: list[bytes] | None
     ) -> StoredMessage | None:
-        if not fields or (
-            fields[0] == b"t" and not hosting.selects(fields[1]) and is_intact(fields_of(fields))
-        ):
+        if not fields or (fields[0] == b"t" and not hosting.selects(fields[1]) and is_intact(fields)):
             place.skip([entry])
             return None
         return await self._core.reader.read_again(place, entry, fields)
@@ -475,8 +462,7 @@ class Ownership:
         if holding.is_lost:
             return
         known = place.held()  # before and after: what is settled meanwhile is known as well
-        names: list[bytes] = []
-        taken, last = await self._read_taken(hosting, holding, place, b"0-0", names)
+        taken, last, names = await self._read_taken(hosting, holding, place)
         held = known | place.held()
         orphans = [message for message, _ in taken if message.entry not in held]
         self._core.reader.look_for_missed(place, [entry for entry in names if entry not in held], last)

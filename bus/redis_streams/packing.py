@@ -37,7 +37,7 @@ _is_plain = re.compile(
 """The attributes of most events, as `pack_plain` writes them: that they can be read is seen at a glance."""
 _LATER = frozenset(
     (
-        "id", "source", "time_ns", "key", "subject", "expires_ns", "correlationid", "causationid", "extra",
+        "id", "source", "time_ns", "key", "subject", "correlationid", "causationid", "extra",
     )
 )  # fmt: skip
 """What of a message is read from its attributes."""
@@ -78,7 +78,7 @@ class StoredMessage(Message):
             self.time_ns = read_time(head["time"])
         except ValueError:  # a day that does not exist, of a stranger who knows our checksum: when it came
             self.time_ns = (self.sequence >> 64) * 1_000_000
-        self.key = self.subject = self.expires_ns = self.correlationid = self.causationid = None
+        self.key = self.subject = self.correlationid = self.causationid = None
         self.extra = None
         return getattr(self, name)
 
@@ -93,9 +93,12 @@ def pack(message: Message) -> Fields:
     return kind, head, data, line
 
 
-def is_intact(fields: Fields) -> bool:
-    """Whether it is as it was published; what is not ours is not judged."""
-    kind, head, data, line = fields
+def is_intact(entry: Sequence[bytes]) -> bool:
+    """Whether it is as it was published; of what is not ours only that it has such fields."""
+    try:
+        kind, head, data, line = fields_of(entry)
+    except Undecodable:
+        return False
     return not _CHECKSUM.match(line) or line[:8] == b"%08x" % zlib.crc32(kind + head + data)
 
 
@@ -113,16 +116,11 @@ def unpack(fields: Fields, entry: bytes, order: int | None = None) -> StoredMess
     message.entry = entry
     message.sequence = order_of(entry) if order is None else order
     if _is_plain(head):
-        message._head = head
+        message._head, message.expires_ns = head, None
     else:
         _fill(message, _parsed(head))
     message.depth, message.path = (0, ()) if len(line) == 8 else _chain(line)
     return message
-
-
-def expires(fields: Sequence[bytes]) -> bool:
-    """Whether an entry may have an expiry."""
-    return b'"expirytime"' in fields[3]
 
 
 def parse_kind(kind: bytes) -> tuple[str, int]:

@@ -54,7 +54,7 @@ class Holding:
 
     __slots__ = (
         "doubts", "fence", "hosting", "is_leaving", "is_lost", "is_owned", "is_recovering", "p", "places",
-        "stays_until", "waited",
+        "stays_until", "tried", "waited",
     )  # fmt: skip
 
     def __init__(self, hosting: RedisHosting, p: int) -> None:
@@ -74,8 +74,8 @@ class Holding:
         self.is_lost = False
         self.stays_until = 0.0
         """Monotonic seconds: what ran took too long to move it, so it goes on here until then."""
-        self.waited = 0
-        """How often that was so."""
+        self.tried = self.waited = 0
+        """How often it was to move; how often what ran took too long for that."""
 
     def doubt(self) -> None:
         """Something may have been read that is not known here."""

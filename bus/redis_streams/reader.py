@@ -60,8 +60,6 @@ class Reader:
         self._forgotten: set[RedisPlace] = set()
         """Nobody asked for what is new in them when that was last looked at."""
         self._opened = 1
-        self.gone = 0
-        """Entries that were deleted by others before they were settled."""
 
     def start(self) -> None:
         self._opened = self._wire.opened
@@ -314,8 +312,6 @@ class Reader:
 
     def _settled(self, place: RedisPlace, answer: Answer) -> None:
         if isinstance(answer, Refused):
-            if must_reconnect(str(answer)):
-                self._wire.close()
             self._say("settle", f"{place.group}: {explained(answer).explain()}")
             self._retry(place)
             return
@@ -492,7 +488,6 @@ class Reader:
     def tell_gone(self, place: RedisPlace, count: int) -> None:
         """They were read, and somebody else has deleted them unsettled: nobody can handle them."""
         if count:
-            self.gone += count
             what = f"{count} events of {place.topic}/{place.number}"
             self._say("gone", f"{place.group}: {what} are gone: somebody else deleted them unsettled")
 

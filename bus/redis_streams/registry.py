@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 
@@ -32,7 +33,11 @@ from .scripts import script
 from .server import check_version, parse_info
 from .wire import Command, Lost, Refused
 
+log = logging.getLogger("plugbus.bus")
+
 _RETRIES = 50
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,9 @@ class View:
         }  # fmt: skip
 
 
+R = TypeVar("R", GroupRecord, ReplicaRecord)
+
+
 class Registry:
     """Reads and changes what is shared. Everything here is rare."""
 
@@ -145,6 +153,8 @@ class Registry:
         self.on_loss: Callable[[], None] = lambda: None
         self._ready: set[str] = set()
         """Topics in which every group that we know of has its places."""
+        self._doubted: dict[bytes, bool] = {}
+        """Names of records that could not be read, and whether that was said: it was so twice."""
 
     # --- the namespace ----------------------------------------------------------------------------
 
@@ -181,32 +191,59 @@ class Registry:
             self._ready.clear()
             self.on_loss()
             return self.view
-        with self._as_written():
-            known = {name.decode(): int(count) for name, count in _pairs(topics)}
-            self.view = View(
-                known,
-                self._groups(groups),
-                self.read_replicas(replicas),
-                self.view.selected if known == self.view.topics else {},
-            )
+        view = self.view
+        known = self._read_all(topics, int, {}, view.topics)
+        self.view = View(
+            known,
+            self._read_all(groups, GroupRecord.read, _by_raw(view.groups), view.groups),
+            self.read_replicas(replicas),
+            view.selected if known == view.topics else {},
+        )
         self.on_change()
         return self.view
 
-    def _groups(self, flat: list[bytes]) -> dict[str, GroupRecord]:
-        known = {record.raw: record for record in self.view.groups.values()}
-        return {name.decode(): known.get(raw) or GroupRecord.read(raw) for name, raw in _pairs(flat)}
-
     def read_replicas(self, flat: list[bytes]) -> dict[str, ReplicaRecord]:
-        known = {record.raw: record for record in self.view.replicas.values()}
-        with self._as_written():
-            return {name.decode(): known.get(raw) or ReplicaRecord.read(raw) for name, raw in _pairs(flat)}
+        replicas = self.view.replicas
+        return self._read_all(flat, ReplicaRecord.read, _by_raw(replicas), replicas)
+
+    def _read_all(
+        self, flat: list[bytes], read: Callable[[bytes], T], known: dict[bytes, T], former: dict[str, T]
+    ) -> dict[str, T]:
+        """Records by name; those that are `known` are not read again. Raises `Lost`.
+
+        One that cannot be read may have been changed on its way: it is read again over a new connection. If
+        it is no better then, somebody else has written it: that is said once, and it stays what it was.
+        """
+        found: dict[str, T] = {}
+        with self.as_written():
+            pairs = list(_pairs(flat))
+        for field_name, raw in pairs:
+            doubted = self._doubted.get(field_name)
+            try:
+                with self.as_written() if doubted is None else contextlib.nullcontext():
+                    name, record = field_name.decode(), known.get(raw)
+                    found[name] = read(raw) if record is None else record
+                self._doubted.pop(field_name, None)
+            except Lost:
+                self._doubted[field_name] = False
+                raise
+            except _UNREADABLE as error:
+                if not doubted:
+                    self._doubted[field_name] = True
+                    log.warning(
+                        "%s: %r cannot be read, somebody else wrote it: %s", self.keys.meta, field_name, error
+                    )
+                name = field_name.decode(errors="replace")
+                if name in former:
+                    found[name] = former[name]
+        return found
 
     @contextlib.contextmanager
-    def _as_written(self) -> Iterator[None]:
+    def as_written(self) -> Iterator[None]:
         """What cannot be read was changed on its way: the connection is not trusted any more."""
         try:
             yield
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             self._wire.close()
             raise Lost(f"what was read is not what we write: {error}") from None
 
@@ -338,3 +375,8 @@ class Registry:
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _by_raw(records: dict[str, R]) -> dict[bytes, R]:
+    """As they stand in Redis: what has not changed is not read again."""
+    return {record.raw: record for record in records.values()}

@@ -13,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from .errors import is_denied
 
 Address = tuple[str, int]
 SENTINEL_PORT = 26_379
@@ -30,7 +32,7 @@ class MasterUnknown(RedisConnectionError):
     def __init__(self, service: str, reasons: dict[Address, Exception]) -> None:
         said = "; ".join(f"{name}:{port}: {reason}" for (name, port), reason in reasons.items())
         super().__init__(f"no sentinel names the master of {service!r} ({said})")
-        refused = [_is_about_password(reason) for reason in reasons.values()]
+        refused = [is_denied(reason) for reason in reasons.values()]
         is_unheard_of = any(isinstance(reason, _NoSuchService) for reason in reasons.values())
         self.is_final = all(refused)
         self.fix = _PASSWORD if any(refused) else _SERVICE if is_unheard_of else ""
@@ -146,9 +148,3 @@ def _named(masters: list[list[bytes]], service: str) -> Address:
             return address
     names = ", ".join(sorted(state["name"].decode() for state in known)) or "no service"
     raise _NoSuchService(f"it watches {names}")
-
-
-def _is_about_password(error: Exception) -> bool:
-    return isinstance(error, AuthenticationError) or (
-        isinstance(error, ResponseError) and str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
-    )

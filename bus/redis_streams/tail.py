@@ -227,12 +227,10 @@ class RedisTail:
     def _take(self, place: TailPlace, entry: bytes, fields: list[bytes]) -> None:
         is_ours = bool(fields) and fields[0] == b"t"
         missed = sequence_of(entry) - sequence_of(place.last) - 1
-        if is_ours and place.knows_number and missed < 0:
-            place.last = entry  # its name was changed on its way when it was read before
-            return
         if is_ours and place.knows_number and missed > 0:
             self._missed += missed
-        place.last, place.knows_number = entry, is_ours
+        # Below what is known: of a stranger, or the name before it was changed on its way.
+        place.last, place.knows_number = entry, is_ours and missed >= 0
         self._cursors[place.name] = entry
         if is_ours and self._selects(fields[1]):
             message = _read(fields, entry)

@@ -5,7 +5,7 @@ XREADGROUP and XACK do themselves. So each turn ends with a WATCH of the ownersh
 a look at them: if they were still ours *behind* the WATCH, the next turn may do without the comparison, for
 the server drops a transaction as a whole when something that is watched has changed since
 (https://redis.io/docs/latest/develop/interact/transactions/). What is not plain (parking, dead letters,
-starts of suspects), not sure, or dropped goes by the scripts, which compare for themselves.
+starts of suspects), or not sure, goes by the scripts, which compare for themselves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import hiredis
 
+from .errors import is_denied
 from .layout import CONSUMER, Keys
 from .place import Holding, RedisPlace
 from .wire import Answer, Command, Refused, Wire, pack
@@ -33,20 +34,18 @@ Done = Callable[[list[Answer] | None], None]
 
 
 class Transactions:
-    """See above. Only the reader sends them, over its own connection."""
+    """See above. Only the reader sends them."""
 
     def __init__(self, wire: Wire, keys: Keys, monotonic: Callable[[], float]) -> None:
         self._wire = wire
         self._keys = keys
         self._monotonic = monotonic
-        self._wanted: dict[Holding, bytes] = {}
-        """What is watched from the end of each turn on: holding → its fence."""
-        self._used: dict[Holding, int] = {}
-        """In which turn it had to do with one last."""
+        self._wanted: dict[Holding, int] = {}
+        """What is watched from the end of each turn on, and in which it had to do with one last."""
         self._turn = 0
-        self._look: tuple[bytes, list[tuple[Holding, bytes]]] | None = None
+        self._look: tuple[bytes, list[Holding]] | None = None
         """The commands for that, and whom their answers tell of."""
-        self._sure: dict[Holding, bytes] = {}
+        self._sure: set[Holding] = set()
         """What was ours behind the WATCH that is in force."""
         self._is_looking = False
         self._opened = 0
@@ -58,17 +57,14 @@ class Transactions:
         sure = self._sure
         if not sure or self._opened != self._wire.opened or self._monotonic() < self._paused_until:
             return False
-        for place in settling:
-            if not place.journal.is_plain or sure.get(place.holding) != place.holding.fence:
-                return False
-        return all(
-            not place.is_ephemeral and sure.get(place.holding) == place.holding.fence for place in hungry
+        return all(place.journal.is_plain and place.holding in sure for place in settling) and all(
+            place.holding in sure for place in hungry
         )
 
     def watch(self, places: Iterable[RedisPlace]) -> None:
         """Behind a turn of scripts: from now on these as well."""
         self._want(places)
-        is_sure = self._opened == self._wire.opened and self._wanted.keys() <= self._sure.keys()
+        is_sure = self._opened == self._wire.opened and self._wanted.keys() <= self._sure
         if self._wanted and not (is_sure or self._is_looking) and self._monotonic() >= self._paused_until:
             self._send(b"", 0, lambda replies: None)
 
@@ -115,25 +111,24 @@ class Transactions:
     def _refused(self, why: object) -> None:
         """The scripts go on alone; for good, where the server does not know the command or forbids it."""
         log.debug("no transaction: %s", why)
-        is_final = any(word in str(why) for word in ("NOPERM", "no permissions", "unknown command"))
-        self._sure = {}
+        is_final = is_denied(why) or "unknown command" in str(why)
+        self._sure = set()
         self._paused_until = math.inf if is_final else self._monotonic() + _PAUSE
 
     # --- watching -----------------------------------------------------------------------------------
 
     def _want(self, places: Iterable[RedisPlace]) -> None:
-        wanted, used = self._wanted, self._used
+        wanted = self._wanted
         self._turn += 1
         for place in places:
-            holding = place.holding
             if not place.is_ephemeral:
-                used[holding] = self._turn
-                if wanted.get(holding) != holding.fence:
-                    wanted[holding] = holding.fence
+                if place.holding not in wanted:
                     self._look = None
+                wanted[place.holding] = self._turn
         if self._look is None or self._turn % _RECENT == 0:
-            for holding in [one for one, turn in used.items() if one.is_lost or self._turn - turn > _RECENT]:
-                del wanted[holding], used[holding]
+            least = self._turn - _RECENT
+            for holding in [one for one, turn in wanted.items() if one.is_lost or turn < least]:
+                del wanted[holding]
                 self._look = None
 
     def _send(self, turn: bytes, count: int, answered: Callable[[list[Any] | None], None]) -> None:
@@ -147,25 +142,20 @@ class Transactions:
             self._is_looking = False
             if replies is not None and replies[count] == b"OK":  # else nothing is watched
                 self._opened = opened
-                self._sure = {
-                    holding: fence
-                    for (holding, fence), found in zip(asked, replies[count + 1 :], strict=True)
-                    if found == fence
-                }
+                fences = replies[count + 1 :]
+                self._sure = {one for one, fence in zip(asked, fences, strict=True) if fence == one.fence}
             answered(replies)
 
-        self._sure, self._is_looking = {}, True  # nothing is sure while it is on its way
+        self._sure, self._is_looking = set(), True  # nothing is sure while it is on its way
         self._wire.submit(turn + look, count + 1 + len(asked), done)
 
-    def _looks(self) -> tuple[bytes, list[tuple[Holding, bytes]]]:
-        asked = list(self._wanted.items())
-        owns = [self._keys.own(holding.p) for holding, _ in asked]
-        look = [pack(("WATCH", *dict.fromkeys(owns)))]
-        look += [
-            pack(("HGET", own, holding.hosting.spec.group))
-            for own, (holding, _) in zip(owns, asked, strict=True)
-        ]
-        return b"".join(look), asked
+    def _looks(self) -> tuple[bytes, list[Holding]]:
+        asked = list(self._wanted)
+        owns = [self._keys.own(holding.p) for holding in asked]
+        commands: list[Command] = [("WATCH", *dict.fromkeys(owns))]
+        for own, holding in zip(owns, asked, strict=True):
+            commands.append(("HGET", own, holding.hosting.spec.group))
+        return b"".join(map(pack, commands)), asked
 
 
 def _settled(results: list[Any], positions: list[int]) -> Answer:

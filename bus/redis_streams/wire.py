@@ -18,6 +18,7 @@ import hiredis
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
+from .errors import must_reconnect
 from .scripts import Script
 
 log = logging.getLogger("plugbus.bus")
@@ -231,7 +232,7 @@ class Wire(asyncio.BufferedProtocol):
         """One command. Raises `Lost`, `Refused`."""
         [reply] = await self.send(command)
         if isinstance(reply, hiredis.ReplyError):
-            raise Refused(str(reply))
+            raise self._refused(reply)
         return reply
 
     async def ask_all(self, *commands: Command) -> list[Any]:
@@ -239,7 +240,7 @@ class Wire(asyncio.BufferedProtocol):
         replies = await self.send(*commands)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise Refused(str(reply))
+                raise self._refused(reply)
         return replies
 
     def submit_scripts(
@@ -313,7 +314,7 @@ class Wire(asyncio.BufferedProtocol):
                     del reply[0]
                     answers.append(reply)
                 elif isinstance(reply, hiredis.ReplyError):
-                    answers.append(Refused(str(reply)))
+                    answers.append(self._refused(reply))
                 else:  # of another call: so are all that follow
                     self.close()
                     done(None)
@@ -321,6 +322,12 @@ class Wire(asyncio.BufferedProtocol):
             done(answers)
 
         self._write(b"".join(map(pack, commands)), len(commands), answered)
+
+    def _refused(self, reply: hiredis.ReplyError) -> Refused:
+        """What somebody is told; where another server has become the master, it is looked for."""
+        if must_reconnect(str(reply)):
+            self.close()
+        return Refused(str(reply))
 
     # --- protocol -------------------------------------------------------------------------------------
 
