@@ -51,14 +51,12 @@ class Caller:
         offers = self._broker.directory.choose(capability, self._replica, target)
         deadline = self._broker.clock.monotonic() + timeout
         data = query if isinstance(query, str) else dump_event(query).decode()
-        asked = dict(self._ask(offer, data, source, timeout, deadline) for offer in offers)
-        pending = list(asked.values())
+        pending = [self._ask(offer, data, source, timeout, deadline) for offer in offers]
         try:
             await asyncio.wait(pending, timeout=max(0.0, timeout))
         finally:
-            for id, future in asked.items():
+            for future in pending:
                 future.cancel()  # an answer that comes now is late
-                self.pending.forget(id)
         answers = [future.result() for future in pending if not future.cancelled()]
         return _replies(capability, timeout, answers)
 
@@ -68,15 +66,15 @@ class Caller:
 
     def _ask(
         self, offer: Offer, data: str, source: str, timeout: float, deadline: float
-    ) -> tuple[str, asyncio.Future[Answer]]:
+    ) -> asyncio.Future[Answer]:
         spec = offer.spec
         call = Call(
             id=self._broker.ids(), capability=spec.capability, provider=spec.provider,
             source=source, data=data, timeout=timeout,
         )  # fmt: skip
-        future = self.pending.expect(call.id)
+        future = self.pending.expect(call.id, offer)
         offer.serve(call, deadline, self.pending.answer)
-        return call.id, future
+        return future
 
 
 def _replies(capability: str, timeout: float, answers: list[Answer]) -> list[CallReply]:

@@ -35,25 +35,29 @@ class PendingCalls:
     """Who waits for which answer. What comes late, or twice, is dropped and counted."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._waiting: dict[str, tuple[Offer, asyncio.Future[Answer]]] = {}
         self.dropped = 0
 
-    def expect(self, id: str) -> asyncio.Future[Answer]:
+    def expect(self, id: str, offer: Offer) -> asyncio.Future[Answer]:
+        """What `offer` will answer to that call. Who does not wait any longer cancels it."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[id] = future
+        self._waiting[id] = offer, future
+        future.add_done_callback(lambda done: self._waiting.pop(id, None))
         return future
 
-    def forget(self, id: str) -> None:
-        """Nobody waits for it any more."""
-        self._waiting.pop(id, None)
-
     def answer(self, id: str, answer: Answer) -> None:
-        future = self._waiting.pop(id, None)
-        if future is None or future.done():
+        waiting = self._waiting.pop(id, None)
+        if waiting is None or waiting[1].done():
             self.dropped += 1
             log.info("answer to call %s dropped: nobody waits for it any more", id)
         else:
-            future.set_result(answer)
+            waiting[1].set_result(answer)
+
+    def forsake(self, replica: str) -> None:
+        """It is gone: whoever waits for it is told at once."""
+        for id, (offer, _) in list(self._waiting.items()):
+            if offer.replica == replica:
+                self.answer(id, offer.lost())
 
     def close(self) -> None:
         for id in list(self._waiting):
@@ -122,7 +126,7 @@ class Offer:
         tasks = [task for task in self.tasks if task is not asker]
         for task in tasks:
             id, answer = self.tasks.pop(task)
-            answer(id, self._lost())
+            answer(id, self.lost())
             task.cancel()
         return tasks
 
@@ -132,7 +136,7 @@ class Offer:
             self.directory.discard(self)
             self.is_lost = True
         for id, answer in self.tasks.values():
-            answer(id, self._lost())
+            answer(id, self.lost())
 
     def rejoin(self) -> None:
         if self.is_lost:
@@ -153,7 +157,7 @@ class Offer:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            answer(call.id, self._lost())  # the provider gave up something that it waited for
+            answer(call.id, self.lost())  # the provider gave up something that it waited for
         except Exception as error:  # noqa: BLE001 - whatever it is, the requester is told
             failed = self._too_long(error) if limit.expired() else error
             answer(call.id, self._failed(failed))
@@ -164,7 +168,7 @@ class Offer:
         left = self.tasks.pop(task, None)
         if left is not None and task.cancelled():
             id, answer = left
-            answer(id, self._lost())
+            answer(id, self.lost())
 
     def _answer(self, reply: object) -> Answer:
         if not isinstance(reply, CallReply):
@@ -183,7 +187,8 @@ class Offer:
         found.__cause__ = error
         return found
 
-    def _lost(self) -> ProviderLost:
+    def lost(self) -> ProviderLost:
+        """What a requester is told when the provider goes away before it has answered."""
         capability = self.spec.capability
         return ProviderLost(
             f"the provider of {capability} ({self.spec.plugin_id} on {self.replica}) went away meanwhile",

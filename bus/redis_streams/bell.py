@@ -38,7 +38,7 @@ class Listener(Protocol):
 class Bell:
     """Rings for listeners, for news of the bus, and for the replica's inbox."""
 
-    def __init__(self, core: Core, ring: Callable[[Any], None], news: Callable[[], None]) -> None:
+    def __init__(self, core: Core, ring: Callable[[Any], None], news: Callable[[bytes | None], None]) -> None:
         self._core = core
         self._wire = core.link.bell
         self._ring = ring
@@ -147,7 +147,7 @@ class Bell:
         last = await self._wire.ask("XREVRANGE", self._core.keys.news, "+", "-", "COUNT", 1)
         self.news_at = last[0][0] if last else b"0-0"
         self._opened = self._wire.opened
-        self._news()
+        self._news(None)
 
     async def _wait(self) -> None:
         keys = self._core.keys
@@ -195,8 +195,8 @@ class Bell:
         news, inbox = keys.news.encode(), keys.inbox(self._core.replica).encode()
         for key, entries in found:
             if key == news:
-                self.news_at = entries[-1][0]
-                self._news()
+                self.news_at, fields = entries[-1]
+                self._news(fields[1])
             elif key == inbox:
                 self.letters(entries)
             else:

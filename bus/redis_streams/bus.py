@@ -554,7 +554,7 @@ class RedisBus:
     # --- catalogue ------------------------------------------------------------------------------------
 
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
-        return self._core.catalog.add(entries)
+        return self._core.catalog.add(entries, self._core.replica)
 
     def types(self) -> list[CatalogEntry]:
         return self._core.catalog.entries()

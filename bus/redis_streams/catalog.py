@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from contracts.bus import CatalogEntry
 from contracts.errors import BusError
 
-from ..catalog import Catalog, Key, joined
+from ..catalog import Catalog
 from .errors import explained, may_pass
 from .wire import Command, Lost, Refused
 
@@ -29,23 +29,26 @@ log = logging.getLogger("plugbus.bus")
 _AGAIN = 0.05
 REVISION = "types"
 """Field of the hash `meta`: another text after each change."""
+TYPES = "types"
+"""What the news say then."""
 
 
-class SharedCatalog:
+class SharedCatalog(Catalog):
     """What this replica declares, and what the others have declared as far as it was read."""
 
     def __init__(self, core: Core) -> None:
+        super().__init__()
         self._core = core
-        self._own = Catalog()
-        self._changes = self._written_changes = 0
-        self._written: set[bytes] = set()
-        """Fields that are ours to take out."""
+        self._own: dict[bytes, bytes] | None = None
+        """What this replica declares, as it is written; None: made when it is needed."""
+        self._written: dict[bytes, bytes] = {}
+        """As it was last."""
+        self._anew: set[str] = set()
+        """Plugins that were declared since: what others have left behind of them goes."""
         self._others: dict[bytes, tuple[bytes, CatalogEntry]] = {}
         """Field → as it was read, and what it says."""
         self._revision: bytes | None = b""
         """Of what was read; empty: nothing was."""
-        self._listed: list[CatalogEntry] | None = None
-        self._known: dict[Key, CatalogEntry] = {}
         self._lock = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
@@ -54,9 +57,10 @@ class SharedCatalog:
 
     # --- what is asked of it --------------------------------------------------------------------------
 
-    def add(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
+    def add(self, entries: Sequence[CatalogEntry], replica: str) -> Callable[[], None]:
         """Known here at once, and written soon."""
-        undo_here = self._own.add(entries, self._core.replica)
+        undo_here = super().add(entries, replica)
+        self._anew.update(entry.plugin_id for entry in entries)
         self._changed()
 
         def undo() -> None:
@@ -65,11 +69,11 @@ class SharedCatalog:
 
         return undo
 
-    def _declared(self) -> Iterator[tuple[str, CatalogEntry]]:
-        yield from self._own
+    def __iter__(self) -> Iterator[tuple[str, CatalogEntry]]:
+        """What this replica declares comes first, and as it declares it."""
+        yield from super().__iter__()
         for field in sorted(self._others):
-            if field not in self._written:  # of those we know better
-                yield _parts(field)[2], self._others[field][1]
+            yield _parts(field)[2], self._others[field][1]
 
     # --- reading and writing --------------------------------------------------------------------------
 
@@ -81,7 +85,7 @@ class SharedCatalog:
     async def close(self) -> None:
         """What was taken out last is taken out for everybody. Raises `Lost`, `Refused`."""
         self._is_open = False
-        if self._changes != self._written_changes:
+        if self._fields() != self._written:
             await self._look()
 
     def look_soon(self) -> None:
@@ -99,8 +103,7 @@ class SharedCatalog:
         self.look_soon()
 
     def _changed(self) -> None:
-        self._listed = None
-        self._changes += 1
+        self._own = None
         self.look_soon()
 
     async def _keep_looking(self) -> None:
@@ -131,48 +134,40 @@ class SharedCatalog:
         wire, keys = self._core.link.control, self._core.keys
         async with self._lock:
             revision = await wire.ask("HGET", keys.meta, REVISION)
-            changes = self._changes
-            if revision == self._revision and changes == self._written_changes:
+            own, anew = self._fields(), frozenset(self._anew)
+            if revision == self._revision and own == self._written and not anew:
                 return
             flat = await wire.ask("HGETALL", keys.types)
             there = dict(zip(flat[::2], flat[1::2], strict=True))
-            own = self._fields()
-            commands = self._repairs(there, own, is_new=changes != self._written_changes)
+            missing = {field: raw for field, raw in own.items() if there.get(field) != raw}
+            out = {field for field in there.keys() - own.keys() if self._is_left_behind(field, anew)}
+            commands: list[Command] = [("HSET", keys.types, field, raw) for field, raw in missing.items()]
+            if out:
+                commands.append(("HDEL", keys.types, *sorted(out)))
             if commands:
                 # Last, so that whoever has read the new revision reads the fields too.
                 await wire.ask_all(*commands, ("HSET", keys.meta, REVISION, secrets.token_hex(8)))
-            self._read(there)
-            self._written, self._revision, self._written_changes = set(own), revision, changes
+            self._read({field: raw for field, raw in there.items() if field not in own and field not in out})
+            self._written, self._revision = own, revision
+            self._anew -= anew
         if commands:
-            await self._core.registry.tell("types")
+            await self._core.registry.tell(TYPES)
 
     def _fields(self) -> dict[bytes, bytes]:
-        """What this replica declares, as it is written."""
-        found: dict[bytes, bytes] = {}
-        for replica, entry in self._own:
-            field = f"{entry.type}@{entry.version} {entry.plugin_id} {replica}".encode()
-            found.setdefault(field, entry.model_dump_json(exclude={"replicas"}).encode())
-        return found
+        if self._own is None:
+            self._own = {}
+            for replica, entry in super().__iter__():
+                field = f"{entry.type}@{entry.version} {entry.plugin_id} {replica}".encode()
+                self._own.setdefault(field, entry.model_dump_json(exclude={"replicas"}).encode())
+        return self._own
 
-    def _repairs(self, there: dict[bytes, bytes], own: dict[bytes, bytes], *, is_new: bool) -> list[Command]:
-        """What makes the hash say what we declare. Who declares a plugin anew clears up behind those gone."""
-        here = {*self._core.registry.view.replicas} - {self._core.replica}
-        plugins = {_parts(field)[1] for field in own} if is_new else set[str]()
-        out = [
-            field for field in there
-            if field not in own
-            and (field in self._written or (_parts(field)[1] in plugins and _parts(field)[2] not in here))
-        ]  # fmt: skip
-        commands: list[Command] = [
-            ("HSET", self._core.keys.types, field, raw)
-            for field, raw in own.items()
-            if there.get(field) != raw
-        ]
-        if out:
-            commands.append(("HDEL", self._core.keys.types, *out))
-        for field in out:
-            del there[field]
-        return commands
+    def _is_left_behind(self, field: bytes, anew: Collection[str]) -> bool:
+        """By this replica, or of a plugin that it declares anew by one that is gone."""
+        if field in self._written:
+            return True
+        _, plugin, replica = _parts(field)
+        here = self._core.registry.view.replicas.keys() - {self._core.replica}
+        return plugin in anew and replica not in here
 
     def _read(self, there: dict[bytes, bytes]) -> None:
         found: dict[bytes, tuple[bytes, CatalogEntry]] = {}
@@ -184,13 +179,6 @@ class SharedCatalog:
             with contextlib.suppress(ValueError):  # of somebody else: nothing that we could tell
                 found[field] = raw, CatalogEntry.model_validate_json(raw)
         self._others, self._listed = found, None
-
-    def entries(self) -> list[CatalogEntry]:
-        """What this replica declares itself is told as it declares it."""
-        if self._listed is None:
-            self._known = joined(self._declared(), self._known)
-            self._listed = list(self._known.values())
-        return list(self._listed)
 
 
 def _parts(field: bytes) -> tuple[str, str, str]:

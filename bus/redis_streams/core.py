@@ -26,7 +26,7 @@ from ..tidings import tell_dropped
 from .announcing import RedisAnnouncer
 from .bell import Bell
 from .caretaking import bound_dormant
-from .catalog import SharedCatalog
+from .catalog import TYPES, SharedCatalog
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .errors import explained, may_pass
@@ -34,7 +34,7 @@ from .groups import Groups
 from .hosting import RedisHosting
 from .inbox import Inbox
 from .layout import FIRST, Keys, entry_of, order_of, position_of
-from .link import Link
+from .link import LONGEST_PAUSE, Link
 from .members import Members
 from .ownership import Ownership, owner_of
 from .packing import Damaged, Undecodable, pack, packed
@@ -77,7 +77,7 @@ class Core:
         self.ids = ids
         self.keys = Keys(namespace)
         # Much less than a lease: who comes back late after an outage must not be taken for gone.
-        self.link = Link(url, longest_pause=min(2.0, limits.lease / 5))
+        self.link = Link(url, longest_pause=min(LONGEST_PAUSE, limits.lease / 5))
         self.sweeper = Sweeper(clock)
         self.catalog = SharedCatalog(self)
         self.directory = Directory()
@@ -216,9 +216,12 @@ class Core:
 
     # --- changes ----------------------------------------------------------------------------------------
 
-    def _heard(self) -> None:
-        """Something has changed: look again, once for whatever came meanwhile."""
-        self.catalog.look_soon()
+    def _heard(self, news: bytes | None) -> None:
+        """Something has changed: look again, once for whatever came meanwhile. None: it may be anything."""
+        if news is None or news == TYPES.encode():
+            self.catalog.look_soon()
+            if news is not None:
+                return
         if self._looking is not None and not self._looking.done():
             self._look_again = True
             return
@@ -308,7 +311,7 @@ class Core:
             self.bell.forget(place)
         self.ownership.place_soon()
         if not owner_of(owner):
-            self._heard()  # its group was dropped, or all data are gone
+            self._heard(None)  # its group was dropped, or all data are gone
 
     def look_up_all(self) -> None:
         """The connection was lost: perhaps something was read that we do not know of."""
@@ -472,7 +475,7 @@ class Core:
 
     def forsake(self, replica: str) -> None:
         """It is gone: whoever waits for an answer of it is told."""
-        self.inbox.forsake(replica)
+        self.inbox.caller.pending.forsake(replica)
 
     async def knock(self, replica: str) -> bool:
         return await self.inbox.knock(replica)

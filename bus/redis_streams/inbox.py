@@ -63,10 +63,7 @@ class Inbox:
         self.awake.set()
         self.caller = Caller(self, core.replica, self.awake)
         self._remote: dict[tuple[str, str], RemoteOffer] = {}
-        self._asked: dict[str, tuple[str, str, str]] = {}
-        """Call → replica, capability, plugin: who is asked."""
         self._reading: asyncio.Task[None] | None = None
-        self._knocks: dict[str, asyncio.Future[bool]] = {}
 
     def offered(self) -> tuple[tuple[str, str, str, float], ...]:
         """What others may ask of this replica."""
@@ -95,38 +92,19 @@ class Inbox:
         self.directory.add(offer)
         return offer
 
-    def forsake(self, replica: str) -> None:
-        """It is gone: whoever waits for it is told at once."""
-        for id, (asked, capability, plugin) in list(self._asked.items()):
-            if asked == replica:
-                del self._asked[id]
-                self.caller.pending.answer(
-                    id,
-                    ProviderLost(
-                        f"the provider of {capability} ({plugin} on {replica}) went away meanwhile",
-                        capability=capability,
-                        fix="ask again; whether it was executed is unknown",
-                    ),
-                )
-
     # --- asking -------------------------------------------------------------------------------------
 
     def ask(self, offer: RemoteOffer, call: Call, deadline: float) -> None:
         left = deadline - self.clock.monotonic()
         if left <= 0:
             return
-        self._asked[call.id] = (offer.replica, offer.spec.capability, offer.spec.plugin_id)
-        self._core.later(left + 1.0, self._asked.pop, call.id, None)
-        self._send(
-            offer.replica,
-            {"call": call.model_dump(mode="json"), "offer": offer.id, "to": self._core.replica, "left": left},
-            call.id,
-        )
+        asked, me = call.model_dump(mode="json"), self._core.replica
+        self._send(offer.replica, {"call": asked, "offer": offer.id, "to": me, "left": left})
 
-    def _send(self, replica: str, letter: dict[str, Any], id: str | None = None) -> None:
-        self._core.spawn(self._write(replica, letter, id), f"plugbus:redis:letter:{replica}")
+    def _send(self, replica: str, letter: dict[str, Any]) -> None:
+        self._core.spawn(self._write(replica, letter), f"plugbus:redis:letter:{replica}")
 
-    async def _write(self, replica: str, letter: dict[str, Any], id: str | None) -> None:
+    async def _write(self, replica: str, letter: dict[str, Any]) -> None:
         link = self._core.link
         began = self.clock.monotonic()
         await link.ready(link.control)
@@ -134,16 +112,8 @@ class Inbox:
             letter["left"] -= self.clock.monotonic() - began
         while True:
             try:
-                await link.control.ask(
-                    "XADD",
-                    self._core.keys.inbox(replica),
-                    "MAXLEN",
-                    "~",
-                    _UNREAD,
-                    "*",
-                    "l",
-                    json.dumps(letter),
-                )
+                inbox, text = self._core.keys.inbox(replica), json.dumps(letter)
+                await link.control.ask("XADD", inbox, "MAXLEN", "~", _UNREAD, "*", "l", text)
             except Lost:
                 if "call" in letter:
                     raise  # it may have arrived: executed at most once
@@ -184,14 +154,9 @@ class Inbox:
     def _handle(self, letter: dict[str, Any]) -> None:
         if "knock" in letter:
             self._send(letter["to"], {"here": letter["knock"]})
-        elif "here" in letter:
-            knock = self._knocks.pop(letter["here"], None)
-            if knock is not None and not knock.done():
-                knock.set_result(True)
         elif "call" in letter:
             self._serve(letter)
         else:
-            self._asked.pop(letter["id"], None)
             self.caller.pending.answer(letter["id"], _answer(letter))
 
     def _serve(self, letter: dict[str, Any]) -> None:

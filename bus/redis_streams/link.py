@@ -33,14 +33,14 @@ BLOCK = 5.0
 _HOLDS = 1.0
 """Seconds after which a connection has held."""
 _LONGEST_HELD = 0.5
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
 
 class Link:
     """Opens and reopens wires. Nothing here is per message."""
 
-    def __init__(self, url: str, *, longest_pause: float = _LONGEST_PAUSE) -> None:
+    def __init__(self, url: str, *, longest_pause: float = LONGEST_PAUSE) -> None:
         """`longest_pause`: seconds between two tries to connect again, at most."""
         self._longest_pause = longest_pause
         self.address = display(url)

@@ -63,7 +63,8 @@ class Reader:
 
     def start(self) -> None:
         self._opened = self._wire.opened
-        self._task = asyncio.get_running_loop().create_task(
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
+        self._task = self._loop.create_task(
             keep_on("reading", self._reconnect, lambda: self._is_closed), name="plugbus:redis:read"
         )
 
@@ -202,7 +203,7 @@ class Reader:
     def _kick_soon(self) -> None:
         if not (self._is_scheduled or self._is_flying):
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._kick)
+            self._loop.call_soon(self._kick)
 
     def _kick(self) -> None:
         """Send what is to do, unless answers are awaited: with them comes the next turn."""
@@ -335,8 +336,7 @@ class Reader:
 
     def _retry(self, place: RedisPlace) -> None:
         if place not in self._later:
-            loop = asyncio.get_running_loop()
-            self._later[place] = loop.call_later(_RETRY, self._try_again, place)
+            self._later[place] = self._loop.call_later(_RETRY, self._try_again, place)
 
     def _try_again(self, place: RedisPlace) -> None:
         self._later.pop(place, None)

@@ -118,7 +118,8 @@ class Wire(asyncio.BufferedProtocol):
         transport.resume_reading()
         self._transport = transport
         self.opened += 1
-        self.heard_at = self.opened_at = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
+        self.heard_at = self.opened_at = self._loop.time()
         if self._held is not None:
             transport.pause_reading()
 
@@ -158,7 +159,7 @@ class Wire(asyncio.BufferedProtocol):
         held, self._held = self._held, None
         if held and self._transport is not None:
             self._transport.write(b"".join(held))
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for waiting in self._waiting:
             waiting.since = now
         unread, self._unread = self._unread, []
@@ -189,7 +190,7 @@ class Wire(asyncio.BufferedProtocol):
         if self._transport is None:
             asyncio.get_running_loop().call_soon(done, None)
             return
-        self._waiting.append(_Waiting(count, asyncio.get_running_loop().time(), done))
+        self._waiting.append(_Waiting(count, self._loop.time(), done))
         if self._gathered is None:
             self._put(packed)
         else:
@@ -335,7 +336,7 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = self._loop.time()
         if self._held is None:
             self._read(self._buffer[:nbytes])
         else:
@@ -379,7 +380,7 @@ class Wire(asyncio.BufferedProtocol):
     def _arm(self) -> None:
         if self._waiting:
             due = self._waiting[0].since + self.stall
-            self._watchdog = asyncio.get_running_loop().call_at(due, self._look)
+            self._watchdog = self._loop.call_at(due, self._look)
 
     def _disarm(self) -> None:
         if self._watchdog is not None:
@@ -390,7 +391,7 @@ class Wire(asyncio.BufferedProtocol):
         """A peer that is gone without a word is noticed here, since nobody waits with a timer of his own."""
         self._watchdog = None
         if self._waiting and self._held is None:
-            if asyncio.get_running_loop().time() - self._waiting[0].since >= self.stall:
+            if self._loop.time() - self._waiting[0].since >= self.stall:
                 self.close()
                 self.on_stall()
             else:
