@@ -31,7 +31,7 @@ from .layout import LAYOUT, Keys
 from .link import Link
 from .scripts import script
 from .server import check_version, parse_info
-from .wire import Command, Lost, Refused
+from .wire import CONNECT, Command, Lost, Refused
 
 log = logging.getLogger("plugbus.bus")
 
@@ -153,8 +153,8 @@ class Registry:
         self.on_loss: Callable[[], None] = lambda: None
         self._ready: set[str] = set()
         """Topics in which every group that we know of has its places."""
-        self._doubted: dict[bytes, bool] = {}
-        """Names of records that could not be read, and whether that was said: it was so twice."""
+        self._doubted: dict[tuple[str, bytes], bool] = {}
+        """Records that could not be read, and whether that was said: it was so twice."""
 
     # --- the namespace ----------------------------------------------------------------------------
 
@@ -177,7 +177,11 @@ class Registry:
                 is_final=True,
             )
         self.incarnation = incarnation.decode()
-        await self.refresh()
+        try:
+            await self.refresh()
+        except Lost:  # perhaps something was changed on its way: the next connection tells
+            await self._link.ready(wire, CONNECT)
+            await self.refresh()
 
     async def refresh(self) -> View:
         """Look again. Raises `Lost`, `Refused`."""
@@ -192,10 +196,10 @@ class Registry:
             self.on_loss()
             return self.view
         view = self.view
-        known = self._read_all(topics, int, {}, view.topics)
+        known = self._read_all(keys.topics, topics, int, {}, view.topics)
         self.view = View(
             known,
-            self._read_all(groups, GroupRecord.read, _by_raw(view.groups), view.groups),
+            self._read_all(keys.groups, groups, GroupRecord.read, _by_raw(view.groups), view.groups),
             self.read_replicas(replicas),
             view.selected if known == view.topics else {},
         )
@@ -204,11 +208,12 @@ class Registry:
 
     def read_replicas(self, flat: list[bytes]) -> dict[str, ReplicaRecord]:
         replicas = self.view.replicas
-        return self._read_all(flat, ReplicaRecord.read, _by_raw(replicas), replicas)
+        return self._read_all(self.keys.replicas, flat, ReplicaRecord.read, _by_raw(replicas), replicas)
 
     def _read_all(
-        self, flat: list[bytes], read: Callable[[bytes], T], known: dict[bytes, T], former: dict[str, T]
-    ) -> dict[str, T]:
+        self, key: str, flat: list[bytes], read: Callable[[bytes], T], known: dict[bytes, T],
+        former: dict[str, T],
+    ) -> dict[str, T]:  # fmt: skip
         """Records by name; those that are `known` are not read again. Raises `Lost`.
 
         One that cannot be read may have been changed on its way: it is read again over a new connection. If
@@ -217,26 +222,29 @@ class Registry:
         found: dict[str, T] = {}
         with self.as_written():
             pairs = list(_pairs(flat))
-        for field_name, raw in pairs:
-            doubted = self._doubted.get(field_name)
-            try:
-                with self.as_written() if doubted is None else contextlib.nullcontext():
+        with self.as_written():
+            doubts: list[Exception] = []
+            for field_name, raw in pairs:
+                try:
                     name, record = field_name.decode(), known.get(raw)
                     found[name] = read(raw) if record is None else record
-                self._doubted.pop(field_name, None)
-            except Lost:
-                self._doubted[field_name] = False
-                raise
-            except _UNREADABLE as error:
-                if not doubted:
-                    self._doubted[field_name] = True
-                    log.warning(
-                        "%s: %r cannot be read, somebody else wrote it: %s", self.keys.meta, field_name, error
-                    )
-                name = field_name.decode(errors="replace")
-                if name in former:
-                    found[name] = former[name]
+                    self._doubted.pop((key, field_name), None)
+                except _UNREADABLE as error:
+                    if self._is_new_doubt(key, field_name, error):
+                        doubts.append(error)
+                    name = field_name.decode(errors="replace")
+                    if name in former:
+                        found[name] = former[name]
+            if doubts:
+                raise doubts[0]
         return found
+
+    def _is_new_doubt(self, key: str, field_name: bytes, error: Exception) -> bool:
+        is_said = self._doubted.get((key, field_name))
+        self._doubted[key, field_name] = is_said is not None
+        if is_said is False:
+            log.warning("%s: %r cannot be read, somebody else wrote it: %s", key, field_name, error)
+        return is_said is None
 
     @contextlib.contextmanager
     def as_written(self) -> Iterator[None]:

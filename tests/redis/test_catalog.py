@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from fault_tools.opening import AT_ONCE, EVENT, opened, works
+from fault_tools.opening import AT_ONCE, EVENT, LIMITS, opened, works
 from fault_tools.servers import Server
 from fault_tools.storage_systems import check_log, said
 
@@ -84,6 +84,30 @@ async def test_the_same_replica_again_keeps_what_it_had_left_behind(server: Serv
             assert len(again.types()) == len(other.types()) == 3
             again.add_types([ITEM])
             await until(lambda: [entry.version for entry in other.types()] == [3, 1])
+
+
+async def test_what_a_dead_replica_leaves_goes_with_its_own_plugin_alone(server: Server) -> None:
+    """Another plugin's types come and go meanwhile; its own clear up when they are declared anew, even as
+    they were."""
+    bill_of_two = BILL.model_copy(update={"version": 4})
+    async with opened(server.url) as bus, opened(server.url) as other:
+        bus.add_types([BILL])
+        gone = RedisBus(server.url, limits=LIMITS)
+        await gone.open()
+        gone.add_types([bill_of_two])
+        await until(lambda: [entry.version for entry in other.types()] == [3, 4])
+        await gone.kill()
+        async with asyncio.timeout(AT_ONCE):
+            while len((await bus.info()).replicas) > 2:  # noqa: ASYNC110 - until it is taken for gone
+                await asyncio.sleep(0.05)
+        remove = bus.add_types([ITEM])
+        await until(lambda: len(other.types()) == 3)
+        remove()
+        await until(lambda: len(other.types()) == 2)
+        assert [entry.version for entry in bus.types()] == [3, 4]
+        bus.add_types([BILL])
+        await until(lambda: [entry.version for entry in other.types()] == [3])
+        assert len(written(server)) == 1
 
 
 async def test_after_all_data_were_lost_everything_is_written_again(

