@@ -28,6 +28,9 @@ class Backend(ABC):
     tick: float = 0.05
     """Seconds in which what is published reaches an idle handler, with room to spare. The suite's pauses
     and timeouts are small multiples of it."""
+    lateness: float = 0.0
+    """Seconds by which a busy machine, not the bus, may make late what is due: 0 in virtual time. Upper
+    bounds of times leave so much more room, and what must not happen meanwhile so much more time."""
     patience: float = 30.0
     """Seconds after which the suite gives up waiting for what must come."""
     shifts_wall_clock: ClassVar[bool] = False

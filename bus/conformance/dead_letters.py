@@ -152,7 +152,7 @@ class DeadLetters(Suite):
         await rig.publish(bus, *range(6))
         await rig.quiet(bus)
         broken.clear()
-        gap = 2 * rig.tick
+        gap = 2 * rig.tick + rig.lateness / 2
         assert await bus.redrive(EVERYTHING, rate=1 / gap) == 6
         info = await rig.info(bus)
         assert info.dead == 0

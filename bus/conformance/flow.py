@@ -116,7 +116,7 @@ class Flow(Suite):
             if broken:
                 raise ConnectionError("down")
 
-        breaker = CircuitBreaker(minimum=4, ratio=0.5, window=60, pause=20 * rig.tick)
+        breaker = CircuitBreaker(minimum=4, ratio=0.5, window=60, pause=20 * rig.tick + rig.lateness)
         probe = await rig.on(bus, act, breaker=breaker, retry=soon(rig, attempts=3))
         await rig.publish(bus, *range(50))
         await rig.until(lambda: news.of(BreakerOpened))

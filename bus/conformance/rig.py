@@ -53,6 +53,10 @@ class Rig:
     def tick(self) -> float:
         return self.backend.tick
 
+    @property
+    def lateness(self) -> float:
+        return self.backend.lateness
+
     # --- handles ---------------------------------------------------------------------------------
 
     async def open(self, replica: str = "a") -> EventBus:

@@ -22,6 +22,7 @@ class RedisBackend(Backend):
 
     features = Features(persistent=True, shared=True)
     tick = 0.05
+    lateness = 1.0
 
     _numbers = itertools.count()
 
