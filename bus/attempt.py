@@ -11,7 +11,7 @@ from contracts.bus import Dead, Expired, Handler, Parked, SubscriptionSpec
 from contracts.errors import ErrorInfo
 
 from .clock import Clock
-from .groups import Delivery, StraightDelivery
+from .groups import Delivery, is_sure
 from .policy.causes import CURRENT
 from .policy.expiry import is_expired
 from .policy.guard import Guard
@@ -48,9 +48,8 @@ class Attempts:
 
     def admit(self, delivery: Delivery) -> bool:
         """Whether to start it now, and then it is counted."""
-        part = delivery.part
-        if type(delivery) is StraightDelivery and not part.held_back and part.until >= self._monotonic():
-            return delivery.is_open  # nothing but its lease was to be looked at: the way of most
+        if is_sure(delivery, self._monotonic()):
+            return delivery.is_open
         if not self.may_start(delivery):
             return False
         count_suspect(delivery)
@@ -61,7 +60,7 @@ class Attempts:
         part, entry = delivery.part, delivery.entry
         if not delivery.is_open:
             return False
-        if part.until < self._monotonic():
+        if part.lease.until < self._monotonic():
             self._port.outlived(delivery)
             return False
         if part.is_blocked(delivery):

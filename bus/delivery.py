@@ -143,7 +143,7 @@ class DeliveryLoop:
 
     # --- lanes ------------------------------------------------------------------------------------
 
-    async def _run_plain(self, lane: Lane) -> None:  # noqa: C901 - each call less is felt
+    async def _run_plain(self, lane: Lane) -> None:  # noqa: C901, PLR0912 - each call less is felt
         """No policy stands before a start: the way of most deliveries.
 
         Every name in this loop is local and every step inline, because it runs once for each message and
@@ -158,7 +158,17 @@ class DeliveryLoop:
                 continue
             for delivery in batch:
                 part = delivery.part
-                if not delivery.is_open or (part.irregular and not admit(delivery)):
+                if not delivery.is_open:
+                    continue
+                if (
+                    part.irregular
+                    and (  # `is_sure`, written out
+                        type(delivery) is not StraightDelivery
+                        or part.held_back
+                        or part.lease.until < monotonic()
+                    )
+                    and not admit(delivery)
+                ):
                     continue
                 if note is not None and type(delivery) is not StraightDelivery:
                     lane.deadline = NEVER  # of the attempt before: none runs while this is written down

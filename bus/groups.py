@@ -10,7 +10,7 @@ import bisect
 import math
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from contracts.bus import SubscriptionSpec
 from contracts.errors import ErrorInfo
@@ -65,6 +65,29 @@ class StraightDelivery(Delivery):
         return self.part.handler
 
 
+class Lease(Protocol):
+    """For how long a partition is its owner's, whatever happens."""
+
+    @property
+    def until(self) -> float:
+        """Monotonic seconds: so long nobody can have taken it over."""
+
+
+class Forever:
+    """Of a backend in which nobody takes over what is not given up."""
+
+    until = math.inf
+
+
+FOREVER = Forever()
+
+
+def is_sure(delivery: Delivery, now: float) -> bool:
+    """Nothing but its lease is to be looked at before it starts, and that holds: the way of most."""
+    part = delivery.part
+    return type(delivery) is StraightDelivery and not part.held_back and part.lease.until >= now
+
+
 class GroupPartition:
     """One group's place in one partition.
 
@@ -77,13 +100,10 @@ class GroupPartition:
     __slots__ = (
         "_by_topic", "_expiring", "_forget_at", "_is_alone", "_taken", "_total", "_unhandled", "backlog",
         "discarded", "dropped", "epoch", "expired", "failed", "filtered", "group", "handler", "held_back",
-        "idle", "irregular", "is_ephemeral", "is_paused", "leaving", "lot", "lot_limit", "missed", "moving",
-        "number", "ordered", "owner", "peak", "repeated", "replay", "returned", "stale", "suspects",
-        "topic",
+        "idle", "irregular", "is_ephemeral", "is_paused", "lease", "leaving", "lot", "lot_limit", "missed",
+        "moving", "number", "ordered", "owner", "peak", "repeated", "replay", "returned", "stale",
+        "suspects", "topic",
     )  # fmt: skip
-
-    until = math.inf
-    """Monotonic seconds: so long nobody can have taken it over; a backend of several processes says when."""
 
     def __init__(
         self, group: str, topic: str, number: int, handler: str,
@@ -109,6 +129,7 @@ class GroupPartition:
         """Nothing is taken: it moves, it is paused, or its owner is suspended."""
         self.held_back = False
         """Something may hold deliveries back: an earlier one of the key, an expiry, a suspect, a move."""
+        self.lease: Lease = FOREVER
         self.irregular = False
         """Each must ask before it starts: for that reason, or because its lease may be over."""
         self.backlog: deque[Message] = deque()

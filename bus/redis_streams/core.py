@@ -503,7 +503,7 @@ class Core:
         place = delivery.part
         if not delivery.is_open or not isinstance(place, RedisPlace):
             return delivery.is_open
-        if place.until >= self.clock.monotonic() or place.is_ephemeral:
+        if place.lease.until >= self.clock.monotonic() or place.is_ephemeral:
             return True
         while delivery.is_open:
             try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from ..groups import FOREVER
 from ..lot import Entry
 from .journal import Word
 from .place import Holding, RedisPlace
@@ -17,11 +16,7 @@ class EphemeralPlace(RedisPlace):
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
         super().__init__(holding, topic, lot_limit, order, handler)
         self.is_ephemeral = True
-
-    @property
-    def until(self) -> float:  # type: ignore[override]
-        """Nobody takes it over."""
-        return math.inf
+        self.lease = FOREVER
 
     def note_start(self, entry: Entry) -> bool:
         return False

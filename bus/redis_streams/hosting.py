@@ -50,6 +50,7 @@ class RedisHosting(Turns):
         self.version = spec.precedence
         self.limits = core.limits
         self.core = core
+        self._reader = core.reader
         self.holdings: dict[int, Holding] = {}
         self.is_suspended = False
         self.is_paused = False
@@ -75,11 +76,6 @@ class RedisHosting(Turns):
     @property
     def is_ephemeral(self) -> bool:
         return self.spec.options.broadcast
-
-    @property
-    def until(self) -> float:
-        """Monotonic seconds: so long nobody can have taken anything of ours over."""
-        return self.core.members.until
 
     @property
     def journal_limits(self) -> tuple[int, int, int]:
@@ -189,14 +185,15 @@ class RedisHosting(Turns):
         place: RedisPlace = delivery.part  # type: ignore[assignment]
         if type(delivery) is StraightDelivery and delivery.is_open:  # the way of most, written out
             delivery.is_open = False
-            place.journal.ack(delivery.message.entry)  # type: ignore[attr-defined]  # it came from a stream
+            place.journal.acks.append(delivery.message.entry)  # type: ignore[attr-defined]  # of a stream
         elif not place.acknowledge(delivery):
             self.core.count_stale(place)
             return False
         if self._settled is not None:
             message = delivery.message
             place.journal.done(f"{message.source}\n{message.id}")
-        self.core.reader.settle_soon(place)
+        if place not in self._reader.dirty:
+            self._reader.settle_soon(place)
         return True
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> bool:

@@ -28,7 +28,6 @@ class Journal:
     memory of Redis is full; then what moves; then what may only go when that has arrived."""
 
     __slots__ = (
-        "_acks",
         "_done",
         "_late",
         "_marks",
@@ -36,6 +35,7 @@ class Journal:
         "_number",
         "_progress",
         "_topic",
+        "acks",
         "is_plain",
         "unconfirmed",
     )
@@ -47,7 +47,7 @@ class Journal:
         """A call whose answer has not come."""
         self.is_plain = False
         """It acknowledges and counts, and nothing else."""
-        self._acks: list[bytes] = []
+        self.acks: list[bytes] = []
         self._moves: list[tuple[bytes | str, ...]] = []
         self._late: list[tuple[str, bytes]] = []
         self._marks: dict[bytes, str] = {}
@@ -58,10 +58,10 @@ class Journal:
 
     def ack(self, entry: bytes) -> None:
         """It is settled."""
-        self._acks.append(entry)
+        self.acks.append(entry)
 
     def ack_all(self, entries: Iterable[bytes]) -> None:
-        self._acks += entries
+        self.acks += entries
 
     def keep(self, name: bytes, slip: bytes, message: bytes = b"") -> None:
         """It waits in the lot (no message: it is there already)."""
@@ -93,7 +93,7 @@ class Journal:
 
     def forget_moves(self) -> None:
         """A place that has none in Redis: only dead letters are written."""
-        self._acks, self._late, self._done, self._marks = [], [], [], {}
+        self.acks, self._late, self._done, self._marks = [], [], [], {}
         self._moves = [move for move in self._moves if move[0] == "bury"]
 
     # --- questions ------------------------------------------------------------------------------------
@@ -102,19 +102,19 @@ class Journal:
     def is_open(self) -> bool:
         """Whether Redis does not know of everything yet."""
         return self.unconfirmed is not None or bool(
-            self._acks or self._moves or self._late or self._marks or self._done or self._progress
+            self.acks or self._moves or self._late or self._marks or self._done or self._progress
         )
 
     @property
     def unsent(self) -> int:
         """Settlements that have not been sent."""
         again = sum(move[0] == "keep" and not move[3] for move in self._moves)
-        return len(self._acks) + len(self._late) + again
+        return len(self.acks) + len(self._late) + again
 
     def entries(self) -> set[bytes]:
         """Entries that are settled here, while Redis may not know."""
         sent = {word for word in self.unconfirmed or () if isinstance(word, bytes)}
-        names = sent.union(self._acks, (name for _, name in self._late))
+        names = sent.union(self.acks, (name for _, name in self._late))
         return {name for name in names if _ENTRY.fullmatch(name)}
 
     # --- calls ----------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Journal:
         return whys, counts
 
     def _settlements(self) -> Iterator[Word]:
-        acks, self._acks = self._acks, []
+        acks, self.acks = self.acks, []
         yield from _blocks("ack", acks)
         moves, self._moves = self._moves, []
         for move in moves:
@@ -183,7 +183,7 @@ class Journal:
         """The operation that begins here was not carried out."""
         match words:
             case ["ack", count, *entries]:
-                self._acks += entries[:count]
+                self.acks += entries[:count]
             case ["keep", name, slip, message, *_]:
                 self.keep(name, slip, message)
                 if message and name[:1].isdigit():

@@ -87,16 +87,16 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_ahead", "_counted", "_members", "_next_rank", "fetching", "filled_at", "holding", "is_dry",
+        "_ahead", "_counted", "_next_rank", "fetching", "filled_at", "holding", "is_dry",
         "is_in_doubt", "journal", "last", "most", "names", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
         self.is_in_doubt = False
         self.holding = holding
-        self._members = holding.hosting.core.members
         group = holding.hosting.spec.group
         super().__init__(group, topic, holding.p, handler, order=order, lot_limit=lot_limit)
+        self.lease = holding.hosting.core.members
         self.irregular = True
         """Every delivery asks before it starts: the lease may be over."""
         self.journal = Journal(topic)
@@ -122,10 +122,6 @@ class RedisPlace(GroupPartition):
         """Entries in the lot that are read once more, because the group was made anew before them."""
 
     # --- may it take ------------------------------------------------------------------------------------
-
-    @property
-    def until(self) -> float:  # type: ignore[override]
-        return self._members.until
 
     def _regulate(self) -> None:
         super()._regulate()

@@ -49,7 +49,7 @@ class Reader:
         self._monotonic = core.clock.monotonic
         self.places: dict[tuple[str, int], dict[RedisPlace, None]] = {}
         """Ours, by topic and partition."""
-        self._dirty: dict[RedisPlace, None] = {}
+        self.dirty: dict[RedisPlace, None] = {}
         self._hungry: dict[RedisPlace, None] = {}
         self._is_flying = self._is_scheduled = self._is_closed = False
         self._is_down = asyncio.Event()
@@ -82,8 +82,8 @@ class Reader:
 
     def settle_soon(self, place: RedisPlace) -> None:
         """In the next turn of the event loop: what a lane settles without a pause goes out together."""
-        if place not in self._dirty:
-            self._dirty[place] = None
+        if place not in self.dirty:
+            self.dirty[place] = None
             self._kick_soon()
 
     async def written(self, place: RedisPlace) -> None:
@@ -152,7 +152,7 @@ class Reader:
 
     def forget(self, place: RedisPlace) -> None:
         self.places.get((place.topic, place.number), {}).pop(place, None)
-        self._dirty.pop(place, None)
+        self.dirty.pop(place, None)
         self._hungry.pop(place, None)
         timer = self._later.pop(place, None)
         if timer is not None:
@@ -161,7 +161,7 @@ class Reader:
 
     async def round(self) -> None:
         """Return when what is wanted now has been asked and answered."""
-        if self._is_flying or self._hungry or self._dirty:
+        if self._is_flying or self._hungry or self.dirty:
             future = asyncio.get_running_loop().create_future()
             self._rounds.append(future)
             await future
@@ -210,7 +210,7 @@ class Reader:
         self._is_scheduled = False
         if self._is_flying or self._is_closed:
             return
-        if not (self._dirty or self._hungry):
+        if not (self.dirty or self._hungry):
             self._end_round()  # what was wanted is not ours any more
             return
         if not self._wire.is_up or self._wire.opened != self._opened:
@@ -235,7 +235,7 @@ class Reader:
                 future.set_result(None)
 
     def _turn(self) -> None:
-        places, self._dirty = list(self._dirty), {}
+        places, self.dirty = list(self.dirty), {}
         settling = [place for place in places if self._has_to_say(place)]
         hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
         for place in places:
@@ -270,13 +270,13 @@ class Reader:
         self._is_flying = False
         if answers is None:
             for place in settled:
-                self._dirty[place] = None
+                self.dirty[place] = None
             for place in hungry:
                 place.fetching = False
                 place.holding.doubt()
             self._is_down.set()
         elif not answers:  # the transaction was dropped: nothing was done
-            self._dirty.update(dict.fromkeys(settled))
+            self.dirty.update(dict.fromkeys(settled))
             self._hungry.update(dict.fromkeys(hungry))
             for place in hungry:
                 place.fetching = False
@@ -286,7 +286,7 @@ class Reader:
             for place, answer in zip(hungry, answers[len(settled) :], strict=True):
                 self._use(self._fetched, place, answer)
         self._end_round()
-        if self._dirty or self._hungry:
+        if self.dirty or self._hungry:
             self._kick_soon()
 
     def _use(self, use: Callable[[RedisPlace, Answer], None], place: RedisPlace, answer: Answer) -> None:
