@@ -65,7 +65,7 @@ class Reader:
         self._opened = self._wire.opened
         self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
         self._task = self._loop.create_task(
-            keep_on("reading", self._reconnect, lambda: self._is_closed), name="plugbus:redis:read"
+            keep_on("reading", self._reconnect, lambda: self._core.is_closed), name="plugbus:redis:read"
         )
 
     async def close(self) -> None:
