@@ -25,18 +25,7 @@ from fault_tools.faults import (
     Stall,
     WrongLength,
 )
-from fault_tools.network import (
-    DIRECT,
-    IS_LONG,
-    ProxiedBackend,
-    When,
-    calls,
-    happened,
-    load_scripts,
-    long,
-    pending,
-    streams,
-)
+from fault_tools.network import DIRECT, IS_LONG, ProxiedBackend, When, calls, happened, long, pending, streams
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.resp import elements
 from fault_tools.servers import Server
@@ -65,13 +54,6 @@ FAULTS: dict[str, Fault] = {
     "never": Drop(),
 }
 LIMITS = BusLimits(lease=1.0, partitions=2, retain=0, young_seconds=0)
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[FaultProxy]:
-    load_scripts(server)
-    async with FaultProxy(server) as proxy:
-        yield proxy
 
 
 @pytest.fixture
