@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bus" / "conformance"))
 
 from fault_tools.backend import RedisBackend
+from fault_tools.faults import Refuse
 from fault_tools.network import backend_for, load_scripts
 from fault_tools.proxy import FaultProxy
 from fault_tools.servers import Server, binaries, binary, shared_server
@@ -57,6 +58,16 @@ async def proxy(server: Server) -> AsyncIterator[FaultProxy]:
     load_scripts(server)
     async with FaultProxy(server) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def former(request: pytest.FixtureRequest, proxy: FaultProxy) -> str:
+    """What becomes of connections that were lost: a bus that reconnects has the server end them, "ended", or
+    has not the right to do so, "left"."""
+    former = str(getattr(request, "param", "ended"))
+    if former == "left":
+        proxy.on("CLIENT", Refuse("NOPERM this user may not"), containing="KILL", times=None)
+    return former
 
 
 @pytest.fixture

@@ -231,8 +231,10 @@ async def test_a_held_command_is_executed_when_its_client_has_long_come_back(
     await rule.fired
     again = await Client.to(proxy)
     assert await again.ask("APPEND k second") == b":6\r\n"
+    assert [one.is_answered for one in rule.taken] == [False]
     rule.release()
     await late
+    assert [one.is_answered for one in rule.taken] == [True]
     assert server.command("GET", "k") == b"secondfirst"
     again.close()
 

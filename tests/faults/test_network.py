@@ -15,6 +15,7 @@ from fault_tools.network import (
     ProxiedNaiveBackend,
     When,
     appends,
+    arrived,
     clients,
     fails_on_naive,
     handled,
@@ -122,10 +123,13 @@ async def test_publishing_while_redis_stays_away(
     assert probe.numbers == [1]
 
 
-@pytest.mark.parametrize("id", [None, "one"], ids=["without an id", "with an id"])
+@pytest.mark.parametrize(
+    ("id", "former"), [(None, "ended"), ("one", "ended"), ("one", "left")], indirect=["former"],
+    ids=["without an id", "with an id", "with an id, executed"],
+)  # fmt: skip
 @needs(lease=1.0)
 async def test_a_first_copy_that_comes_after_the_repetition(
-    rig: Rig, server: Server, proxy: FaultProxy, id: str | None
+    rig: Rig, server: Server, proxy: FaultProxy, id: str | None, former: str
 ) -> None:
     """A publish that the network delivers after its own repetition is one event. [B1, F1, BUS 4]"""
     bus = await rig.open()
@@ -133,8 +137,7 @@ async def test_a_first_copy_that_comes_after_the_repetition(
     rule = proxy.on(None, Hold(cut=True), where=appends)
     receipt = await bus.publish(Item(n=1), source=SOURCE, id=id)
     assert rule.fired.is_so
-    rule.release()
-    await rig.pause()
+    await arrived(rig, former, rule)
     again = await bus.publish(Item(n=1), source=SOURCE, id=receipt.id)
     assert again.duplicate
     await rig.until(lambda: probe.numbers)

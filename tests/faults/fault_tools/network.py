@@ -186,6 +186,20 @@ async def happened(rig: Rig, rule: Rule) -> None:
     await rig.until(lambda: rule.fired.is_so, "the fault to happen")
 
 
+async def arrived(rig: Rig, former: str, *rules: Rule) -> None:
+    """Let go of what these hold back, and wait until the server has executed it, or has hung up on it.
+
+    `former`: the fixture. Where the former connection was ended nothing that was held is executed any more,
+    where it was left all is.
+    """
+    for rule in rules:
+        rule.release()
+    held = [exchange for rule in rules for exchange in rule.taken]
+    await rig.until(lambda: all(one.is_answered or one.connection.ended.is_so for one in held), "the late")
+    assert [one.is_answered for one in held] == [former == "left"] * len(held)
+    assert held
+
+
 # --- work that goes on meanwhile ----------------------------------------------------------------------------
 
 
