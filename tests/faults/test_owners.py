@@ -224,14 +224,14 @@ async def is_back(bus: EventBus, replica: str) -> bool:
 @controlled
 @needs(lease=SHORT, partitions=2)
 async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Bench) -> None:
-    """A replica is stopped again and again for about its lease, so that it wakes while others clear it away:
-    what it held is started again, once, and never lost [B29 F24]."""
+    """A replica is stopped again and again, at last until it is cleared away, and before that for about its
+    lease, so that it wakes meanwhile: what it held is started again, once, and never lost [B29 F24]."""
     bus = await work.rig.open("heir")
     sleeper = await work.up("sleeper", concurrency=2)
     handler = await work.host(bus, concurrency=2)
     n, held, was_cleared = itertools.count(), 0, list[bool]()
     await work.publish(bus, next(n))
-    for late in (-0.2, -0.02, 0.0, 0.05, 0.5):
+    for pause in (0.0, SHORT - 0.2, SHORT - 0.02, SHORT, SHORT + 0.05, None):
         await work.rig.until(lambda: owners_are(work, bus, {"heir": 1, "sleeper": 1}))
         epochs = epochs_of(work)
         for key in "abcdef":
@@ -241,7 +241,7 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
         stopped_at, in_hand = now(), in_flight(work)
         for key in "abcdef":
             await work.publish(bus, next(n), key=key)
-        await asyncio.sleep(SHORT + late)
+        await (changed_hands(work, epochs) if pause is None else asyncio.sleep(pause))
         woke_at = now()
         sleeper.go_on(is_long=False)
         await work.rig.quiet(bus)
@@ -255,6 +255,11 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
     assert (was_cleared[0], was_cleared[-1]) == (False, True)
     assert handler.numbers
     assert consumers(work) == {1}
+
+
+async def changed_hands(work: Bench, epochs: list[Any]) -> None:
+    """Return when somebody has taken a partition over since they were so."""
+    await work.rig.until(lambda: epochs_of(work) != epochs, "a partition to change hands")
 
 
 def epochs_of(work: Bench) -> list[Any]:
