@@ -121,6 +121,7 @@ async def test_publishing_while_redis_stays_away(
     await rig.quiet(bus)
     assert stored(server) == 1
     assert probe.numbers == [1]
+    rig.judge()
 
 
 @pytest.mark.parametrize(
@@ -419,6 +420,7 @@ async def test_a_lost_acknowledgement(rig: Rig, server: Server, proxy: FaultProx
     info = await rig.info(bus)
     assert (info.handled, info.waiting, info.in_flight) == (6, 0, 0)
     assert probe.starts == [(n, 1) for n in range(6)]
+    rig.judge()
 
 
 @fails_on_naive

@@ -99,7 +99,8 @@ async def test_an_outage_of_redis_costs_nobody_what_he_owns(durable: Bench, dura
 async def test_a_publish_that_waits_for_room_ends_at_its_deadline(
     durable: Bench, durable_server: Server
 ) -> None:
-    """The topic is full, and while a publish waits Redis is killed: it fails, not later than else [B6]."""
+    """The topic is full, and while a publish waits Redis is killed: it fails, not later than else; what was
+    confirmed before is handled [B6]."""
     rig, timeout = durable.rig, 0.8
     bus = await rig.open()
     await bus.declare_group(rig.spec())
@@ -113,6 +114,9 @@ async def test_a_publish_that_waits_for_room_ends_at_its_deadline(
     took = now() - began
     await durable_server.start_async()
     assert took < timeout + 0.5
+    await rig.on(bus)
+    await rig.quiet(bus)
+    rig.judge()
 
 
 @needs(lease=LEASE, partitions=4)

@@ -328,6 +328,8 @@ async def test_a_settlement_that_comes_late(rig: Rig, proxy: FaultProxy, former:
     assert (info.dead, info.parked, info.waiting, info.in_flight) == (1, 0, 0, 0)
     assert (info.handled, info.failed) == (before.handled, before.failed) == (4, 3)
     assert probe.done == [0, 2, 3, 4]
+    await rig.given_up(bus)
+    rig.judge()
 
 
 async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy, former: str) -> None:
@@ -346,6 +348,7 @@ async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy, former: str) 
         await rig.publish(other, n, key=f"k{n}")
     await rig.until(lambda: len(second.done) == 8)
     assert now() - began < 2 * LIMITS.lease
+    rig.judge()
 
 
 SHARES = long(3, 48)

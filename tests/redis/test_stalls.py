@@ -156,6 +156,7 @@ async def test_nothing_starts_before_a_partition_is_taken_for_good(rig: Rig, pro
     last.release()
     await rig.quiet(b)
     assert heir.numbers == list(range(6))
+    rig.judge(repeats=1)
 
 
 # --- looking up ---------------------------------------------------------------------------------------
@@ -272,6 +273,7 @@ async def test_a_lane_outlives_a_note_that_takes_longer_than_its_handler_may(
     await rig.publish(bus, 2)
     await rig.quiet(bus)
     assert probe.numbers == [0, 1, 0, 2]
+    rig.judge()
 
 
 # --- mistakes of ours -----------------------------------------------------------------------------------
@@ -315,6 +317,7 @@ async def test_a_beat_that_breaks_costs_no_partition(
     assert probe.numbers == [1]
     assert not [record for record in caplog.records if "gone" in record.message]
     assert all(record.levelno <= logging.ERROR for record in caplog.records)
+    rig.judge()
 
 
 @needs(lease=2.0)
