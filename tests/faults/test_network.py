@@ -348,11 +348,16 @@ def _waits(exchange: Exchange) -> bool:
     return exchange.name in {"XREAD", "XREADGROUP"} and b"BLOCK" in (word.upper() for word in exchange.args)
 
 
+def confirmed(rig: Rig) -> int:
+    return sum(record.kind == "confirmed" for record in rig.history)
+
+
 @needs(lease=2.0, partitions=2)
 async def test_a_storm_of_killed_connections(rig: Rig, server: Server, proxy: FaultProxy) -> None:
     """`CLIENT KILL` of everybody again and again: nothing lost, connections and files as before. [B36]
 
-    In the long form each second for a minute, in the short one ten times as often.
+    In the long form each second for a minute, in the short one ten times as often; longer where the machine
+    is so busy that little has been published by then.
     """
     bus, other = await rig.open("a"), await rig.open("b")
     await rig.on(bus, concurrency=4)
@@ -362,14 +367,15 @@ async def test_a_storm_of_killed_connections(rig: Rig, server: Server, proxy: Fa
     files, before = psutil.Process().num_fds(), len(clients(server))
     numbers = itertools.count(1)
     sending = [asyncio.create_task(keep_publishing(rig, one, numbers)) for one in (bus, other)]
-    for _ in range(long(20, 60)):
+    kills = 0
+    while kills < long(20, 60) or confirmed(rig) <= long(50, 500):
         await asyncio.sleep(long(1, 10) / 10)
         server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        kills += 1
+        assert kills < long(200, 600)
     for task in sending:
         task.cancel()
     await asyncio.gather(*sending, return_exceptions=True)
-    sent = sum(record.kind == "confirmed" for record in rig.history)
-    assert sent > long(50, 500)
     await rig.quiet(bus)
     assert pending(server) == 0
     for one in (bus, other):  # each is opened when it is needed
