@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from contracts.bus import Call, CallReply, EventBus, Provider, ProviderSpec
+from contracts.bus import Call, CallReply, EventBus, Provider, ProviderSpec, Subscription
 from contracts.errors import CallTimeout, InvalidPattern, NoProvider, ProviderFailed, ProviderLost
 
 from .backend import needs
@@ -124,12 +124,7 @@ class Calls(Suite):
         await _known(rig, b)
         request = asyncio.ensure_future(b.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000))
         await rig.until(lambda: gate.waiting)
-        if end == "removed":
-            await offer.remove()
-        elif end == "closed":
-            await rig.close(a, grace=0)
-        else:
-            await rig.crash(a)
+        await _end(rig, a, offer, gate, end)
         with pytest.raises(ProviderLost):
             await asyncio.wait_for(request, 10)
         await rig.until(lambda: not b.providers())
@@ -146,6 +141,42 @@ class Calls(Suite):
         assert reply.replica == "b"
         shown = sorted((info.capability, info.plugin_id, info.replica) for info in buses["c"].providers())
         assert shown == [(CAPABILITY, "shop", "a"), (CAPABILITY, "shop", "b")]
+
+    @needs(lease=1.0)
+    @pytest.mark.parametrize("end", ["failed", "removed", "closed", "crashed"])
+    async def test_who_goes_wrong_among_all_is_left_out(self, rig: Rig, end: str) -> None:
+        """`target="all"`, and at work one fails or goes away: the others' replies, without waiting longer."""
+        a, b, c, gate = await rig.open("a"), await rig.open("b"), await rig.open("c"), Gate()
+        seen: list[Call] = []
+        for bus in (a, c):
+            await bus.provide(_spec(timeout=1_000), _answering(f'"{bus.replica}"', seen))
+        offer = await b.provide(_spec(timeout=1_000), _failing(gate))
+        await rig.until(lambda: len(c.providers()) == 3)
+        request = asyncio.ensure_future(
+            c.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000, target="all")
+        )
+        await rig.until(lambda: gate.waiting and len(seen) == 2)
+        await _end(rig, b, offer, gate, end)
+        replies = await asyncio.wait_for(request, 10)
+        assert sorted((reply.replica, reply.data) for reply in replies) == [("a", '"a"'), ("c", '"c"')]
+        assert len(seen) == 2
+
+    @needs(lease=1.0)
+    @pytest.mark.parametrize("end", ["failed", "removed", "closed", "crashed"])
+    async def test_where_none_of_all_answers_the_caller_is_told(self, rig: Rig, end: str) -> None:
+        """`target="all"`, and each has failed or gone away: one of their errors, without waiting longer."""
+        a, b, c, gate = await rig.open("a"), await rig.open("b"), await rig.open("c"), Gate()
+        offers = [(bus, await bus.provide(_spec(timeout=1_000), _failing(gate))) for bus in (a, b)]
+        await rig.until(lambda: len(c.providers()) == 2)
+        request = asyncio.ensure_future(
+            c.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000, target="all")
+        )
+        await rig.until(lambda: gate.waiting == 2)
+        for bus, offer in offers:
+            await _end(rig, bus, offer, gate, end)
+        with pytest.raises(ProviderFailed if end == "failed" else ProviderLost) as caught:
+            await asyncio.wait_for(request, 10)
+        assert caught.value.capability == CAPABILITY
 
     async def test_a_local_provider_is_reached_from_its_replica_alone(self, rig: Rig) -> None:
         """`reach="local"` does not show anywhere else."""
@@ -204,6 +235,26 @@ def _holding(gate: Gate) -> Provider:
         return CallReply(data="1")
 
     return provide
+
+
+def _failing(gate: Gate) -> Provider:
+    async def provide(call: Call) -> CallReply:
+        await gate()
+        raise LookupError("no such sku")
+
+    return provide
+
+
+async def _end(rig: Rig, bus: EventBus, offer: Subscription, gate: Gate, end: str) -> None:
+    """Of a provider that waits at the gate: it fails, is removed, or its replica goes."""
+    if end == "failed":
+        gate.open()
+    elif end == "removed":
+        await offer.remove()
+    elif end == "closed":
+        await rig.close(bus, grace=0)
+    else:
+        await rig.crash(bus)
 
 
 async def _known(rig: Rig, bus: EventBus) -> None:

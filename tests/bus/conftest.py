@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -16,11 +17,21 @@ import pytest
 from bus.clock import Ids
 from bus.conformance.virtual import JumpingClock, JumpingLoop
 from bus.memory import MemoryBroker, MemoryBus
-from contracts.bus import BusLimits, BusSubscription, GroupInfo, SubscriptionOptions, SubscriptionSpec
+from contracts.bus import (
+    BusLimits,
+    BusSubscription,
+    GroupInfo,
+    Predicate,
+    RetryPolicy,
+    SubscriptionOptions,
+    SubscriptionSpec,
+)
 from contracts.event import Event, EventResult, Receipt
 from contracts.message import PluginEvent
 
 SOURCE = "/test"
+SOON = RetryPolicy(first_delay=1, factor=1, jitter=0, attempts=1_000)
+"""Again after a second, and again."""
 
 
 class Item(Event, type="orders.item"):
@@ -58,6 +69,49 @@ class Recorder:
     @property
     def numbers(self) -> list[int]:
         return [n for n, _ in self.seen]
+
+
+def number(event: PluginEvent) -> int:
+    return int(event.data["n"])  # type: ignore[call-overload,index,arg-type]
+
+
+class Timed:
+    """Writes down when it was started, of which event; `act` may fail or wait."""
+
+    def __init__(self, act: Callable[[int, int], Any] | None = None) -> None:
+        self.act = act
+        self.starts: list[tuple[float, int]] = []
+        self.begin = asyncio.get_running_loop().time()
+        self.running = self.most = 0
+
+    async def __call__(self, event: PluginEvent) -> EventResult | None:
+        now = asyncio.get_running_loop().time() - self.begin
+        self.starts.append((round(now, 6), number(event)))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            result = None if self.act is None else self.act(number(event), event.attempt)
+            if asyncio.iscoroutine(result):
+                await result
+            return result if isinstance(result, EventResult) else None
+        finally:
+            self.running -= 1
+
+    @property
+    def times(self) -> list[float]:
+        return [start for start, _ in self.starts]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [n for _, n in self.starts]
+
+
+async def on(rig: Any, bus: Any, handler: Any, where: Predicate | None = None, **options: Any) -> Any:
+    return await bus.subscribe(rig.spec(**options), handler, where=where)
+
+
+def wall(rig: Any, seconds: float) -> datetime:
+    return datetime.fromtimestamp(rig.clock.time_ns() / 1e9 + seconds, UTC)
 
 
 class Rig:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ import httpx
 import pytest
 from fault_tools.servers import Server, free_port
 
+from bus.redis_streams.scripts import names, script
 from kernel.testing import Harness, MockPlugin
 from plugbus import Event
 
@@ -47,11 +51,18 @@ class Kernel:
         self.said: list[str] = []
 
     def until_it_says(self, text: str) -> str:
+        """The line. A kernel that does not say it in time is killed, and that ends the waiting."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line.rstrip())
-            if text in line:
-                return line
+        guard = threading.Timer(DEADLINE, self.process.kill)
+        guard.start()
+        try:
+            for line in self.process.stdout:
+                self.said.append(line.rstrip())
+                if text in line:
+                    return line
+        finally:
+            guard.cancel()
+            guard.join()
         pytest.fail(f"it ended without saying {text!r}: {self.said}")
 
     def ask(self, path: str) -> httpx.Response:
@@ -141,6 +152,46 @@ def test_a_kernel_waits_for_its_redis_and_goes_on_by_itself(tmp_path: Path, serv
     assert "Traceback" not in text
 
 
+def test_a_redis_that_is_stopped_while_a_kernel_works_is_told_of_once(tmp_path: Path, server: Server) -> None:
+    """At most eight lines for one outage, with cause and fix once; it goes on by itself, and says that."""
+    server.start()
+    with kernel(tmp_path, "--bus", server.url) as running:
+        running.until_it_says("/docs")
+        running.until_ready_is(200)
+        before = len(running.said)
+        server.stop()
+        gone = running.until_it_says("Redis cannot be reached")
+        running.until_ready_is(503)
+        until_tried(server.address, times=4)
+        server.start()
+        back = running.until_it_says("answers again")
+        running.until_ready_is(200)
+        assert publish(tmp_path).returncode == 0
+        running.stop()
+    address = f"redis://:••••@127.0.0.1:{server.port}/0"
+    told = running.said[before:]
+    assert len(told) <= 8, told
+    assert gone.count(address) == back.count(address) == 1
+    for text in ("cannot be reached", "fix: ", "answers again"):
+        assert sum(text in line for line in told) == 1, told
+    assert "fix: start it" in gone
+    assert "s3cret" not in "\n".join(told)
+    assert "Traceback" not in "\n".join(told)
+
+
+def publish(folder: Path) -> subprocess.CompletedProcess[str]:
+    """An event, by the running kernel."""
+    return run(folder, "event", "publish", "post.parcel", "n=1")
+
+
+def until_tried(address: tuple[str, int], *, times: int) -> None:
+    """Return when somebody has tried so often to connect to a server that is down; each finds it closed."""
+    with socket.create_server(address) as listener:
+        listener.settimeout(DEADLINE)
+        for _ in range(times):
+            listener.accept()[0].close()
+
+
 def test_a_kernel_that_waits_can_be_stopped(tmp_path: Path) -> None:
     """Exit code 0; the state folder is free again, and while it waits others see why it does not listen."""
     with kernel(tmp_path, "--bus", f"redis://127.0.0.1:{free_port()}") as running:
@@ -199,6 +250,33 @@ def test_the_doctor_looks_at_redis(tmp_path: Path, server: Server) -> None:
         assert checks["bus"]["details"]["replicas"] == []
         assert checks["bus"]["details"]["answered_in_ms"] > 0
         assert checks["durability"]["status"] == "warning"
+
+
+def test_the_doctor_counts_the_scripts_that_redis_has(tmp_path: Path, server: Server) -> None:
+    """N of M loaded: those of this Plugbus that the server knows just then, and of how many."""
+    server.start()
+    opened = loaded_scripts(tmp_path, server)  # some are loaded by whoever opens a bus: its own survey
+    ours = [script(name) for name in names()]
+    exist = server.command("SCRIPT", "EXISTS", *(one.sha for one in ours))
+    assert opened == (sum(exist), len(ours))
+    assert 0 < sum(exist) < len(ours)
+    for one in ours:
+        server.command("SCRIPT", "LOAD", one.text)
+    assert loaded_scripts(tmp_path, server) == (len(ours), len(ours))
+    server.command("SCRIPT", "FLUSH")
+    assert loaded_scripts(tmp_path, server) == opened
+
+
+def loaded_scripts(folder: Path, server: Server) -> tuple[int, int]:
+    """As the doctor tells it, in its line for people and in its details."""
+    done = run(folder, "doctor", "--port", "0", "--bus", server.url, "--json")
+    items = json.loads(done.stdout)["items"]
+    [told] = [item["details"]["details"]["scripts"] for item in items if item["name"] == "bus"]
+    [line] = [item["text"] for item in items if item["name"] == "bus facts"]
+    assert f"scripts: {told}" in line
+    found = re.fullmatch(r"(\d+) of (\d+) loaded", told)
+    assert found is not None, told
+    return int(found[1]), int(found[2])
 
 
 # --- the test kit ---------------------------------------------------------------------------------------

@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from fault_tools.faults import CutAfter, CutBefore, Delay, Fault
+from fault_tools.network import DIRECT, When, fails_on_naive, happened, long
+from fault_tools.proxy import FaultProxy
 from fault_tools.storage_systems import IS_LONG, Store, check_log
 
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate
-from bus.conformance.rig import SOURCE, Rig, now
+from bus.conformance.rig import SOURCE, Rig, now, together
 from bus.redis_streams import RedisBus
 from contracts.bus import Call, CallReply, EventBus, Provider, ProviderSpec
 from contracts.errors import CallTimeout, NoProvider, ProviderLost
@@ -264,3 +267,67 @@ async def test_calls_survive_that_all_connections_are_cut(rig: Rig, store: Store
         store.server.command("CLIENT", "KILL", "TYPE", "normal")
         assert all(await asyncio.gather(*calls))
     assert len(executed) == len(set(executed))
+
+
+# --- connections that are cut -------------------------------------------------------------------------------
+
+
+@fails_on_naive
+@needs(lease=3.0)
+async def test_an_answer_that_comes_while_the_caller_is_cut_off(rig: Rig, proxy: FaultProxy) -> None:
+    """An answer given while the caller is cut off reaches it when it is back, before its deadline. [F35]"""
+    caller, provider, gate = await rig.open(), await rig.open(DIRECT), Gate()
+    await provider.provide(spec(), answering_when(gate))
+    await rig.until(caller.providers)
+    asking = asyncio.create_task(caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5))
+    await rig.until(lambda: gate.waiting)
+    await proxy.refuse()
+    proxy.cut()
+    gate.open()
+    await rig.pause()
+    await proxy.accept()
+    [reply] = await asking
+    assert reply.data == "1"
+
+
+@pytest.mark.parametrize("fault", [CutBefore(), CutAfter()], ids=["before", "after"])
+@needs(lease=3.0)
+async def test_an_answer_whose_sending_is_cut(rig: Rig, proxy: FaultProxy, fault: Fault) -> None:
+    """A provider whose connection is cut when it answers answers again over the next. [F35]"""
+    caller, provider, gate = await rig.open(DIRECT), await rig.open(), Gate()
+    await provider.provide(spec(), answering_when(gate))
+    await rig.until(caller.providers)
+    asking = asyncio.create_task(caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5))
+    await rig.until(lambda: gate.waiting)
+    rule = proxy.on("XADD", fault, containing=f":in:{DIRECT}")
+    gate.open()
+    [reply] = await asking
+    await happened(rig, rule)
+    assert reply.data == "1"
+
+
+@needs(lease=3.0)
+async def test_calls_are_executed_once_whatever_is_read_twice(rig: Rig, proxy: FaultProxy) -> None:
+    """A letter that comes by two ways at once, and overtakes itself, is one execution. [F35]"""
+    caller, provider = await rig.open(DIRECT), await rig.open()
+    seen: list[str] = []
+
+    async def answer(call: Call) -> CallReply:
+        seen.append(call.id)
+        return CallReply(data="1")
+
+    await provider.provide(spec(), answer)
+    await rig.until(caller.providers)
+    proxy.on("XREAD", When(Delay(0.1), '"call"'), nth=2, times=None)
+    for _ in range(long(3, 30)):
+        await together([caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5) for _ in range(20)])
+    await rig.pause()
+    assert len(seen) == len(set(seen)) == long(3, 30) * 20
+
+
+def answering_when(gate: Gate) -> Callable[[Call], Awaitable[CallReply]]:
+    async def provide(call: Call) -> CallReply:
+        await gate()
+        return CallReply(data="1")
+
+    return provide

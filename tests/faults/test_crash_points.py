@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -372,12 +372,6 @@ async def carry_out_all(server: Server, nursery: Nursery, folder: Path) -> Found
     everything: list[Case | Errand] = [*ERRANDS, *DEATHS, *STANDSTILLS]
     found = await asyncio.gather(*map(one, itertools.count(), everything), return_exceptions=True)
     return dict(zip(everything, found, strict=True))
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
 
 
 @pytest.fixture(scope="module", params=[label for label, _ in binaries()])

@@ -1,99 +1,50 @@
-"""What the network does to the bus: replies lost, late, twice or changed; connections cut and half-open."""
+"""What the network does to the bus: replies lost, late or twice; connections cut and half-open."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
-import re
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 
 import psutil
 import pytest
-from fault_tools.faults import (
-    Corrupt,
-    CutAfter,
-    CutBefore,
-    CutWaiting,
-    CutWithin,
-    Delay,
-    Drop,
-    Duplicate,
-    Fault,
-    FlipByte,
-    Hold,
-    Stall,
-    WrongLength,
-)
+from fault_tools.faults import CutAfter, CutBefore, CutWaiting, CutWithin, Delay, Fault, Hold, Stall
 from fault_tools.network import (
     DIRECT,
-    Choice,
     ProxiedNaiveBackend,
     When,
     appends,
-    backend_for,
-    calls,
+    arrived,
     clients,
     fails_on_naive,
+    handled,
     happened,
-    load_scripts,
+    keep_publishing,
     long,
     pending,
+    publish_all,
+    publish_until,
     reads,
     settles,
     stored,
-    streams,
 )
-from fault_tools.proxy import Connection, Exchange, FaultProxy, Rule
+from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
+from naive_redis import NaiveRedisBus
 
-from bus.conformance import limits_for
 from bus.conformance.backend import needs
-from bus.conformance.probe import Gate, Probe, fail_if
-from bus.conformance.rig import Item, Rig, now, together
-from bus.redis_streams import bell, link
-from contracts.bus import Call, CallReply, EventBus, ProviderSpec, RetryPolicy
+from bus.conformance.probe import Gate, Probe
+from bus.conformance.rig import Item, Rig, now
+from bus.redis_streams import link
+from contracts.bus import EventBus, SubscriptionSpec
 from contracts.errors import PublishUnknown
-from contracts.event import Event, EventResult
+from contracts.event import Event, EventData, EventResult
+from contracts.message import PluginEvent
 
 SOON = 1.0
 """Seconds after a reconnection within which what was interrupted goes on."""
 SOURCE = "/faults"
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[FaultProxy]:
-    load_scripts(server)
-    async with FaultProxy(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def system(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "plugbus"))
-
-
-@pytest.fixture
-async def rig(
-    request: pytest.FixtureRequest, system: str, server: Server, proxy: FaultProxy
-) -> AsyncIterator[Rig]:
-    rig = Rig(backend_for(system, limits_for(request), server, proxy))
-    yield rig
-    proxy.clear()
-    proxy.release()
-    await proxy.accept()
-    await rig.end(alone=False)  # the proxy is at work; that no task is left is checked behind it
-    await rig.backend.close()
-
-
-@pytest.fixture
-def fast_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stalled connection is noticed sooner, so that a test need not wait for it as long as a user would."""
-    monkeypatch.setattr(link, "STALL", 0.5)
-    monkeypatch.setattr(link, "BLOCK", 1.0)
-    monkeypatch.setattr(bell, "BLOCK", 1.0)
 
 
 # --- publishing ---------------------------------------------------------------------------------------------
@@ -170,12 +121,16 @@ async def test_publishing_while_redis_stays_away(
     await rig.quiet(bus)
     assert stored(server) == 1
     assert probe.numbers == [1]
+    rig.judge()
 
 
-@pytest.mark.parametrize("id", [None, "one"], ids=["without an id", "with an id"])
+@pytest.mark.parametrize(
+    ("id", "former"), [(None, "ended"), ("one", "ended"), ("one", "left")], indirect=["former"],
+    ids=["without an id", "with an id", "with an id, executed"],
+)  # fmt: skip
 @needs(lease=1.0)
 async def test_a_first_copy_that_comes_after_the_repetition(
-    rig: Rig, server: Server, proxy: FaultProxy, id: str | None
+    rig: Rig, server: Server, proxy: FaultProxy, id: str | None, former: str
 ) -> None:
     """A publish that the network delivers after its own repetition is one event. [B1, F1, BUS 4]"""
     bus = await rig.open()
@@ -183,8 +138,7 @@ async def test_a_first_copy_that_comes_after_the_repetition(
     rule = proxy.on(None, Hold(cut=True), where=appends)
     receipt = await bus.publish(Item(n=1), source=SOURCE, id=id)
     assert rule.fired.is_so
-    rule.release()
-    await rig.pause()
+    await arrived(rig, former, rule)
     again = await bus.publish(Item(n=1), source=SOURCE, id=receipt.id)
     assert again.duplicate
     await rig.until(lambda: probe.numbers)
@@ -263,7 +217,7 @@ async def test_readers_that_come_and_go_under_load(rig: Rig, server: Server, pro
         probe = await rig.on(bus, concurrency=4)
         await sending
     began = now()
-    await rig.until(lambda: pending(server) == 0 and len(_handled(rig)) == next(numbers))
+    await rig.until(lambda: pending(server) == 0 and len(handled(rig)) == next(numbers))
     assert now() - began < SOON
     rig.judge()
 
@@ -271,10 +225,6 @@ async def test_readers_that_come_and_go_under_load(rig: Rig, server: Server, pro
 async def _publish_each(rig: Rig, bus: EventBus, events: list[tuple[int, str]]) -> None:
     for n, key in events:
         await rig.publish(bus, n, key=key)
-
-
-def _handled(rig: Rig) -> set[str]:
-    return {record.id for record in rig.history if record.kind == "ended" and record.how == "returned"}
 
 
 # --- connections that are half-open -------------------------------------------------------------------------
@@ -337,12 +287,12 @@ async def test_a_network_that_stands_still_and_goes_on(rig: Rig, server: Server,
     await rig.until(lambda: held.running)
     started = len(held.starts)
     proxy.stall()
-    await rig.until(lambda: len(_handled(rig)) >= 24 - started)
+    await rig.until(lambda: len(handled(rig)) >= 24 - started)
     gate.open()
     proxy.release()
     for n in range(24, 44):
         await rig.publish(other, n, key=f"k{n % 4}")
-    await rig.until(lambda: len(_handled(rig)) == 44)
+    await rig.until(lambda: len(handled(rig)) == 44)
     await rig.quiet(other)
     assert pending(server) == 0
     assert probe.numbers
@@ -385,7 +335,7 @@ async def test_consuming_goes_on_after_every_cut(rig: Rig, proxy: FaultProxy) ->
     for where in (reads, settles, _waits):
         for fault in (CutBefore(), CutWaiting() if where is _waits else CutAfter(), CutBefore(reset=True)):
             rule = proxy.on(None, fault, where=where)
-            await _publish_until(rig, publisher, numbers, rule)
+            await publish_until(rig, publisher, numbers, rule)
             began, n = now(), next(numbers)
             await rig.publish(publisher, n, key="k")
             await _until_done(rig, probe, range(n + 1))
@@ -393,58 +343,47 @@ async def test_consuming_goes_on_after_every_cut(rig: Rig, proxy: FaultProxy) ->
     rig.judge()
 
 
-async def _publish_until(rig: Rig, bus: EventBus, numbers: Iterator[int], rule: Rule) -> None:
-    """One event after the other until a fault has happened."""
-
-    async def is_so() -> bool:
-        await rig.publish(bus, next(numbers), key="k")
-        return rule.fired.is_so
-
-    await rig.until(is_so, "the fault to happen")
-
-
 def _waits(exchange: Exchange) -> bool:
     """A read that blocks: it has nothing, and waits for news."""
     return exchange.name in {"XREAD", "XREADGROUP"} and b"BLOCK" in (word.upper() for word in exchange.args)
+
+
+def confirmed(rig: Rig) -> int:
+    return sum(record.kind == "confirmed" for record in rig.history)
 
 
 @needs(lease=2.0, partitions=2)
 async def test_a_storm_of_killed_connections(rig: Rig, server: Server, proxy: FaultProxy) -> None:
     """`CLIENT KILL` of everybody again and again: nothing lost, connections and files as before. [B36]
 
-    In the long form each second for a minute, in the short one ten times as often.
+    In the long form each second for a minute, in the short one ten times as often; longer where the machine
+    is so busy that little has been published by then.
     """
     bus, other = await rig.open("a"), await rig.open("b")
     await rig.on(bus, concurrency=4)
     await rig.on(other, concurrency=4)
     await rig.publish(bus, 0)
-    await rig.until(lambda: _handled(rig))
+    await rig.until(lambda: handled(rig))
     files, before = psutil.Process().num_fds(), len(clients(server))
     numbers = itertools.count(1)
-    sending = [asyncio.create_task(_keep_publishing(rig, one, numbers)) for one in (bus, other)]
-    for _ in range(long(20, 60)):
+    sending = [asyncio.create_task(keep_publishing(rig, one, numbers)) for one in (bus, other)]
+    kills = 0
+    while kills < long(20, 60) or confirmed(rig) <= long(50, 500):
         await asyncio.sleep(long(1, 10) / 10)
         server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        kills += 1
+        assert kills < long(200, 600)
     for task in sending:
         task.cancel()
     await asyncio.gather(*sending, return_exceptions=True)
-    sent = sum(record.kind == "confirmed" for record in rig.history)
-    assert sent > long(50, 500)
     await rig.quiet(bus)
     assert pending(server) == 0
     for one in (bus, other):  # each is opened when it is needed
-        await _publish_all(rig, one, range(20))
+        await publish_all(rig, one, range(20))
     await rig.quiet(bus)
     assert len(clients(server)) == before == 6
     assert psutil.Process().num_fds() <= files
     rig.judge()
-
-
-async def _keep_publishing(rig: Rig, bus: EventBus, numbers: Iterator[int]) -> None:
-    while True:
-        n = next(numbers)
-        await rig.publish(bus, n, key=f"k{n % 7}")
-        await asyncio.sleep(0.005)
 
 
 @fails_on_naive
@@ -455,7 +394,7 @@ async def test_connections_are_bounded(rig: Rig, server: Server, proxy: FaultPro
     await rig.on(bus, concurrency=4)
     most = 0
     for turn in range(4):
-        sending = asyncio.create_task(_publish_all(rig, bus, range(turn * 200, turn * 200 + 200)))
+        sending = asyncio.create_task(publish_all(rig, bus, range(turn * 200, turn * 200 + 200)))
         await asyncio.sleep(0)
         if turn % 2:
             proxy.cut(reset=turn == 1)
@@ -487,6 +426,7 @@ async def test_a_lost_acknowledgement(rig: Rig, server: Server, proxy: FaultProx
     info = await rig.info(bus)
     assert (info.handled, info.waiting, info.in_flight) == (6, 0, 0)
     assert probe.starts == [(n, 1) for n in range(6)]
+    rig.judge()
 
 
 @fails_on_naive
@@ -515,378 +455,48 @@ class Done(Event, type="done.item"):
     n: int
 
 
-CAPABILITY = "pricing.quote"
+# --- the control: how the naive bus fails -------------------------------------------------------------------
 
 
-@fails_on_naive
-@needs(lease=3.0)
-async def test_an_answer_that_comes_while_the_caller_is_cut_off(rig: Rig, proxy: FaultProxy) -> None:
-    """An answer given while the caller is cut off reaches it when it is back, before its deadline. [F35]"""
-    caller, provider, gate = await rig.open(), await rig.open(DIRECT), Gate()
-    await provider.provide(_quotes(), _answering(gate))
-    await rig.until(caller.providers)
-    asking = asyncio.create_task(caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5))
-    await rig.until(lambda: gate.waiting)
-    await proxy.refuse()
-    proxy.cut()
-    gate.open()
-    await rig.pause()
-    await proxy.accept()
-    [reply] = await asking
-    assert reply.data == "1"
+PATIENCE = 5.0
 
 
-@pytest.mark.parametrize("fault", [CutBefore(), CutAfter()], ids=["before", "after"])
-@needs(lease=3.0)
-async def test_an_answer_whose_sending_is_cut(rig: Rig, proxy: FaultProxy, fault: Fault) -> None:
-    """A provider whose connection is cut when it answers answers again over the next. [F35]"""
-    caller, provider, gate = await rig.open(DIRECT), await rig.open(), Gate()
-    await provider.provide(_quotes(), _answering(gate))
-    await rig.until(caller.providers)
-    asking = asyncio.create_task(caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5))
-    await rig.until(lambda: gate.waiting)
-    rule = proxy.on("XADD", fault, containing=f":in:{DIRECT}")
-    gate.open()
-    [reply] = await asking
-    await happened(rig, rule)
-    assert reply.data == "1"
+@pytest.fixture
+async def naive(proxy: FaultProxy) -> AsyncIterator[NaiveRedisBus]:
+    bus = NaiveRedisBus(proxy.url, namespace="control", block=100)
+    await bus.open()
+    yield bus
+    await bus.close()
 
 
-@needs(lease=3.0)
-async def test_calls_are_executed_once_whatever_is_read_twice(rig: Rig, proxy: FaultProxy) -> None:
-    """A letter that comes by two ways at once, and overtakes itself, is one execution. [F35]"""
-    caller, provider = await rig.open(DIRECT), await rig.open()
-    seen: list[str] = []
-
-    async def answer(call: Call) -> CallReply:
-        seen.append(call.id)
-        return CallReply(data="1")
-
-    await provider.provide(_quotes(), answer)
-    await rig.until(caller.providers)
-    proxy.on("XREAD", When(Delay(0.1), '"call"'), nth=2, times=None)
-    for _ in range(long(3, 30)):
-        await together([caller.request(CAPABILITY, "{}", source=SOURCE, timeout=2.5) for _ in range(20)])
-    await rig.pause()
-    assert len(seen) == len(set(seen)) == long(3, 30) * 20
-
-
-def _quotes() -> ProviderSpec:
-    return ProviderSpec(capability=CAPABILITY, plugin_id="shop", provider="quote")
-
-
-def _answering(gate: Gate) -> Callable[[Call], Awaitable[CallReply]]:
-    async def provide(call: Call) -> CallReply:
-        await gate()
-        return CallReply(data="1")
-
-    return provide
-
-
-# --- what is not what was said ------------------------------------------------------------------------------
-
-
-SHIFTS = (Duplicate(), Drop(), Corrupt(), WrongLength(1), WrongLength(-1))
-"""Ways in which a reply is not the one to its command, or none at all."""
-
-
-@pytest.mark.usefixtures("fast_links")
-@pytest.mark.parametrize("where", [appends, reads, settles], ids=["publish", "fetch", "settle"])
-@fails_on_naive
-@needs(lease=5.0)
-async def test_shifted_replies(rig: Rig, server: Server, proxy: FaultProxy, where: Choice) -> None:
-    """Replies twice, missing or malformed end their connection; no wrong value reaches anybody. [B19, F31]"""
-    bus = await rig.open()
-    probe, numbers = await rig.on(bus, concurrency=2), itertools.count()
-    for fault in SHIFTS:
-        broken: list[Connection] = []
-        rule = proxy.on(None, fault, where=_noting(where, broken))
-        await _publish_until(rig, bus, numbers, rule)
-        for _ in range(3):
-            await rig.publish(bus, next(numbers), key="k")
-        await _until_over(rig, broken[-1])
-    count = next(numbers)
-    await rig.until(lambda: len(_handled(rig)) == count)
-    await rig.until(lambda: pending(server) == 0)
-    assert stored(server) == count
-    assert probe.numbers == list(range(count))
-    rig.judge()
-
-
-async def _until_over(rig: Rig, connection: Connection) -> None:
-    await rig.until(lambda: connection.is_over or connection.ended.is_so, "the connection to end")
-
-
-def _noting(where: Choice, found: list[Connection]) -> Choice:
-    """`where`, which notes the connection."""
-
-    def choose(exchange: Exchange) -> bool:
-        if where(exchange):
-            found.append(exchange.connection)
-            return True
-        return False
-
-    return choose
-
-
-@pytest.mark.parametrize("within", ['"n": 7', "orders.item", "partitionkey", "conformance"])
-@needs(lease=5.0)
-async def test_a_byte_flipped_on_the_wire(rig: Rig, server: Server, proxy: FaultProxy, within: str) -> None:
-    """An event that was changed on its way is read again, and handled as it was published. [B18]"""
-    bus, publisher = await rig.open(), await rig.open(DIRECT)
-    probe = await rig.on(bus, None, "orders.item")
-    rule = proxy.on(None, When(FlipByte(within), '"n": 7'), where=reads, times=None)
-    await rig.publish(publisher, *range(10), key="k")
-    await happened(rig, rule)
-    await rig.quiet(bus)
-    assert probe.numbers == list(range(10))
-    assert await bus.count_dead_letters() == 0
-    assert pending(server) == 0
-    rig.judge()
-
-
-@needs(lease=5.0)
-async def test_a_byte_flipped_in_the_name_of_an_entry(rig: Rig, server: Server, proxy: FaultProxy) -> None:
-    """An entry whose name was changed on its way is acknowledged under its own, and handled once. [B18]"""
-    bus, publisher = await rig.open(), await rig.open(DIRECT)
-    probe = await rig.on(bus)
-    await rig.publish(publisher, 0, key="k")
-    await rig.quiet(bus)
-    rule = proxy.on(None, _FlipName(), where=reads, times=None)
-    await rig.publish(publisher, *range(1, 6), key="k")
-    await happened(rig, rule)
-    await rig.quiet(bus)
-    assert probe.numbers == list(range(6))
-    assert pending(server) == 0
-    rig.judge()
-
-
-class _FlipName(Fault):
-    """The last byte of the name of the first entry in the first reply that has one is another."""
-
-    async def reply(self, exchange: Exchange, raw: bytes) -> None:
-        rule = exchange.rule
-        found = re.search(rb"\d{13}-\d+", raw)
-        if rule is None or not rule.is_active or found is None:
-            await exchange.deliver(raw)
-            return
-        rule.remove()
-        await exchange.deliver(
-            raw[: found.end() - 1] + bytes([raw[found.end() - 1] ^ 1]) + raw[found.end() :]
-        )
-        exchange.fire()
-
-
-@needs(lease=5.0)
-async def test_bytes_that_stay_flipped(rig: Rig, server: Server, proxy: FaultProxy) -> None:
-    """What is changed again when it is read again is a dead letter, `checksum`; the next is handled. [B18]"""
-    bus, publisher = await rig.open(), await rig.open(DIRECT)
-    probe = await rig.on(bus)
-    first = proxy.on(None, When(FlipByte('"n": 7'), '"n": 7'), where=reads, times=None)
-    second = proxy.on(None, FlipByte('"n": 7'), where=calls("range"))
-    await rig.publish(publisher, *range(10), key="k")
-    await happened(rig, first)
-    await rig.quiet(bus)
-    assert second.fired.is_so
-    assert probe.numbers == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    [letter] = await bus.dead_letters()
-    assert (letter.reason, letter.group) == ("checksum", "shop.handle")
-    assert pending(server) == 0
-
-
-@needs(lease=5.0)
-async def test_a_byte_flipped_while_it_is_published(rig: Rig, server: Server, proxy: FaultProxy) -> None:
-    """What reached Redis changed is a dead letter, `checksum`, with its bytes; the next is handled. [B18]"""
-    bus = await rig.open()
-    probe = await rig.on(bus)
-    proxy.on(None, FlipByte('"n": 7', in_request=True), where=appends, containing='"n": 7')
-    await rig.publish(bus, *range(10), key="k")
-    await rig.quiet(bus)
-    assert probe.numbers == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    [letter] = await bus.dead_letters()
-    assert letter.reason == "checksum"
-    assert '"n": 6' in str(letter.data)
-    assert pending(server) == 0
-
-
-# --- scripts that the server has forgotten ------------------------------------------------------------------
-
-
-@needs(lease=2.0, partitions=2)
-async def test_scripts_flushed_all_the_time(
-    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+async def test_the_naive_bus_publishes_twice_when_a_reply_is_lost(
+    server: Server, proxy: FaultProxy, naive: NaiveRedisBus
 ) -> None:
-    """SCRIPT FLUSH again and again: nothing lost, doubled or out of order, no word in the log. [NOSCRIPT]
-
-    In the long form each second for a minute.
-    """
-    bus, publisher = await rig.open(), await rig.open("b")
-    failing = RetryPolicy(attempts=3, first_delay=0.01)
-    await rig.on(bus, lambda n, attempt: fail_if(n % 5 == 0 and attempt == 1), concurrency=4, retry=failing)
-    caplog.clear()
-    numbers = itertools.count()
-    sending = asyncio.create_task(_keep_publishing(rig, publisher, numbers))
-    for _ in range(long(20, 60)):
-        await asyncio.sleep(long(1, 20) / 20)
-        server.command("SCRIPT", "FLUSH")
-    sending.cancel()
-    await asyncio.gather(sending, return_exceptions=True)
-    await rig.quiet(bus)
-    said = [one for one in caplog.records if one.levelno >= logging.WARNING and "attempt" not in one.msg]
-    assert said == []
-    assert pending(server) == 0
-    rig.judge()
+    """And says nothing: what a fault test of publishing must find on it."""
+    rule = proxy.on("XADD", CutAfter())
+    await naive.publish(EventData(type="orders.item", version=1, data="{}"), source="/test", id="once")
+    await rule.fired
+    assert server.command("XLEN", naive.stream("orders")) == 2
 
 
-@pytest.mark.parametrize("then", [None, CutBefore(), CutAfter()], ids=["alone", "cut before", "cut after"])
-@needs(lease=2.0, partitions=4)
-async def test_scripts_flushed_within_a_pipeline(
-    rig: Rig, server: Server, proxy: FaultProxy, then: Fault | None
+async def test_the_naive_bus_leaves_lying_what_was_read_in_vain(
+    server: Server, proxy: FaultProxy, naive: NaiveRedisBus
 ) -> None:
-    """Scripts forgotten between two calls of one write, and the repetition cut: no matter. [NOSCRIPT]
+    """The reply to a read is lost: the next event is handled, the first stays with who has never seen it."""
+    seen: asyncio.Queue[str] = asyncio.Queue()
 
-    What fails is settled by a script, and the first fetches of a connection are scripts.
-    """
-    bus = await rig.open()
-    failing = RetryPolicy(first_delay=0.05, max_delay=0.05)
-    probe = await rig.on(
-        bus, lambda n, attempt: fail_if(n % 2 == 0 and attempt == 1), concurrency=4, retry=failing
-    )
-    await rig.publish(bus, *range(8))
-    await rig.quiet(bus)
-    for name in ("publish", "fetch", "settle"):
-        again = None if then is None else proxy.on("EVAL", then, where=calls(name))
-        rule = proxy.on(None, Hold(), where=calls(name), nth=1 if name == "fetch" else 2)
-        if name == "fetch":
-            proxy.cut()
-        sending = asyncio.create_task(_publish_all(rig, bus, range(40)))
-        await happened(rig, rule)
-        server.command("SCRIPT", "FLUSH")
-        rule.release()
-        await sending
-        await rig.quiet(bus)
-        assert again is None or again.fired.is_so
-        load_scripts(server)
-    assert stored(server) == 8 + 3 * 40
-    assert pending(server) == 0
-    assert len(probe.done) == 8 + 3 * 40
-    rig.judge()
+    async def handle(event: PluginEvent) -> None:
+        await seen.put(event.id)
 
-
-async def _publish_all(rig: Rig, bus: EventBus, numbers: Iterable[int]) -> None:
-    """At once, so in one write, to all partitions."""
-    async with asyncio.TaskGroup() as group:
-        for n in numbers:
-            group.create_task(rig.publish(bus, n, key=f"k{n % 9}"))
-
-
-# --- errors that stay ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("trouble", ["wrong type", "not permitted"])
-@fails_on_naive
-@needs(lease=3.0)
-async def test_no_hot_loop_on_an_error_that_stays(
-    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, trouble: str
-) -> None:
-    """While Redis refuses to be read it is asked at a measured pace, and that is said once a second. [F9]"""
-    await _stay_calm(rig, server, proxy, caplog, trouble)
-
-
-@pytest.mark.parametrize("trouble", ["no password", "always cut"])
-@needs(lease=3.0)
-async def test_no_hot_loop_while_connections_end(
-    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, trouble: str
-) -> None:
-    """While no connection holds, they are made at a measured pace, and that is said once a second. [F9]"""
-    await _stay_calm(rig, server, proxy, caplog, trouble)
-
-
-async def _stay_calm(
-    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, trouble: str
-) -> None:
-    """How much is sent and said while there is trouble, and that work goes on behind it."""
-    bus, publisher = await rig.open(), await rig.open(DIRECT)
-    probe = await rig.on(bus)
-    await rig.publish(publisher, 0, key="k")
-    await rig.until(lambda: 0 in probe.done)
-    await rig.until(lambda: pending(server) == 0)
-    with _Trouble(trouble, server, proxy):
-        await rig.pause()
-        caplog.clear()
-        sent, accepted = sum(proxy.sent.values()), proxy.accepted
-        await asyncio.sleep(PACE_TIME)
-        sent, accepted = sum(proxy.sent.values()) - sent, proxy.accepted - accepted
-        said = Counter(one.msg for one in caplog.records if one.levelno >= logging.WARNING)
-    assert sent / PACE_TIME <= PACE
-    assert accepted / PACE_TIME <= PACE / 4
-    assert all(count <= PACE_TIME + 1 for count in said.values()), said
-    began = now()
-    if trouble == "wrong type":
-        await rig.pause()  # until it has been made anew
-    await rig.publish(publisher, 1, key="k")
-    await rig.until(lambda: 1 in probe.done)
-    assert now() - began < 3.0
-
-
-PACE = 60
-"""Commands a second that one bus may send while it is refused: a hot loop sends thousands."""
-PACE_TIME = 1.0
-
-
-class _Trouble:
-    """An error that stays until it is taken away."""
-
-    def __init__(self, kind: str, server: Server, proxy: FaultProxy) -> None:
-        self._begin, self._end = {
-            "wrong type": (self._spoil, self._unspoil),
-            "not permitted": (self._forbid, self._permit),
-            "no password": (self._lock, self._unlock),
-            "always cut": (self._cut, self._leave),
-        }[kind]
-        self._server, self._proxy = server, proxy
-
-    def __enter__(self) -> None:
-        self._begin()
-
-    def __exit__(self, *exc: object) -> None:
-        self._end()
-
-    def _spoil(self) -> None:
-        [self._key] = [key for key in streams(self._server) if b"orders" in key]
-        self._server.command("DEL", self._key)
-        self._server.command("SET", self._key, "something else")
-
-    def _unspoil(self) -> None:
-        self._server.command("DEL", self._key)
-
-    def _forbid(self) -> None:
-        self._server.command("ACL", "SETUSER", "default", "-xreadgroup")
-        self._key = streams(self._server)[0]
-        self._wake()
-
-    def _permit(self) -> None:
-        self._server.command("ACL", "SETUSER", "default", "+@all")
-
-    def _wake(self) -> None:
-        """Have it want to read."""
-        self._server.command("XADD", self._key, "*", "t", "others.item@1", "h", "{}", "d", "{}", "b", "")
-
-    def _lock(self) -> None:
-        self._server.command("CONFIG", "SET", "requirepass", "secret")
-        with self._server.client(password="secret") as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    def _unlock(self) -> None:
-        with self._server.client(password="secret") as client:
-            client.execute_command("CONFIG", "SET", "requirepass", "")
-
-    def _cut(self) -> None:
-        self._rule = self._proxy.on(
-            None, CutBefore(), where=lambda exchange: settles(exchange) or reads(exchange), times=None
-        )
-        self._key = streams(self._server)[0]
-        self._wake()
-
-    def _leave(self) -> None:
-        self._rule.remove()
+    rule = proxy.on("XREADGROUP", CutAfter(), where=lambda exchange: b"orders" in exchange.raw)
+    acked = proxy.seen("XACK")
+    spec = SubscriptionSpec(group="shop.handle", plugin_id="shop", handler="handle", patterns=("orders.*",))
+    event = EventData(type="orders.item", version=1, data="{}")
+    await naive.publish(event, source="/test", id="first")
+    await naive.subscribe(spec, handle)
+    await rule.fired
+    await naive.publish(event, source="/test", id="second")
+    async with asyncio.timeout(PATIENCE):
+        assert await seen.get() == "second"
+        await acked
+    assert server.command("XPENDING", naive.stream("orders"), "shop.handle")["pending"] == 1

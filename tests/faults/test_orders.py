@@ -5,31 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server
 from fault_tools.worker import Doer
 from fault_tools.worker_points import OPERATIONS
-from fault_tools.workers import (
-    IS_LONG,
-    Bench,
-    Body,
-    Nursery,
-    Worker,
-    namespace_on,
-    passes_on_naive,
-    retries,
-)
+from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, namespace_on, passes_on_naive, retries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.conformance.backend import limits_for, needs
+from bus.conformance.backend import needs
 from bus.conformance.probe import Gate
 from bus.conformance.rig import SOURCE, Rig, now
 from bus.redis_streams.layout import Keys
@@ -45,21 +34,6 @@ CONTROLLED: list[Body] = []
 def controlled(body: Body) -> Body:
     CONTROLLED.append(body)
     return body
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-async def work(
-    request: pytest.FixtureRequest, server: Server, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[Bench]:
-    rig = Rig(RedisBackend(limits_for(request), server))
-    async with Bench(rig, nursery, tmp_path, server) as work:
-        yield work
 
 
 # --- retries and dead letters -------------------------------------------------------------------------------

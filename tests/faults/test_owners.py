@@ -1,28 +1,32 @@
-"""Who owns a partition, while replicas are killed, stopped, slow, twins, many, or of another version."""
+"""Who owns a partition, while replicas are killed, stopped, slow, twins or many."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_tools.backend import RedisBackend
-from fault_tools.servers import Server, binaries, binary
+from fault_tools.servers import Server
 from fault_tools.worker import KILLED
-from fault_tools.worker_clocks import JUMPS, ClockedServer, ShiftedBackend, clocked_server
-from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, passes_on_naive, retries
+from fault_tools.workers import (
+    IS_LONG,
+    Bench,
+    Body,
+    Nursery,
+    in_flight,
+    owners,
+    owners_are,
+    passes_on_naive,
+    retries,
+)
 
-from bus.conformance.backend import limits_for, needs
-from bus.conformance.probe import Probe
-from bus.conformance.rig import Rig, now
+from bus.conformance.backend import needs
+from bus.conformance.rig import now
 from bus.redis_streams.layout import Keys
 from contracts.bus import EventBus
-from contracts.errors import BusError, VersionAhead
-from contracts.event import Event, EventResult, Receipt, upcast
-from contracts.message import PluginEvent
+from contracts.errors import BusError
 
 LEASE = 1.0
 SHORT = 0.5
@@ -35,46 +39,6 @@ CONTROLLED: list[Body] = []
 def controlled(body: Body) -> Body:
     CONTROLLED.append(body)
     return body
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-async def work(
-    request: pytest.FixtureRequest, server: Server, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[Bench]:
-    rig = Rig(RedisBackend(limits_for(request), server))
-    async with Bench(rig, nursery, tmp_path, server) as work:
-        yield work
-
-
-@pytest.fixture(params=[label for label, _ in binaries()])
-def durable_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Of the test alone: it may be killed and stopped, and keeps what it confirms."""
-    with Server(binary(request.param), {"appendonly": "yes", "appendfsync": "always"}) as server:
-        yield server
-
-
-@pytest.fixture
-async def durable(
-    request: pytest.FixtureRequest, durable_server: Server, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[Bench]:
-    rig = Rig(RedisBackend(limits_for(request), durable_server))
-    async with Bench(rig, nursery, tmp_path, durable_server) as work:
-        yield work
-
-
-async def owners(work: Bench, bus: EventBus) -> dict[str, int]:
-    return (await work.rig.info(bus)).owners
-
-
-async def owners_are(work: Bench, bus: EventBus, expected: dict[str, int]) -> bool:
-    """On the naive bus, which has none, they are whatever is expected."""
-    return work.is_naive or await owners(work, bus) == expected
 
 
 # --- killed -------------------------------------------------------------------------------------------------
@@ -260,14 +224,14 @@ async def is_back(bus: EventBus, replica: str) -> bool:
 @controlled
 @needs(lease=SHORT, partitions=2)
 async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Bench) -> None:
-    """A replica is stopped again and again for about its lease, so that it wakes while others clear it away:
-    what it held is started again, once, and never lost [B29 F24]."""
+    """A replica is stopped again and again, at last until it is cleared away, and before that for about its
+    lease, so that it wakes meanwhile: what it held is started again, once, and never lost [B29 F24]."""
     bus = await work.rig.open("heir")
     sleeper = await work.up("sleeper", concurrency=2)
     handler = await work.host(bus, concurrency=2)
     n, held, was_cleared = itertools.count(), 0, list[bool]()
     await work.publish(bus, next(n))
-    for late in (-0.2, -0.02, 0.0, 0.05, 0.5):
+    for pause in (0.0, SHORT - 0.2, SHORT - 0.02, SHORT, SHORT + 0.05, None):
         await work.rig.until(lambda: owners_are(work, bus, {"heir": 1, "sleeper": 1}))
         epochs = epochs_of(work)
         for key in "abcdef":
@@ -277,7 +241,7 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
         stopped_at, in_hand = now(), in_flight(work)
         for key in "abcdef":
             await work.publish(bus, next(n), key=key)
-        await asyncio.sleep(SHORT + late)
+        await (changed_hands(work, epochs) if pause is None else asyncio.sleep(pause))
         woke_at = now()
         sleeper.go_on(is_long=False)
         await work.rig.quiet(bus)
@@ -293,18 +257,16 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
     assert consumers(work) == {1}
 
 
+async def changed_hands(work: Bench, epochs: list[Any]) -> None:
+    """Return when somebody has taken a partition over since they were so."""
+    await work.rig.until(lambda: epochs_of(work) != epochs, "a partition to change hands")
+
+
 def epochs_of(work: Bench) -> list[Any]:
     """Of the ownership of each partition: another one tells that it has changed hands."""
     keys = Keys(work.namespace)
     with work.client() as client:
         return [client.hget(keys.own(p), GROUP) for p in range(work.partitions)]
-
-
-def in_flight(work: Bench) -> int:
-    """Deliveries that were handed over and not settled."""
-    with work.client() as client:
-        found = [client.xpending(work.stream("orders", p), GROUP) for p in range(work.partitions)]
-    return sum(one["pending"] for one in found)
 
 
 def consumers(work: Bench) -> set[int]:
@@ -440,395 +402,6 @@ async def test_who_comes_again_under_its_name_finishes_first_what_it_had(work: B
     work.judge(repeats=1)
 
 
-# --- the server ---------------------------------------------------------------------------------------------
-
-
-@needs(lease=LEASE, partitions=4)
-async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: Server) -> None:
-    """Nothing is lost or handled twice; a publish is confirmed or fails, not later than its deadline [B6]."""
-    work, timeout = durable, 2.0
-    bus = await work.rig.open("publisher")
-    for name in ("first", "second"):
-        await work.up(name, concurrency=2)
-    work.rig.groups[GROUP] = ("orders.**",)
-    is_over, late = False, list[float]()
-
-    async def publish(key: str) -> None:
-        for n in itertools.count():
-            if is_over:
-                return
-            id = f"{key}-{n}"
-            for _ in range(100):
-                began = now()
-                try:
-                    await work.publish(bus, n, "sleep 0.002", key=key, id=id, timeout=timeout)
-                    break
-                except BusError:
-                    late.append(now() - began)
-
-    publishers = [asyncio.ensure_future(publish(key)) for key in "abcd"]
-    for _ in range(10 if IS_LONG else 2):
-        await asyncio.sleep(0.2)
-        durable_server.kill()
-        await asyncio.sleep(5.0 if IS_LONG else 0.3)
-        await durable_server.start_async()
-    await asyncio.sleep(0.2)
-    is_over = True
-    await asyncio.gather(*publishers)
-    await work.rig.quiet(bus)
-    work.collect()
-    work.judge()
-    assert all(one < timeout + 0.5 for one in late), late
-    assert in_flight(work) == 0
-
-
-@needs(lease=SHORT)
-async def test_an_outage_of_redis_costs_nobody_what_he_owns(durable: Bench, durable_server: Server) -> None:
-    """Longer than the lease: whoever lives is back before others that have just come may judge him [B6]."""
-    work = durable
-    bus = await work.rig.open("owner")
-    first = await work.host(bus)
-    await work.publish(bus, 0, f"sleep {5 * SHORT}", key="k")
-    await work.rig.until(lambda: first.running)
-    durable_server.kill()
-    await asyncio.sleep(1.7 * SHORT)
-    await durable_server.start_async()
-    other = await work.rig.open("other")
-    second = await work.host(other)
-    await work.rig.quiet(other)
-    assert (first.starts, second.starts) == ([(0, 1)], [])
-    work.judge()
-
-
-@needs(limit=10, retain=0, young_seconds=0.0)
-async def test_a_publish_that_waits_for_room_ends_at_its_deadline(
-    durable: Bench, durable_server: Server
-) -> None:
-    """The topic is full, and while a publish waits Redis is killed: it fails, not later than else [B6]."""
-    rig, timeout = durable.rig, 0.8
-    bus = await rig.open()
-    await bus.declare_group(rig.spec())
-    await rig.publish(bus, *range(10))
-    began = now()
-    waiting = asyncio.ensure_future(rig.publish(bus, 10, timeout=timeout))
-    await rig.pause()
-    durable_server.kill()
-    with pytest.raises(BusError):
-        await asyncio.wait_for(waiting, 5 * timeout)
-    took = now() - began
-    await durable_server.start_async()
-    assert took < timeout + 0.5
-
-
-@needs(lease=LEASE, partitions=4)
-async def test_redis_stands_still_for_longer_than_the_lease(durable: Bench, durable_server: Server) -> None:
-    """SIGSTOP of Redis: afterwards everybody owns what he owned, and each effect has come once [B7]."""
-    work = durable
-    bus = await work.rig.open("witness")
-    effects = await work.rig.on(bus, None, "effects.*", group="audit.effects")
-    for name in ("first", "second"):
-        await work.up(name, concurrency=2)
-    work.rig.groups[GROUP] = ("orders.**",)
-    await work.publish(bus, 0)
-
-    async def are_shared() -> bool:
-        return await owners(work, bus) == {"first": 2, "second": 2}
-
-    await work.rig.until(are_shared)
-    for n in range(1, 40):
-        await work.publish(bus, n, "sleep 0.05", "make", key=f"k{n % 10}")
-    durable_server.pause()
-    waiting = [
-        asyncio.ensure_future(work.publish(bus, n, "make", key=f"k{n % 10}", timeout=60))
-        for n in range(40, 50)
-    ]
-    await asyncio.sleep(45.0 if IS_LONG else 1.5 * LEASE)
-    durable_server.resume()
-    await asyncio.gather(*waiting)
-    await work.rig.quiet(bus)
-    assert await are_shared()
-    assert (await work.rig.info(bus)).stale == 0
-    assert sorted(effects.numbers) == list(range(1, 50))
-    work.collect()
-    # What ran could not publish what it returned before its deadline: such an attempt has failed.
-    work.judge(repeats=4 if IS_LONG else 0)
-
-
-# --- clocks -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=JUMPS, ids="{:+.0f}".format)
-async def clocked(
-    request: pytest.FixtureRequest, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[tuple[Bench, float]]:
-    """A server whose clock can be told; and by how much it is to jump."""
-    with clocked_server() as server:
-        rig = Rig(RedisBackend(limits_for(request), server))
-        async with Bench(rig, nursery, tmp_path, server) as work:
-            yield work, request.param
-
-
-@needs(lease=SHORT)
-async def test_the_clock_of_redis_jumps(
-    clocked: tuple[Bench, float], caplog: pytest.LogCaptureFixture
-) -> None:
-    """By an hour, with one running: nobody loses it; then its owner is killed, and others have it after the
-    lease; each effect once; the jump is said [B30 F30]."""
-    await clock_jumps(*clocked)
-    assert ("the clock of Redis has jumped" in caplog.text) == bool(clocked[1])
-
-
-async def clock_jumps(work: Bench, jump: float) -> None:
-    bus = await work.rig.open("heir")
-    effects = await work.rig.on(bus, None, "effects.*", group="audit.effects")
-    worker = await work.up("first", timeout=60)
-    await work.publish(bus, 0, "hold", "make", key="k")
-    await work.publish(bus, 1, "make", key="k")
-    await work.rig.until(lambda: worker.running() == 1)
-    heir = await work.host(bus)
-    assert isinstance(work.server, ClockedServer)
-    work.server.shift(jump)
-    await asyncio.sleep(1.5 * SHORT)
-    assert heir.numbers == []
-    assert await owners(work, bus) == {"first": 1}
-    worker.kill()
-    killed_at = now()
-    await work.publish(bus, 2, "make", key="k")
-    await work.rig.quiet(bus)
-    assert heir.starts == [(0, 1), (1, 1), (2, 1)]
-    assert heir.times[0] - killed_at < 2 * SHORT + 1
-    assert effects.numbers == [0, 1, 2]
-    work.collect()
-    work.judge(repeats=1)
-
-
-@pytest.fixture(params=[3_600.0, -3_600.0], ids="{:+.0f}".format)
-async def shifted(
-    request: pytest.FixtureRequest, server: Server, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[Bench]:
-    """The replica named `shifted` has a wall clock that is an hour off."""
-    rig = Rig(ShiftedBackend(limits_for(request), server, request.param))
-    async with Bench(rig, nursery, tmp_path, server) as work:
-        yield work
-
-
-@needs(lease=SHORT)
-async def test_the_clock_of_a_replica_is_an_hour_off(shifted: Bench) -> None:
-    """It owns, waits, retries and hands over like any other [B31]."""
-    work = shifted
-    a, b = await work.rig.open("shifted"), await work.rig.open("other")
-    first = await work.host(a, retry=retries(0.3))
-    await work.publish(b, 0, "fail 1", key="k")
-    await work.publish(b, 1, key="k")
-    await work.rig.until(lambda: len(first.starts) == 3)
-    assert first.starts == [(0, 1), (0, 2), (1, 1)]
-    assert 0.3 <= first.times[1] - first.times[0] < 0.6
-    second = await work.host(b, retry=retries(0.3))
-    await asyncio.sleep(2 * SHORT)
-    assert sum((await owners(work, a)).values()) == 1
-    await work.publish(a, 2, "fail 1", key="k")
-    await work.publish(a, 3, key="k")
-    await work.rig.until(lambda: (2, 1) in first.starts + second.starts)
-    await work.rig.crash(a)
-    await work.rig.quiet(b)
-    starts = sorted(first.starts[3:] + second.starts)
-    assert starts in ([(2, 1), (2, 2), (3, 1)], [(2, 1), (2, 1), (2, 2), (3, 1)])
-    work.judge(repeats=1)
-
-
-# --- versions -----------------------------------------------------------------------------------------------
-
-
-class One(Event, type="upgrade.item"):
-    n: int
-
-
-class Two(Event, type="upgrade.item", version=2):
-    n: int
-    unit: str = "piece"
-
-    @upcast(1)
-    @staticmethod
-    def from_one(data: dict[str, Any]) -> dict[str, Any]:
-        return {**data, "unit": "piece"}
-
-
-@needs(lease=LEASE, partitions=4)
-async def test_a_rolling_upgrade_and_back_under_load(work: Bench) -> None:
-    """Plugin and event version 1 → 2 → 1 while events come: no dead letter, nobody sees a version that he
-    does not know, and the older one owns nothing 5 s after the newer has come [B17]."""
-    rig, ahead = work.rig, list[str]()
-    a, b = await rig.open("a"), await rig.open("b")
-    rig.groups[GROUP] = ("upgrade.*",)
-    version, numbers, is_over, probes = 1, itertools.count(), False, list[Probe]()
-
-    async def host(bus: EventBus, model: type[Event], plugin: str) -> Probe:
-        probe = Probe(rig.history, GROUP, bus.replica, lambda n, attempt: asyncio.sleep(0.002))
-        probes.append(probe)
-
-        async def handle(event: PluginEvent) -> EventResult | None:
-            try:
-                event.as_(model)
-            except VersionAhead as error:
-                ahead.append(str(error))
-                raise
-            return await probe(event)
-
-        probe.subscription = await bus.subscribe(rig.spec("upgrade.*", version=plugin), handle)
-        return probe
-
-    async def load() -> None:
-        while not is_over:
-            n = next(numbers)
-            await rig.publish(a, n, type="upgrade.item", version=version, key=f"k{n % 7}")
-            await asyncio.sleep(0.002)
-
-    loading = asyncio.ensure_future(load())
-    old = await host(a, One, "1.0")
-    await rig.until(lambda: old.numbers)
-    for _ in range(10 if IS_LONG else 2):
-        new, came_at = await host(b, Two, "2.0"), now()
-        await rig.until(lambda: owners_are(work, a, {"b": 4}))
-        assert now() - came_at < 5
-        version = 2
-        await rig.until(lambda: any(event.message.version == 2 for event in new.events))  # noqa: B023
-        version = 1
-        last = next(numbers)  # what is of version 2 was published before
-        await rig.publish(a, last, type="upgrade.item", key="last")
-        await rig.until(lambda: set(range(last)) <= {n for one in probes for n in one.done})  # noqa: B023
-        await new.subscription.drain(10)
-        await rig.until(lambda: owners_are(work, a, {"a": 4}))
-    is_over = True
-    await loading
-    await rig.quiet(a)
-    assert (ahead, await a.dead_letters()) == ([], [])
-    work.judge()
-
-
-# --- many subscriptions, and replicas that come and go ------------------------------------------------------
-
-
-@needs(lease=LEASE, partitions=2)
-async def test_a_partition_that_waits_for_a_slow_handler_goes_on_meanwhile(work: Bench) -> None:
-    """In each of two partitions one runs that does not end, and one of them is to move: its other keys stand
-    still for less than 3 s, again and again, and when the slow one has ended it moves [B37]."""
-    rig = work.rig
-    a, b = await rig.open("a"), await rig.open("b")
-    first = await work.host(a, holds=True, concurrency=3, timeout=100)  # one lane is left for what is fast
-    n, keys = itertools.count(), dict[int, list[str]]()
-    for number in itertools.islice(n, 16):
-        [receipt] = await rig.publish(a, number, key=f"k{number}")
-        keys.setdefault(partition_of(receipt), []).append(f"k{number}")
-    slow, fast = zip(*(found[:2] for found in keys.values()), strict=True)
-    assert len(slow) == 2
-    for key in slow:
-        await work.publish(a, next(n), "hold", key=key)
-    await rig.until(lambda: first.running == 2)
-    second, waits = await work.host(b, concurrency=3), list[float]()
-    while sum(wait > STOOD for wait in waits) < 2:
-        published_at = now()
-        numbers = [next(n) for _ in fast]
-        for number, key in zip(numbers, fast, strict=True):
-            await work.publish(a, number, key=key)
-        await rig.until(lambda: set(numbers) <= set(first.done))  # noqa: B023 - awaited here
-        waits.append(now() - published_at)
-    assert max(waits) < 3
-    assert (second.numbers, await owners(work, a)) == ([], {"a": 2})
-    first.gate.open()
-    await rig.until(lambda: owners_are(work, a, {"a": 1, "b": 1}))
-    await rig.quiet(a)
-    work.judge()
-
-
-STOOD = 0.5
-"""Seconds of waiting that show that a partition stood still."""
-
-
-def partition_of(receipt: Receipt) -> int:
-    """As it says: `topic/partition:entry`."""
-    return int(receipt.position.partition("/")[2].partition(":")[0])
-
-
-@needs(lease=LEASE, partitions=8)
-async def test_replicas_come_and_go_while_some_handlers_are_slow(work: Bench) -> None:
-    """1 → 4 → 2 → 4: nothing is started again, no key is handled by two at once, all partitions have an
-    owner in the end, and none stands still for 3 s because a slow one runs in it when others come [B37]."""
-    rig, slow = work.rig, 60 if IS_LONG else 4
-    rig.backend.patience += slow
-    bus = await rig.open("publisher")
-    await bus.declare_group(rig.spec(concurrency=4))
-    rig.groups[GROUP] = ("orders.**",)
-    is_over, n = False, itertools.count()
-
-    async def load() -> None:
-        while not is_over:
-            number = next(n)
-            await work.publish(bus, number, key=f"k{number % 64}")
-            await asyncio.sleep(0.01)
-
-    async def come(*names: str) -> list[Worker]:
-        return list(await asyncio.gather(*(work.up(name, concurrency=4, timeout=100) for name in names)))
-
-    async def are_shared(*names: str) -> None:
-        async def is_so() -> bool:
-            found = await owners(work, bus)
-            return set(found) == set(names) and sum(found.values()) == 8
-
-        await rig.until(is_so)
-
-    loading = asyncio.ensure_future(load())
-    [first] = await come("w0")
-    for number in range(3):  # its fourth lane is left for what is fast: without one, no key could go on
-        await work.publish(bus, 10_000 + number, f"sleep {slow}", key=f"slow{number}")
-    await rig.until(lambda: first.running() >= 3)
-    _, second, third = await come("w1", "w2", "w3")
-    await are_shared("w0", "w1", "w2", "w3")
-    leaving_at = now()
-    await asyncio.gather(second.end(), third.end())
-    await are_shared("w0", "w1")
-    left_at = now()
-    await come("w4", "w5")
-    await are_shared("w0", "w1", "w4", "w5")
-    is_over = True
-    await loading
-    await rig.quiet(bus)
-    work.collect()
-    cut = sum(one.kind == "ended" and one.how == "cancelled" for one in rig.history)
-    assert not cut  # what ran was waited for
-    work.judge()
-    assert longest_wait(work, besides=(leaving_at, left_at)) < 3
-
-
-def longest_wait(work: Bench, besides: tuple[float, float]) -> float:
-    """Seconds from a publish to its first start, of those that are fast and not of the time in between."""
-    begin, end = besides
-    confirmed = {one.id: one.at for one in work.rig.history if one.kind == "confirmed"}
-    waits = dict[str, float]()
-    for one in work.rig.history:
-        published_at = confirmed.get(one.id, one.at)
-        if one.kind == "started" and (one.key or "")[:1] == "k" and not begin < published_at < end:
-            waits.setdefault(one.id, one.at - published_at)
-    return max(waits.values())
-
-
-async def test_many_subscriptions_that_are_idle_cost_nothing(work: Bench) -> None:
-    """A hundred subscriptions on eight partitions each take less than 2 % of a processor."""
-    rig = work.rig
-    rig.backend.limits = rig.backend.limits.model_copy(update={"partitions": 8})
-    bus = await rig.open("publisher")
-    worker = await work.up("many", groups=[f"shop.h{n}" for n in range(100)])
-    for n in range(64):
-        await work.publish(bus, n)
-
-    async def is_handled() -> bool:
-        return len(worker.starts()) == 6_400
-
-    await rig.until(is_handled)
-    await rig.quiet(bus)
-    worker.tell(f"measure {60 if IS_LONG else 1}")
-    assert float((await worker.fact("measured")).split()[1]) < 0.02
-
-
 # --- the control --------------------------------------------------------------------------------------------
 
 
@@ -839,14 +412,3 @@ async def test_the_naive_bus_fails_each_of_these(
     server = list(shared_servers.values())[-1]
     server.reset()
     assert await passes_on_naive(CONTROLLED, server, nursery, tmp_path) == []
-
-
-@needs(lease=SHORT)
-async def the_clock_jumps(work: Bench) -> None:
-    await clock_jumps(work, JUMPS[-1])
-
-
-async def test_the_naive_bus_fails_when_the_clock_jumps(nursery: Nursery, tmp_path: Path) -> None:
-    """The same body as on ours, on a server of its own [F30]."""
-    with clocked_server() as server:
-        assert await passes_on_naive([the_clock_jumps], server, nursery, tmp_path) == []

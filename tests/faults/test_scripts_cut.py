@@ -30,9 +30,9 @@ from fault_tools.network import (
     IS_LONG,
     ProxiedBackend,
     When,
+    arrived,
     calls,
     happened,
-    load_scripts,
     long,
     pending,
     streams,
@@ -65,13 +65,6 @@ FAULTS: dict[str, Fault] = {
     "never": Drop(),
 }
 LIMITS = BusLimits(lease=1.0, partitions=2, retain=0, young_seconds=0)
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[FaultProxy]:
-    load_scripts(server)
-    async with FaultProxy(server) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -289,7 +282,8 @@ async def test_a_release(rig: Rig, proxy: FaultProxy, how: str, fault: str) -> N
     rig.judge()
 
 
-async def test_a_fetch_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
+@pytest.mark.parametrize("former", ["ended", "left"], indirect=True)
+async def test_a_fetch_that_comes_late(rig: Rig, proxy: FaultProxy, former: str) -> None:
     """A fetch that the network delivers when its sender has gone keeps nothing from anybody. [B3, F2]"""
     bus, publisher = await rig.open(), await rig.open(DIRECT)
     probe = await rig.on(bus)
@@ -302,8 +296,7 @@ async def test_a_fetch_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
     await rig.until(lambda: ring.matched)
     await rig.publish(publisher, 1, key="k")
     await happened(rig, ring)
-    held.release()
-    await rig.pause()
+    await arrived(rig, former, held)
     ring.release()
     began = now()
     await rig.publish(publisher, 2, key="k")
@@ -313,7 +306,7 @@ async def test_a_fetch_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
     rig.judge()
 
 
-async def test_a_settlement_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
+async def test_a_settlement_that_comes_late(rig: Rig, proxy: FaultProxy, former: str) -> None:
     """A settlement that comes after its own repetition, and others, changes nothing. [F17, F18]"""
     bus, publisher = await rig.open(), await rig.open(DIRECT)
     retry = RetryPolicy(attempts=2, first_delay=0.05)
@@ -330,16 +323,16 @@ async def test_a_settlement_that_comes_late(rig: Rig, proxy: FaultProxy) -> None
     await rig.publish(publisher, 3, 4, key="k")
     await rig.quiet(bus)
     before = await rig.info(bus)
-    buried.release()
-    kept.release()
-    await rig.pause()
+    await arrived(rig, former, buried, kept)
     info = await rig.info(bus)
     assert (info.dead, info.parked, info.waiting, info.in_flight) == (1, 0, 0, 0)
     assert (info.handled, info.failed) == (before.handled, before.failed) == (4, 3)
     assert probe.done == [0, 2, 3, 4]
+    await rig.given_up(bus)
+    rig.judge()
 
 
-async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
+async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy, former: str) -> None:
     """A partition taken by a call that was held back is not kept from those who handle it. [F6]"""
     bus, other = await rig.open("a"), await rig.open(f"{DIRECT}-b")
     await rig.publish(other, 0, key="k")
@@ -348,14 +341,14 @@ async def test_taking_that_comes_late(rig: Rig, proxy: FaultProxy) -> None:
     await happened(rig, held)
     await rig.until(lambda: 0 in probe.done)
     await probe.subscription.remove()
-    held.release()
-    await rig.pause()
+    await arrived(rig, former, held)
     second = await rig.on(other)
     began = now()
     for n in range(1, 9):
         await rig.publish(other, n, key=f"k{n}")
     await rig.until(lambda: len(second.done) == 8)
     assert now() - began < 2 * LIMITS.lease
+    rig.judge()
 
 
 SHARES = long(3, 48)

@@ -30,7 +30,7 @@ from fault_tools.storage_systems import check_log, said
 from bus.conformance.rig import SOURCE, now
 from bus.redis_streams import RedisBus, open_bus
 from bus.redis_streams.layout import LAYOUT, Keys
-from bus.redis_streams.server import check_version
+from bus.redis_streams.server import check_version, parse_info
 from contracts.bus import MAX_PAYLOAD, SubscriptionSpec
 from contracts.errors import BusError, InvalidOption, InvalidPattern, PayloadTooLarge, PlugbusError
 from contracts.event import AnyEvent, EventData
@@ -266,32 +266,52 @@ async def test_a_redis_that_is_new_enough(server: Server, version: str) -> None:
             await works(bus)
 
 
-@pytest.mark.parametrize("version", ["6.2", "6.2.0", "6.2.14", "6.10.1", "7.0.15", "10.0.0", "255.255.255"])
+@pytest.mark.parametrize(
+    "version", ["6.2", "6.2.0", "6.2.14", "6.10.1", "7.0.15", "8.2.1", "10.0.0", "255.255.255"]
+)
 def test_versions_are_compared_as_numbers(version: str) -> None:
     """Not as text: 10 is more than 6.2, and so is 6.10."""
-    check_version({"redis_version": version}, "here")
+    check_version(parse_info(f"# Server\r\nredis_version:{version}\r\n".encode()), "here")
 
 
-@pytest.mark.parametrize("version", ["", "6.0.16", "6.1", "5.0.14", "2.8.4", "unstable"])
+@pytest.mark.parametrize("version", ["", "6.0.16", "6.1", "5.0.14", "2.8.4", "unstable", "x.y"])
 def test_a_version_that_is_none_is_too_old(version: str) -> None:
     """Final, with what was found and what is needed."""
     with pytest.raises(BusError) as caught:
         check_version({"redis_version": version}, "here")
     assert caught.value.is_final
     assert version in caught.value.message
+    assert "6.2" in caught.value.message
     check_message(caught.value)
 
 
 async def test_a_server_with_no_room_for_clients(server: Server) -> None:
-    """`maxclients` reached: what Redis says, and it may pass."""
+    """`maxclients` reached: what Redis says, of which server; it may pass, and then opening works."""
     with contextlib.ExitStack() as others:
         server.command("CONFIG", "SET", "maxclients", 3)
-        for _ in range(3):
-            others.enter_context(socket.create_connection(server.address)).sendall(b"PING\r\n")
-        await asyncio.sleep(0.05)
+        clients = [others.enter_context(_client_of(server)) for _ in range(3)]
         error = await refusal_of(server.url)
-    assert "max number of clients" in error.message
-    assert not error.is_final
+        assert "max number of clients" in error.message
+        assert str(server.port) in error.where
+        assert not error.is_final
+        assert _said_to(clients[0], b"CONFIG SET maxclients 100").startswith(b"+OK")
+        async with opened(server.url) as bus:
+            await works(bus)
+
+
+def _client_of(server: Server) -> socket.socket:
+    """One that the server has taken, as soon as whoever asked it before has gone."""
+    for _ in range(1_000):
+        client = socket.create_connection(server.address, timeout=AT_ONCE)
+        if _said_to(client, b"PING").startswith(b"+PONG"):
+            return client
+        client.close()
+    pytest.fail("it takes nobody")
+
+
+def _said_to(client: socket.socket, command: bytes) -> bytes:
+    client.sendall(command + b"\r\n")
+    return client.recv(1_000)
 
 
 # --- what lies in the namespace -----------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import pytest
 
 from bus.redis_streams.journal import Journal
 from bus.redis_streams.placement import only, spread
-from bus.redis_streams.server import check_version, durability_of, parse_info, warnings_of
-from contracts.errors import BusError
+from bus.redis_streams.server import durability_of, warnings_of
 
 LIMITS = (1, 2, 3)
 
@@ -119,21 +118,6 @@ def test_an_exclusive_owner_stays() -> None:
 
 
 # --- the server -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["", "5.0.14", "6.0.16", "x.y"])
-def test_a_server_that_is_too_old_is_refused(version: str) -> None:
-    """For good: asking again does not help."""
-    with pytest.raises(BusError) as caught:
-        check_version({"redis_version": version}, "redis://here")
-    assert caught.value.is_final
-    assert "6.2" in str(caught.value)
-
-
-@pytest.mark.parametrize("version", ["6.2.0", "7.0.15", "8.2.1"])
-def test_others_will_do(version: str) -> None:
-    """From 6.2 on."""
-    check_version(parse_info(f"# Server\r\nredis_version:{version}\r\n".encode()), "redis://here")
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,10 @@ async def test_a_failover_that_an_operator_asks_for(
         await until(lambda: len(shop.confirmed) >= confirmed + 20)
         await shop.stop()
         assert set(shop.replicated) <= set(shop.handled)
+        since = shop.confirmed[confirmed:]
+        assert len(since) >= 20
+        assert set(since) <= set(shop.handled)
+        assert [id for id in dict.fromkeys(shop.handled) if id in set(since)] == since
         check_log(caplog.records, most=6)
 
 

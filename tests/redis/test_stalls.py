@@ -156,6 +156,7 @@ async def test_nothing_starts_before_a_partition_is_taken_for_good(rig: Rig, pro
     last.release()
     await rig.quiet(b)
     assert heir.numbers == list(range(6))
+    rig.judge(repeats=1)
 
 
 # --- looking up ---------------------------------------------------------------------------------------
@@ -168,11 +169,18 @@ async def test_nothing_is_fetched_while_what_was_fetched_is_looked_up(rig: Rig, 
     await bus.declare_group(rig.spec())
     await rig.publish(bus, *range(200))
     lost = proxy.on(None, CutAfter(), nth=2, where=reads)
-    proxy.on(None, Delay(0.3), nth=3, where=reads)
-    proxy.on(None, Hold(0.15), nth=2, where=calls("recover"))
+    crossing = proxy.on(None, Delay(0.3), nth=2, where=reads)
+    look = proxy.on(None, Hold(), nth=2, where=calls("recover"))
     probe = await rig.on(bus, lambda n, attempt: asyncio.sleep(0.002))
     await lost.fired
+    await look.fired
+    known = crossing.matched
+    await rig.pause()
+    assert crossing.matched == known
+    assert not crossing.fired.is_so
+    look.release()
     await rig.quiet(bus)
+    assert crossing.fired.is_so
     assert sorted(probe.numbers) == list(range(200))
     rig.judge()
 
@@ -258,12 +266,14 @@ async def test_a_lane_outlives_a_note_that_takes_longer_than_its_handler_may(
     await rig.publish(bus, 1)
     await rig.until(lambda: gate.waiting)
     await rig.pause(2)  # the first is due, and is noted as soon as the second has ended
-    proxy.on(None, Hold(1.0), where=calls("settle"))
+    note = proxy.on(None, Hold(1.0), where=calls("settle"))
     gate.open()
     await rig.quiet(bus)
+    assert note.fired.is_so
     await rig.publish(bus, 2)
     await rig.quiet(bus)
     assert probe.numbers == [0, 1, 0, 2]
+    rig.judge()
 
 
 # --- mistakes of ours -----------------------------------------------------------------------------------
@@ -307,6 +317,7 @@ async def test_a_beat_that_breaks_costs_no_partition(
     assert probe.numbers == [1]
     assert not [record for record in caplog.records if "gone" in record.message]
     assert all(record.levelno <= logging.ERROR for record in caplog.records)
+    rig.judge()
 
 
 @needs(lease=2.0)

@@ -4,26 +4,22 @@ XADD and XREADGROUP with the client as it comes, a consumer for each replica, re
 idle time, `MAXLEN ~`, calls over pub/sub. Nothing is fenced, no key is in order beside another reader, a
 write whose reply is lost is sent again, what is trimmed is gone, and what fails midway stays half done.
 
-    pytest --noconftest tests/bus/conformance/naive_redis.py      # the suite on it, in real time
-
-The fault tests open `NaiveRedisBus(url, namespace=…)` where they would open a real one.
+`naive_redis_suite.py` is the suite on it. The fault tests open `NaiveRedisBus(url, namespace=…)` where they
+would open a real one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import logging
-import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 import redis.asyncio
 from pydantic import BaseModel, TypeAdapter
@@ -33,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "faults"))
 from fault_tools.servers import Server
 
 from bus.codec import encode
-from bus.conformance import Backend, BusConformance, limits_for
-from bus.conformance.backend import needs
+from bus.conformance import Backend
 from contracts.bus import (
     BusInfo,
     BusLimits,
@@ -69,8 +64,6 @@ _AGAIN = 0.1
 """Seconds after which what failed is tried again."""
 _BATCH = 100
 PATIENCE = 2.0
-LIMIT = 8.0
-"""Seconds that one test may take."""
 
 
 class Answer(BaseModel):
@@ -714,46 +707,3 @@ class NaiveRedisBackend(Backend):
 
     async def sibling(self, limits: BusLimits) -> Backend:
         return NaiveRedisBackend(limits, self.server, f"{self.namespace}-{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def durable_server() -> Iterator[Server]:
-    """Of this test alone."""
-    with Server(config={"appendonly": "yes", "appendfsync": "everysec"}) as server:
-        yield server
-
-
-class TestNaiveRedis(BusConformance):
-    @pytest.fixture
-    async def backend(self, request: pytest.FixtureRequest, durable_server: Server) -> Backend:
-        return NaiveRedisBackend(limits_for(request), durable_server)
-
-    @needs(lease=0.5, partitions=2)
-    async def test_order_through_the_lot(self, backend: Backend) -> None:  # type: ignore[override]
-        """One plan of those that the suite makes up: to simplify one that fails takes long in real time."""
-        suites: Any = BusConformance.test_order_through_the_lot
-        plan = [("publish", 0), ("publish", 0), ("join", 0), ("publish", 0)]
-        await suites.hypothesis.inner_test(self, backend, plan=plan, failures={0: 1}, lanes=2)
-
-
-def limited(test: Any) -> Any:
-    """`test`, but not for longer than `LIMIT`, whatever it waits for."""
-
-    @functools.wraps(test)
-    async def run(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(LIMIT):
-            await test(*args, **kwargs)
-
-    return run
-
-
-def share_of(names: list[str]) -> list[str]:
-    """Those that are run: all, or with `PLUGBUS_TEST_SHARE=2/4` every fourth from the second on."""
-    number, _, count = os.environ.get("PLUGBUS_TEST_SHARE", "1/1").partition("/")
-    return names[int(number) - 1 :: int(count)]
-
-
-_names = sorted(name for name in dir(TestNaiveRedis) if name.startswith("test_"))
-for _name in _names:
-    _test = limited(getattr(TestNaiveRedis, _name)) if _name in share_of(_names) else None
-    setattr(TestNaiveRedis, _name, _test)

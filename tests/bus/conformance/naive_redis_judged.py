@@ -107,7 +107,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
 def _start(report: Path, share: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and our own file
         [
-            sys.executable, "-m", "pytest", "-q", str(Path(__file__).with_name("naive_redis.py")),
+            sys.executable, "-m", "pytest", "-q", str(Path(__file__).with_name("naive_redis_suite.py")),
             "--noconftest", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--tb=line",
             f"--junit-xml={report}",
         ],

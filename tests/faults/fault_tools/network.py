@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import ParamSpec
 
 import pytest
@@ -184,6 +184,53 @@ class When(Fault):
 async def happened(rig: Rig, rule: Rule) -> None:
     """Return when the fault has happened; fails after the rig's patience."""
     await rig.until(lambda: rule.fired.is_so, "the fault to happen")
+
+
+async def arrived(rig: Rig, former: str, *rules: Rule) -> None:
+    """Let go of what these hold back, and wait until the server has executed it, or has hung up on it.
+
+    `former`: the fixture. Where the former connection was ended nothing that was held is executed any more,
+    where it was left all is.
+    """
+    for rule in rules:
+        rule.release()
+    held = [exchange for rule in rules for exchange in rule.taken]
+    await rig.until(lambda: all(one.is_answered or one.connection.ended.is_so for one in held), "the late")
+    assert [one.is_answered for one in held] == [former == "left"] * len(held)
+    assert held
+
+
+# --- work that goes on meanwhile ----------------------------------------------------------------------------
+
+
+async def keep_publishing(rig: Rig, bus: EventBus, numbers: Iterator[int]) -> None:
+    """To all partitions, one after the other, until it is cancelled."""
+    while True:
+        n = next(numbers)
+        await rig.publish(bus, n, key=f"k{n % 7}")
+        await asyncio.sleep(0.005)
+
+
+async def publish_all(rig: Rig, bus: EventBus, numbers: Iterable[int]) -> None:
+    """At once, so in one write, to all partitions."""
+    async with asyncio.TaskGroup() as group:
+        for n in numbers:
+            group.create_task(rig.publish(bus, n, key=f"k{n % 9}"))
+
+
+async def publish_until(rig: Rig, bus: EventBus, numbers: Iterator[int], rule: Rule) -> None:
+    """One event after the other until a fault has happened."""
+
+    async def is_so() -> bool:
+        await rig.publish(bus, next(numbers), key="k")
+        return rule.fired.is_so
+
+    await rig.until(is_so, "the fault to happen")
+
+
+def handled(rig: Rig) -> set[str]:
+    """Events that some handler has handled to its end."""
+    return {record.id for record in rig.history if record.kind == "ended" and record.how == "returned"}
 
 
 # --- the server's view --------------------------------------------------------------------------------------

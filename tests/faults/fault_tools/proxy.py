@@ -57,6 +57,8 @@ class Exchange:
         """Names of the commands that were queued before it in its transaction, where it is within one."""
         self.is_queued = False
         """It waits for the end of its transaction itself."""
+        self.is_answered = False
+        """The server has executed it, whoever still hears its answer."""
 
     @cached_property
     def args(self) -> list[bytes]:
@@ -121,6 +123,8 @@ class Rule:
         """How often the fault has happened."""
         self.fired = Fact()
         """That the fault has happened (once)."""
+        self.taken: list[Exchange] = []
+        """Commands that it took so far."""
         self.released = asyncio.Event()
         self.is_active = True
 
@@ -140,7 +144,10 @@ class Rule:
         self.matched += 1
         if self.times is not None and self.matched >= self.nth + self.times - 1:
             self.is_active = False
-        return self.matched >= self.nth
+        if self.matched < self.nth:
+            return False
+        self.taken.append(exchange)
+        return True
 
     def _fits(self, exchange: Exchange) -> bool:
         return (
@@ -250,6 +257,7 @@ class Connection:
                     plain += raw
                     continue
                 await self._hand_down(plain)
+                exchange.is_answered = True
                 await exchange.rule.fault.reply(exchange, raw)
                 if self.is_over:
                     return

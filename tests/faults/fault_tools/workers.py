@@ -315,6 +315,23 @@ class Bench:
         await self.rig.backend.close()
 
 
+async def owners(work: Bench, bus: EventBus) -> dict[str, int]:
+    """How many partitions each replica has."""
+    return (await work.rig.info(bus)).owners
+
+
+async def owners_are(work: Bench, bus: EventBus, expected: dict[str, int]) -> bool:
+    """On the naive bus, which has none, they are whatever is expected."""
+    return work.is_naive or await owners(work, bus) == expected
+
+
+def in_flight(work: Bench) -> int:
+    """Deliveries to `shop.handle` that were handed over and not settled."""
+    with work.client() as client:
+        found = [client.xpending(work.stream("orders", p), "shop.handle") for p in range(work.partitions)]
+    return sum(one["pending"] for one in found)
+
+
 def namespace_on(server: Server, **limits: Any) -> RedisBackend:
     """One of many on a server."""
     return RedisBackend(BusLimits(**limits), server, is_sibling=True)
