@@ -57,11 +57,14 @@ async def test_nothing_grows_without_bound(rig: Rig, store: Store) -> None:
     policy = RetryPolicy(attempts=2, first_delay=0.05, jitter=0)
     act = lambda n, attempt: fail_if(n % 10 == 0 or (n % 7 == 0 and attempt == 1))  # noqa: E731
     probes = [await rig.on(one, act, concurrency=8, retry=policy) for one in (bus, other)]
+    fail = set()
     for n in range(1_000):
-        await rig.publish(bus, n, key=f"k{n % 50}")
+        [receipt] = await rig.publish(bus, n, key=f"k{n % 50}")
+        fail |= {receipt.id} if n % 10 == 0 else set()
     await rig.until(lambda: sum(len(probe.done) for probe in probes) == 900)
     await rig.quiet(bus)
     assert await bus.count_dead_letters() <= 20
+    rig.judge(exempt=fail)  # of their letters the oldest are gone by now
     await rig.until(lambda: sum(store.length("orders", p) for p in (0, 1)) <= 2 * 50, "streams to be trimmed")
     for p in (0, 1):
         groups = store.groups("orders", p)

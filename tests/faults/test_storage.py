@@ -289,6 +289,7 @@ async def test_a_power_cut_loses_nothing_that_was_confirmed(
             await rig.publish(bus, n, key=f"k{n % 7}")
             sizes.append((n, append_only_file(own_server.folder).stat().st_size))
         await rig.until(lambda: len(probe.done) == 300)
+        rig.judge()
         saved = tmp_path / "saved"
         shutil.copytree(own_server.folder, saved, ignore=shutil.ignore_patterns("socket"))
         namespace = Store(rig.backend, own_server).namespace
