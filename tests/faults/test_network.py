@@ -132,7 +132,7 @@ async def test_publishing_while_redis_stays_away(
 async def test_a_first_copy_that_comes_after_the_repetition(
     rig: Rig, server: Server, proxy: FaultProxy, id: str | None, former: str
 ) -> None:
-    """A publish that the network delivers after its own repetition is one event. [B1, F1, BUS 4]"""
+    """A publish that the network delivers after its own repetition is one event. [B1, F1]"""
     bus = await rig.open()
     probe = await rig.on(bus)
     rule = proxy.on(None, Hold(cut=True), where=appends)

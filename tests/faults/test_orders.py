@@ -11,7 +11,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
+from fault_tools.controls import Control, fails_on_naive
 from fault_tools.servers import Server
+from fault_tools.storage_systems import dead_are, is_parked
 from fault_tools.worker import Doer
 from fault_tools.worker_points import OPERATIONS
 from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, namespace_on, passes_on_naive, retries
@@ -24,6 +26,7 @@ from bus.conformance.rig import SOURCE, Rig, now
 from bus.redis_streams.layout import Keys
 from contracts.bus import EventBus, RetryPolicy
 from contracts.errors import BusFull
+from contracts.event import EventResult
 
 LEASE = 0.5
 GROUP = "shop.handle"
@@ -405,3 +408,49 @@ async def test_the_naive_bus_fails_each_of_these(
     server = list(shared_servers.values())[-1]
     server.reset()
     assert await passes_on_naive(CONTROLLED, server, nursery, tmp_path) == []
+
+
+# --- what never comes to an end -----------------------------------------------------------------------------
+
+
+CONTROLS: list[Control] = []
+
+
+@fails_on_naive(
+    CONTROLS, at="assert starts == [1, 2, 3, 4]",
+    because="attempts are counted in the memory of one replica: who takes over begins at one",
+)  # fmt: skip
+@needs(lease=1.0)
+async def test_a_handler_that_always_asks_again_comes_to_an_end(rig: Rig) -> None:
+    """However many replicas it passes on its way: so many starts in all as it has attempts, then dead.
+
+    [F21, B13]
+    """
+    policy = RetryPolicy(attempts=4, first_delay=0.3, factor=1, jitter=0)
+    starts: list[int] = []
+
+    def again(n: int, attempt: int) -> EventResult:
+        starts.append(attempt)
+        return EventResult.retry(reason="not yet")
+
+    a = await rig.open("a")
+    await rig.on(a, again, retry=policy)
+    await rig.publish(a, 1)
+    await rig.until(lambda: len(starts) == 2)
+    await rig.until(lambda: is_parked(rig, a))
+    await rig.crash(a)
+    b = await rig.open("b")
+    await rig.on(b, again, retry=policy)
+    await rig.until(lambda: dead_are(b, 1))
+    await rig.pause(8)
+    assert starts == [1, 2, 3, 4]
+    [letter] = await b.dead_letters()
+    assert (letter.reason, letter.attempts) == ("attempts", 4)
+    await rig.given_up(b)
+    rig.judge()
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=str)
+async def test_the_naive_bus_fails(control: Control, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no end in sight, for its reason: what passes there judges nothing."""
+    await control.check(caplog)

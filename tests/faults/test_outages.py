@@ -41,7 +41,7 @@ async def durable(
 @needs(lease=LEASE, partitions=4)
 async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: Server) -> None:
     """Nothing is lost or handled twice; a publish is confirmed or fails, not later than its deadline [B6]."""
-    work, timeout = durable, 2.0
+    work, timeout = durable, 2.0 if IS_LONG else 0.2  # shorter than each outage: some fail for certain
     bus = await work.rig.open("publisher")
     for name in ("first", "second"):
         await work.up(name, concurrency=2)
@@ -73,6 +73,7 @@ async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: S
     await work.rig.quiet(bus)
     work.collect()
     work.judge()
+    assert late
     assert all(one < timeout + 0.5 for one in late), late
     assert in_flight(work) == 0
 

@@ -1,37 +1,77 @@
 """Which bus the tests of storage, entries and calls run on, and what they ask of it beside the bus itself.
 
-They run on ours. With `PLUGBUS_FAULTS_SYSTEM=naive` the same bodies run on the naive bus (redis-py as many
-people would write it), where those of the failure modes F1 … must fail.
+They run on ours; as a control the same bodies run on the naive bus (`controls.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
+from naive_redis import NaiveRedisBackend
+
 from bus.conformance import Backend
+from bus.conformance.rig import Rig
 from bus.redis_streams.layout import Keys
-from contracts.bus import BusLimits
+from contracts.bus import BusLimits, EventBus
 
 from .backend import RedisBackend
 from .servers import Server
 
-IS_NAIVE = os.environ.get("PLUGBUS_FAULTS_SYSTEM") == "naive"
+GROUP = "shop.handle"
 IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
 """Whether tests take the time that the matrix names, or the short form of the same."""
 SCREEN = 24
 """Lines that one message may have at most."""
 
 
+class _Control:
+    """A while in which `backend_on` gives the naive bus."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.backends: list[NaiveRedisBackend] = []
+
+    def backend(self, server: Server, limits: BusLimits) -> NaiveRedisBackend:
+        backend = NaiveRedisBackend(limits, server)
+        backend.patience = self.patience
+        self.backends.append(backend)
+        return backend
+
+    async def end(self) -> None:
+        for backend in self.backends:
+            for bus in backend.buses:
+                await bus.vanish()
+
+
+_CONTROL: ContextVar[_Control | None] = ContextVar("control", default=None)
+
+
+@asynccontextmanager
+async def naive_bus(patience: float = 3.0) -> AsyncIterator[None]:
+    """Within it, `backend_on` gives the naive bus; all of them are gone when it ends. `patience`: seconds
+    after which what must come has not come."""
+    control = _Control(patience)
+    token = _CONTROL.set(control)
+    try:
+        yield
+    finally:
+        _CONTROL.reset(token)
+        await control.end()
+
+
 def backend_on(server: Server, limits: BusLimits) -> Backend:
     """The system under test, in a namespace of its own."""
-    if not IS_NAIVE:
-        return RedisBackend(limits, server)
-    from naive_redis import NaiveRedisBackend  # only with its tests on the path
+    control = _CONTROL.get()
+    return RedisBackend(limits, server) if control is None else control.backend(server, limits)
 
-    return NaiveRedisBackend(limits, server)
+
+def is_naive(backend: Backend) -> bool:
+    return isinstance(backend, NaiveRedisBackend)
 
 
 class Store:
@@ -39,14 +79,15 @@ class Store:
 
     def __init__(self, backend: Backend, server: Server) -> None:
         self.server = server
+        self._is_naive = is_naive(backend)
         self.namespace = str(getattr(backend, "namespace"))  # noqa: B009 - both have one; the protocol has none
         self._keys = Keys(self.namespace)
 
     def stream(self, topic: str, p: int = 0) -> str:
-        return f"{self.namespace}:stream:{topic}" if IS_NAIVE else self._keys.stream(topic, p)
+        return f"{self.namespace}:stream:{topic}" if self._is_naive else self._keys.stream(topic, p)
 
     def dead(self, group: str, p: int = 0) -> str:
-        return f"{self.namespace}:dead" if IS_NAIVE else self._keys.dead(group, p)
+        return f"{self.namespace}:dead" if self._is_naive else self._keys.dead(group, p)
 
     @property
     def keys(self) -> Keys:
@@ -76,6 +117,19 @@ class Store:
         with self.server.client() as client:
             found: list[dict[str, Any]] = client.xinfo_groups(self.stream(topic, p))
         return {group["name"].decode(): group for group in found}
+
+
+# --- where deliveries are ----------------------------------------------------------------------------------
+
+
+async def is_parked(rig: Rig, bus: EventBus, count: int = 1) -> bool:
+    """So many wait for their next attempt. The naive bus, which tries again in place, has them in flight."""
+    info = await rig.info(bus)
+    return (info.in_flight if is_naive(rig.backend) else info.parked) == count
+
+
+async def dead_are(bus: EventBus, count: int) -> bool:
+    return await bus.count_dead_letters() == count
 
 
 # --- what was said ------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from contracts.bus import BusLimits, EventBus, RetryPolicy, RetryRule
 from contracts.errors import BusError
 
 from .backend import RedisBackend
+from .controls import end
 from .servers import Server
 from .worker import Circumstances, Doer, Job
 
@@ -346,7 +347,7 @@ async def passes_on_naive(
     bodies: Sequence[Body], server: Server, nursery: Nursery, folder: Path
 ) -> list[str]:
     """Run them on the bus that many people would write; the names of those that judge nothing."""
-    passed = []
+    passed, before = [], asyncio.all_tasks()
 
     async def run(body: Body) -> None:
         own = folder / body.__name__
@@ -364,4 +365,5 @@ async def passes_on_naive(
             await bus.vanish()
 
     await asyncio.gather(*map(run, bodies))
+    await end(asyncio.all_tasks() - before)
     return passed
