@@ -322,6 +322,8 @@ class Core:
     async def returned(self) -> None:
         """We were taken for gone: nothing is started until it is known what is still ours."""
         for hosting in list(self.hosted):
+            for holding in hosting.holdings.values():
+                holding.was_away = not hosting.is_ephemeral
             for place in hosting.owned():
                 if not place.is_ephemeral:
                     place.hold_back()

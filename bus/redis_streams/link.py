@@ -174,6 +174,8 @@ class Link:
                 "it has no password and is in protected mode, so it takes connections of its own machine only"
             )
             fix = "give it a password (requirepass), or protected-mode no where only kernels can reach it"
+        if "max number of clients" in cause:
+            fix = "raise its maxclients, or close what holds connections; then work goes on by itself"
         if isinstance(error, MasterUnknown):
             is_final, fix = error.is_final, error.fix or fix
         found = BusError(f"Redis cannot be reached: {cause}", where=self.address, fix=fix)

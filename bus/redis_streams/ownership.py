@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
@@ -253,10 +253,10 @@ class Ownership:
         group, keys = hosting.spec.group, self._keys
         await self._core.link.ready(self._wire)
         self.owe(hosting, p)
-        expected = b""
+        expected: Sequence[bytes] = (b"", b"")
         while True:
             answer = await self._wire.call(
-                script("take"), (keys.own(p), keys.tally(group, p)), group, self._core.replica, expected
+                script("take"), (keys.own(p), keys.tally(group, p)), group, self._core.replica, *expected
             )
             if answer[0] == b"ok":
                 break
@@ -267,7 +267,7 @@ class Ownership:
                     return  # it gives it up when it can, and tells
             if hosting.is_ending:
                 return
-            expected = answer[1]
+            expected = answer[1:3]  # it is gone, unless it comes back before we take it
         holding = Holding(hosting, p)
         holding.fence = answer[1]
         if hosting.is_ending or hosting.is_over:
@@ -336,6 +336,8 @@ class Ownership:
         hosting.own(place)
         if holding.is_leaving:
             place.leave()
+        if holding.is_recovering:  # we were away meanwhile: it may be somebody else's by now
+            place.hold_back()
         self._debts.pop((place.group, place.number), None)
         hosting.replay()
         hosting.arm()
@@ -436,6 +438,7 @@ class Ownership:
                 doubts = holding.doubts
                 try:
                     await self._core.link.ready(self._wire)
+                    await self._renew(hosting, holding)
                     for place in list(holding.places.values()):
                         await self._look_up_place(hosting, holding, place)
                 except Lost:
@@ -451,6 +454,21 @@ class Ownership:
         for place in holding.places.values():
             place.trust()
         self._core.reader.feed(hosting)
+
+    async def _renew(self, hosting: RedisHosting, holding: Holding) -> None:
+        """We were taken for gone: whoever is about to take it must see that we are back. Raises `Gone`."""
+        while holding.was_away:
+            holding.was_away = False
+            keys, group, p = self._keys, hosting.spec.group, holding.p
+            try:
+                answer = await self._wire.call(
+                    script("renew"), (keys.own(p), keys.tally(group, p)), group, holding.fence
+                )
+            except BaseException:
+                holding.was_away = True
+                raise
+            if answer[0] == b"lost":
+                raise Gone(answer[1])
 
     async def _look_up_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
         if place.is_ephemeral:

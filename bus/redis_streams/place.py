@@ -54,7 +54,7 @@ class Holding:
 
     __slots__ = (
         "doubts", "fence", "hosting", "is_leaving", "is_lost", "is_owned", "is_recovering", "p", "places",
-        "stays_until", "tried", "waited",
+        "stays_until", "tried", "waited", "was_away",
     )  # fmt: skip
 
     def __init__(self, hosting: RedisHosting, p: int) -> None:
@@ -69,6 +69,8 @@ class Holding:
         """What was read must be looked up first: nothing new is fetched until that has ended."""
         self.doubts = 0
         """How often there was a reason for it."""
+        self.was_away = False
+        """Its replica was taken for gone, and nobody knows yet that it is back."""
         self.is_leaving = False
         """Another replica is to have it, as soon as nothing runs."""
         self.is_lost = False

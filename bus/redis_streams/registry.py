@@ -165,15 +165,22 @@ class Registry:
             check_version(parse_info(await wire.ask("INFO", "server")), self._link.address)
             await wire.ask("HSETNX", keys.meta, "layout", LAYOUT)
             await wire.ask("HSETNX", keys.meta, "incarnation", secrets.token_hex(8))
-            layout = await wire.ask("HGET", keys.meta, "layout")
+            layout = (await wire.ask("HGET", keys.meta, "layout")).decode(errors="replace")
             incarnation = await wire.ask("HGET", keys.meta, "incarnation")
         except Refused as error:
             raise explained(error, where=f"{self._link.address}, namespace {keys.namespace!r}") from None
-        if layout != str(LAYOUT).encode():
+        if layout != str(LAYOUT):
             raise BusError(
-                f"namespace {keys.namespace!r} has layout {layout.decode()}; this Plugbus knows {LAYOUT}",
+                f"namespace {keys.namespace!r} has layout {layout}; this Plugbus knows {LAYOUT}",
                 where=self._link.address,
                 fix="upgrade this Plugbus, or use another namespace: PLUGBUS_BUS__NAMESPACE",
+                is_final=True,
+            )
+        if not incarnation.isascii():
+            raise BusError(
+                f"namespace {keys.namespace!r} is not ours: {keys.meta} has incarnation {incarnation[:40]!r}",
+                where=self._link.address,
+                fix="use another namespace: PLUGBUS_BUS__NAMESPACE",
                 is_final=True,
             )
         self.incarnation = incarnation.decode()

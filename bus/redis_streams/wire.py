@@ -86,6 +86,8 @@ class Wire(asyncio.BufferedProtocol):
         self._gathered: list[bytes] | None = None
         self._former: tuple[str, ...] = ()
         """How the server knows the connection that this one replaces."""
+        self._is_told = False
+        """It was said that such a one cannot be ended."""
         self.on_stall: Callable[[], None] = lambda: None
         """It was closed because its peer is gone without a word: others may be no better."""
         self.heard_at = self.opened_at = 0.0
@@ -127,19 +129,28 @@ class Wire(asyncio.BufferedProtocol):
         """What the network still keeps of the former connection must not be carried out from now on.
 
         The server ends it before anything is sent over the new one. Numbers of clients begin anew with the
-        server, so the address must be the same too. Who may not do that is left with what the window can do.
+        server, so the address must be the same too. Who may not do that is told what it may cost.
         """
         try:
             if self._former:
                 await connection.send_command("CLIENT", "KILL", *self._former)
                 await connection.read_response()
+        except ResponseError as error:
+            if not self._is_told:
+                self._is_told = True
+                log.warning(
+                    "%s: the former connection cannot be ended (%s): what was on its way when it was cut may"
+                    " be carried out late, so that something happens twice or a partition stands still;"
+                    " fix: give the user of PLUGBUS_BUS__URL the right to CLIENT KILL", self.name, error,
+                )  # fmt: skip
+        try:
             await connection.send_command("CLIENT", "INFO")
             said = dict(
                 word.partition("=")[::2] for word in (await connection.read_response()).decode().split()
             )
             self._former = ("ID", said["id"], "ADDR", said["addr"])
         except (ResponseError, LookupError) as error:
-            log.debug("%s: the former connection is not ended: %s", self.name, error)
+            log.debug("%s: the server does not say who we are: %s", self.name, error)
 
     def close(self) -> None:
         """Safe at any time; whoever waits for a reply is told that it is lost."""

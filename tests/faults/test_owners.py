@@ -236,7 +236,8 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
         epochs = epochs_of(work)
         for key in "abcdef":
             await work.publish(bus, next(n), "sleep 0.05", key=key)
-        await work.rig.until(sleeper.running)
+        # All its lanes: one that is stopped as it starts something would start it when it wakes.
+        await work.rig.until(lambda: sleeper.running() == 2)
         await sleeper.stop(is_long=False)
         stopped_at, in_hand = now(), in_flight(work)
         for key in "abcdef":
@@ -255,6 +256,31 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
     assert (was_cleared[0], was_cleared[-1]) == (False, True)
     assert handler.numbers
     assert consumers(work) == {1}
+
+
+@needs(lease=SHORT, partitions=2)
+async def test_who_is_back_before_he_is_taken_over_keeps_what_he_has(work: Bench) -> None:
+    """Judged gone, and just about to be taken over: he runs on, and who takes is refused and looks again."""
+    bus = await work.rig.open("witness")
+    sleeper = await work.up("sleeper", concurrency=6)
+    heir = await work.up("heir", concurrency=6, point="before:take#2", stops=True)
+    await work.publish(bus, 0)
+    await work.rig.until(lambda: owners_are(work, bus, {"heir": 1, "sleeper": 1}))
+    await work.rig.quiet(bus)
+    before = epochs_of(work)
+    await heir.arm()
+    await sleeper.stop(is_long=False)
+    await heir.stood_still()  # it was refused once, has seen that the owner is gone, and takes now
+    sleeper.go_on(is_long=False)
+    for n, key in enumerate("abcdef", 1):
+        await work.publish(bus, n, "sleep 0.3", key=key)
+    await work.rig.until(lambda: len(sleeper.starts()) > 1)
+    heir.go_on()
+    await work.rig.quiet(bus)
+    [kept] = [epoch for epoch in before if epoch.endswith(b" sleeper")]
+    assert kept in epochs_of(work), "it was taken over"
+    work.collect()
+    work.judge()
 
 
 async def changed_hands(work: Bench, epochs: list[Any]) -> None:

@@ -229,6 +229,20 @@ async def test_a_user_who_may_do_just_what_is_needed(server: Server) -> None:
         assert info.durability == "weak"
 
 
+async def test_a_user_who_may_not_end_connections(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """It works; when a connection had to be made again, what that may cost is said once, with the fix."""
+    server.command("ACL", "SETUSER", "most", "on", ">pw", "~*", "&*", "+@all", "-client|kill")
+    async with opened(f"redis://most:pw@127.0.0.1:{server.port}/0") as bus:
+        await works(bus)
+        for _ in range(3):
+            server.command("CLIENT", "KILL", "USER", "most")
+            await bus.publish(EVENT, source=SOURCE)
+            await bus.quiet()
+        lines = said(caplog.records, logging.WARNING, "CLIENT KILL")
+        assert lines
+        assert len(lines) == len({line.partition(":")[0] for line in lines}) <= 3, "one for each connection"
+
+
 # --- which Redis --------------------------------------------------------------------------------------------
 
 
@@ -292,6 +306,7 @@ async def test_a_server_with_no_room_for_clients(server: Server) -> None:
         clients = [others.enter_context(_client_of(server)) for _ in range(3)]
         error = await refusal_of(server.url)
         assert "max number of clients" in error.message
+        assert "maxclients" in error.fix
         assert str(server.port) in error.where
         assert not error.is_final
         assert _said_to(clients[0], b"CONFIG SET maxclients 100").startswith(b"+OK")
@@ -315,6 +330,17 @@ def _said_to(client: socket.socket, command: bytes) -> bytes:
 
 
 # --- what lies in the namespace -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["layout", "incarnation"])
+async def test_a_namespace_whose_marks_are_no_text(server: Server, field: str) -> None:
+    """Not ours: said, and left as it is."""
+    meta = Keys("plugbus").meta
+    server.command("HSET", meta, "layout", LAYOUT, "incarnation", "x", field, b"\xff\xfe")
+    error = await refusal_of(server.url)
+    assert error.is_final
+    assert "namespace" in error.fix
+    assert server.command("HGET", meta, field) == b"\xff\xfe"
 
 
 async def test_a_layout_of_the_future(server: Server) -> None:
