@@ -48,6 +48,8 @@ class TailPlace:
     is_dry: bool = False
     knows_number: bool = True
     """The number of `last` tells how many were missed after it."""
+    fields: list[bytes] | None = None
+    """What `last` holds."""
 
     @property
     def name(self) -> str:
@@ -229,10 +231,12 @@ class RedisTail:
         missed = sequence_of(entry) - sequence_of(place.last) - 1
         if is_ours and place.knows_number and missed > 0:
             self._missed += missed
-        # Below what is known: of a stranger, or the name before it was changed on its way.
-        place.last, place.knows_number = entry, is_ours and missed >= 0
+        # The same number with the same fields: its name was changed on its way when it was read before. Another
+        # number below what is known is of a stranger.
+        is_again = is_ours and missed == -1 and fields == place.fields
+        place.last, place.fields, place.knows_number = entry, fields, is_ours and missed >= -1
         self._cursors[place.name] = entry
-        if is_ours and self._selects(fields[1]):
+        if is_ours and not is_again and self._selects(fields[1]):
             message = _read(fields, entry)
             if message.time_ns < getattr(self, "_exactly_from_ns", 0):
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
 
 import pytest
 from fault_tools.faults import (
@@ -109,6 +110,7 @@ class Life:
         assert sorted(seen) == list(range(13))
         tail.close()
         await self._cure()
+        await self._come_back()
         await self._look()
         await self.probes[0].subscription.remove()
         for n in range(13, 18):
@@ -148,6 +150,15 @@ class Life:
         await bus.redrive(DeadLetterSelection())
         await rig.until(lambda: 7 in self.done)
 
+    async def _come_back(self) -> None:
+        """Taken for gone though it lives: it is there again with its next beat, and says so where it owns."""
+        backend: Any = self.rig.backend
+        keys, server = Keys(backend.namespace), backend.server
+        server.command("HDEL", keys.replicas, self.bus.replica)
+        for p in range(2):
+            tally = keys.tally("shop.handle", p)
+            await self.rig.until(lambda tally=tally: server.command("HGET", tally, "own:renewed"))
+
     async def _look(self) -> None:
         """Groups that nobody handles are looked at; what they need not keep is trimmed."""
         rig, bus = self.rig, self.bus
@@ -171,7 +182,7 @@ def _numbers(items: Iterable[TailItem]) -> list[int]:
     return [json.loads(item.data)["n"] for item in items]
 
 
-FEW = {"bury", "census", "fill", "redrive", "release", "skip", "swap", "take", "undelay"}
+FEW = {"bury", "census", "fill", "redrive", "release", "renew", "skip", "swap", "take", "undelay"}
 """Scripts that are called once or twice in a life."""
 
 

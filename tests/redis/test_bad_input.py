@@ -231,7 +231,10 @@ async def test_a_user_who_may_do_just_what_is_needed(server: Server) -> None:
 
 async def test_a_user_who_may_not_end_connections(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """It works; when a connection had to be made again, what that may cost is said once, with the fix."""
-    server.command("ACL", "SETUSER", "most", "on", ">pw", "~*", "&*", "+@all", "-client|kill")
+    server.command(
+        "ACL", "SETUSER", "most", "on", ">pw", "~*", "&*", "+@all", "-client", "+client|id",
+        "+client|info", "+client|unblock", "+client|setname",
+    )  # fmt: skip
     async with opened(f"redis://most:pw@127.0.0.1:{server.port}/0") as bus:
         await works(bus)
         for _ in range(3):

@@ -22,7 +22,11 @@ from .servers import Server, binaries, binary
 from .storage_systems import Store, backend_on
 
 VERSIONS = [label for label, _ in binaries()]
-DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+DURABLE = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "repl-diskless-sync-delay": "0",  # who waits for another replica to come waits in vain here
+}
 
 
 @pytest.fixture(name="own_server", params=VERSIONS)
