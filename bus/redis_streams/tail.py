@@ -231,8 +231,8 @@ class RedisTail:
         missed = sequence_of(entry) - sequence_of(place.last) - 1
         if is_ours and place.knows_number and missed > 0:
             self._missed += missed
-        # The same number with the same fields: its name was changed on its way when it was read before. Another
-        # number below what is known is of a stranger.
+        # The same number with the same fields: its name was changed on its way when it was read before.
+        # Another number below what is known is of a stranger.
         is_again = is_ours and missed == -1 and fields == place.fields
         place.last, place.fields, place.knows_number = entry, fields, is_ours and missed >= -1
         self._cursors[place.name] = entry
