@@ -169,7 +169,7 @@ def _memory(found: Found) -> Iterator[Row]:
     for part, what in (("process", "of the process (RSS)"), ("server", "of Redis (used_memory)")):
         last, first = told[f"{part}_last"], told[f"{part}_first"]
         yield Row(
-            f"memory {what}, at the end against after 100,000", last, first, "MB", 1.1, is_less_better=True
+            f"memory {what}, last quarter against the second", last, first, "MB", 1.1, is_less_better=True
         )
     what = f"stored after the drain, retain {RETAIN:,}"
     yield Row(what, told["stored"], None, "events", RETAIN * 1.05, is_less_better=True)
