@@ -37,6 +37,9 @@ _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
 _MOST_BYTES = 4 << 20
 _GRACE = 0.25
+_LAST = 0.04
+"""Seconds before its deadline in which what was refused is not tried again: an answer that comes too late would
+leave open what is known now."""
 _ROOM_PAUSE = 0.02
 """Seconds between two looks whether a full topic has room again."""
 REPEATED, HANDLING, DELAYED = 1, 2, 4
@@ -328,7 +331,9 @@ class Publisher:
             queue, items, size = self._queues[place], list[Item](), 0
             while queue and len(items) < _MOST and size < _MOST_BYTES:
                 item = queue.popleft()
-                if not item.future.done():  # nobody waits for it, and it was not sent: it need not be
+                if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
+                    self._give_up(item)
+                elif not item.future.done():  # nobody waits for it, and it was not sent: it need not be
                     item.sent, item.why = True, None
                     items.append(item)
                     size += len(item.fields[2])
