@@ -38,8 +38,8 @@ _MOST = 500
 _MOST_BYTES = 4 << 20
 _GRACE = 0.25
 _LAST = 0.04
-"""Seconds before its deadline in which what was refused is not tried again: an answer that comes too late would
-leave open what is known now."""
+"""Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
+would leave open what is known now."""
 _ROOM_PAUSE = 0.02
 """Seconds between two looks whether a full topic has room again."""
 REPEATED, HANDLING, DELAYED = 1, 2, 4
