@@ -270,6 +270,8 @@ class Call(BaseModel):
     """JSON text of the query."""
     timeout: float
     """Seconds that were left when the call was handed on."""
+    trace: str | None = None
+    """Where flows are traced: the span of who asks, as `str` of a `contracts.tracing.TraceContext`."""
 
 
 class CallReply(BaseModel):

@@ -50,6 +50,7 @@ class Message:
         "source",
         "subject",
         "time_ns",
+        "trace",
         "type",
         "version",
     )
@@ -71,6 +72,7 @@ class Message:
         depth: int = 0,
         extra: Mapping[str, str | int | bool] | None = None,
         path: tuple[str, ...] = (),
+        trace: str | None = None,
     ) -> None:
         self.id = id
         self.source = source
@@ -91,6 +93,8 @@ class Message:
         """Further attributes (trace context, data schema, foreign extensions)."""
         self.path = path
         """The groups whose handlers published the events of the chain that led here, the first one first."""
+        self.trace = trace
+        """Where flows are traced: the span that has sent it, as text of a `tracing.TraceContext`."""
         self.sequence = -1
 
     def __str__(self) -> str:
@@ -102,6 +106,13 @@ class Message:
         if self._data is None:
             self._data = dump_event(cast(Event, self.event))
         return self._data
+
+    @property
+    def traceparent(self) -> str | None:
+        """Of the span that has sent it; where none was made here, what it came with."""
+        if self.trace is not None:
+            return self.trace.partition(" ")[0]
+        return cast("str | None", self.extra.get("traceparent")) if self.extra else None
 
     @property
     def envelope(self) -> Envelope:
@@ -161,12 +172,13 @@ class PluginEvent:
     the wire). Two attempts of one event are two `PluginEvent`s of one `Message`.
     """
 
-    __slots__ = ("_attempt", "_parsed", "_replayed", "deadline", "handler", "message")
+    __slots__ = ("_attempt", "_parsed", "_replayed", "_span", "deadline", "handler", "message")
 
     # Not set unless needed: one is made for each delivery, and each assignment is felt.
     _attempt: int
     _parsed: JsonValue
     _replayed: bool
+    _span: Any
 
     def __init__(
         self, message: Message, handler: str, attempt: int = 1, deadline: float | None = None
@@ -198,6 +210,15 @@ class PluginEvent:
     @attempt.setter
     def attempt(self, attempt: int) -> None:
         self._attempt = attempt
+
+    @property
+    def span(self) -> Any:
+        """The OpenTelemetry span of this attempt; None where it is not traced."""
+        return getattr(self, "_span", None)
+
+    @span.setter
+    def span(self, span: Any) -> None:
+        self._span = span
 
     @property
     def replayed(self) -> bool:
@@ -268,6 +289,7 @@ class WireEvent(BaseModel):
     depth: int = 0
     path: tuple[str, ...] = ()
     replayed: bool = False
+    trace: str | None = None
 
     @classmethod
     def pack(cls, event: PluginEvent) -> WireEvent:
@@ -282,11 +304,12 @@ class WireEvent(BaseModel):
             depth=message.depth,
             path=message.path,
             replayed=event.replayed,
+            trace=message.trace,
         )
 
     def unpack(self) -> PluginEvent:
         message = Message.from_envelope(self.envelope, self.data.encode(), version=self.version)
-        message.depth, message.path = self.depth, self.path
+        message.depth, message.path, message.trace = self.depth, self.path, self.trace
         event = PluginEvent(message, self.handler, self.attempt, self.deadline)
         event._replayed = self.replayed
         return event

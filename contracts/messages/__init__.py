@@ -60,6 +60,7 @@ from .lifecycle import (
     PluginStopped,
     PluginUnloaded,
 )
+from .traces import ShowTrace, TraceRecord, TraceStep
 
 __all__ = [
     "AuditRecorded",
@@ -114,7 +115,10 @@ __all__ = [
     "ShowDeadLetter",
     "ShowGroup",
     "ShowPlugin",
+    "ShowTrace",
     "StartPlugin",
     "StopPlugin",
     "StormFound",
+    "TraceRecord",
+    "TraceStep",
 ]
