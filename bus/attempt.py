@@ -9,6 +9,7 @@ import asyncio
 
 from contracts.bus import Dead, Expired, Handler, Parked, SubscriptionSpec
 from contracts.errors import ErrorInfo
+from contracts.tracing import TRACING
 
 from .clock import Clock
 from .groups import Delivery, is_sure
@@ -33,6 +34,8 @@ class Attempts:
         self._records = port.records_starts
         self._most = spec.options.retry.attempts
         self._handler = handler
+        self._traced: Handler | None = None
+        self._spec = spec
         self._settler = settler
         self._guard = guard
         self._clock = clock
@@ -43,6 +46,16 @@ class Attempts:
     def look_again(self) -> None:
         """Whoever waits with a delivery that was handed back lets go of it."""
         self._waits.wake_all()
+
+    def handler(self) -> Handler:
+        """What is called for what starts now: where flows are traced, with a span around it."""
+        if not TRACING.is_on:
+            return self._handler
+        if self._traced is None:
+            from .tracing import traced  # loads OpenTelemetry
+
+            self._traced = traced(self._handler, self._spec, self._port.system)
+        return self._traced
 
     # --- before a start ---------------------------------------------------------------------------
 
@@ -112,7 +125,7 @@ class Attempts:
         CURRENT.set(delivery)
         delivery.deadline = lane.deadline = self._monotonic() + lane.timeout
         try:
-            result = await self._handler(delivery)
+            result = await self.handler()(delivery)
         except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
             return self._settler.raised(lane, delivery, error)
         if result is None and not lane.cancels:

@@ -11,6 +11,7 @@ from contracts.bus import Call, CallReply, Provider, ProviderInfo, ProviderSpec
 from contracts.errors import BusClosed, CallError
 from contracts.event import dump_event
 from contracts.patterns import check_type_name
+from contracts.tracing import TRACING
 
 from .calls import Answer, Offer, PendingCalls, timed_out
 from .clock import Clock, Ids
@@ -48,10 +49,21 @@ class Caller:
     async def request(
         self, capability: str, query: BaseModel | str, *, source: str, timeout: float, target: str
     ) -> list[CallReply]:
+        if TRACING.is_on:
+            from .tracing import Asking  # loads OpenTelemetry
+
+            with Asking(capability) as asking:
+                return await self._request(capability, query, source, timeout, target, asking.trace)
+        return await self._request(capability, query, source, timeout, target, None)
+
+    async def _request(
+        self, capability: str, query: BaseModel | str, source: str, timeout: float, target: str,
+        trace: str | None,
+    ) -> list[CallReply]:  # fmt: skip
         offers = self._broker.directory.choose(capability, self._replica, target)
         deadline = self._broker.clock.monotonic() + timeout
         data = query if isinstance(query, str) else dump_event(query).decode()
-        pending = [self._ask(offer, data, source, timeout, deadline) for offer in offers]
+        pending = [self._ask(offer, data, source, timeout, deadline, trace) for offer in offers]
         try:
             await asyncio.wait(pending, timeout=max(0.0, timeout))
         finally:
@@ -65,12 +77,12 @@ class Caller:
         return [offer.info for offer in self._broker.directory.reachable(self._replica)]
 
     def _ask(
-        self, offer: Offer, data: str, source: str, timeout: float, deadline: float
+        self, offer: Offer, data: str, source: str, timeout: float, deadline: float, trace: str | None
     ) -> asyncio.Future[Answer]:
         spec = offer.spec
         call = Call(
             id=self._broker.ids(), capability=spec.capability, provider=spec.provider,
-            source=source, data=data, timeout=timeout,
+            source=source, data=data, timeout=timeout, trace=trace,
         )  # fmt: skip
         future = self.pending.expect(call.id, offer)
         offer.serve(call, deadline, self.pending.answer)

@@ -21,6 +21,7 @@ from contracts.errors import (
     ProviderFailed,
     ProviderLost,
 )
+from contracts.tracing import TRACING
 
 from .clock import Clock
 from .directory import Directory
@@ -152,7 +153,7 @@ class Offer:
         limit = asyncio.timeout(self.spec.timeout)
         try:
             async with limit:
-                reply = await self.provider(call)
+                reply = await self._provide(call)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -163,6 +164,14 @@ class Offer:
             answer(call.id, self._failed(failed))
         else:
             answer(call.id, self._answer(reply))
+
+    async def _provide(self, call: Call) -> CallReply:
+        if not TRACING.is_on:
+            return await self.provider(call)
+        from .tracing import executing  # loads OpenTelemetry
+
+        with executing(call, self.spec.plugin_id):
+            return await self.provider(call)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         left = self.tasks.pop(task, None)

@@ -149,13 +149,14 @@ class DeliveryLoop:
         Every name in this loop is local and every step inline, because it runs once for each message and
         group. It goes by batches: a generator of deliveries alone would cost a tenth of each.
         """
-        handler, timeout, acknowledge = self._handler, lane.timeout, self._port.acknowledge
+        timeout, acknowledge = lane.timeout, self._port.acknowledge
         monotonic, begin, note = self._clock.monotonic, CURRENT.set, self._note_start
         batches, admit = self._batches(self._attempts.admit)
         for batch in batches:
             if batch is None:
                 await self._sleep(lane)
                 continue
+            handler = self._attempts.handler()
             for delivery in batch:
                 part = delivery.part
                 if not delivery.is_open:
@@ -196,7 +197,7 @@ class DeliveryLoop:
 
     async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901, PLR0912 - one loop, as above
         """The same for a subscription with policies."""
-        handler, timeout, settler, attempts = self._handler, lane.timeout, self._settler, self._attempts
+        timeout, settler, attempts = lane.timeout, self._settler, self._attempts
         monotonic, begin, check, note = self._clock.monotonic, CURRENT.set, guard.check, self._note_start
         worked = settler.worked if guard.hears else self._port.acknowledge
         batches, admit = self._batches(attempts.may_start)
@@ -204,6 +205,7 @@ class DeliveryLoop:
             if batch is None:
                 await self._sleep(lane)
                 continue
+            handler = self._attempts.handler()
             for delivery in batch:
                 part = delivery.part
                 if not delivery.is_open or (part.irregular and not admit(delivery)):

@@ -19,6 +19,8 @@ class Port(Protocol):
     """What a backend gives the loop of one group on one bus. Nothing here waits."""
 
     replica: str
+    system: str
+    """What `messaging.system` says."""
     records_starts: bool
     """Whether `begin` must be awaited before what was out of line is started."""
 

@@ -67,6 +67,7 @@ class Settler:
         timed_out = lane.is_timed_out
         lane.recover()
         if isinstance(error, KeyboardInterrupt | GeneratorExit) or _is_cancelled(lane, error):
+            _end_span(delivery, "cancelled")
             self._port.give_back(delivery)
             raise error
         return self.failed(lane, delivery, self._too_long(error) if timed_out else error)
@@ -88,8 +89,10 @@ class Settler:
             self._guard.ended(delivery, False)
         if result.action == "discard":
             self.settle(delivery, Discarded(result.reason))
+            _end_span(delivery, "discard", _asked(result))
         else:
             self.settle(delivery, Dead("asked", _asked(result)))
+            _end_span(delivery, "dead_letter", _asked(result), is_last=True)
         return None
 
     async def _publish_returned(self, lane: Lane, delivery: Delivery, result: EventResult) -> Again | None:
@@ -100,6 +103,7 @@ class Settler:
         except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane
             return self.raised(lane, delivery, error)
         self.worked(delivery)
+        _end_span(delivery, "")
         return None
 
     # --- failures ---------------------------------------------------------------------------------
@@ -141,6 +145,7 @@ class Settler:
             self._spec.group, delivery.attempt, self._policy.attempts, delivery.type, delivery.id,
             self._next_step(decision), error,
         )  # fmt: skip
+        _end_span(delivery, *_told(decision, error), is_last=isinstance(decision, Dead))
         if not delivery.is_open:
             self._port.settle(delivery, Parked(None, error))  # refused and counted: another owner has it
         elif isinstance(decision, Again):
@@ -183,3 +188,25 @@ def _asked(result: EventResult) -> ErrorInfo:
 def _is_cancelled(lane: Lane, error: BaseException) -> bool:
     """Whether the lane itself is meant, not something that the handler waited for."""
     return isinstance(error, asyncio.CancelledError) and lane.task.cancelling() > 0
+
+
+def _end_span(
+    delivery: Delivery, outcome: str, error: ErrorInfo | None = None, *, is_last: bool = False
+) -> None:
+    if delivery.span is not None:
+        from .tracing import ended  # loaded already: there is a span
+
+        ended(delivery.span, outcome, error, is_last=is_last)
+
+
+def _told(decision: Decision, error: ErrorInfo) -> tuple[str, ErrorInfo]:
+    """How a failed attempt ends, in a word."""
+    match decision:
+        case Parked() | Again():
+            return "retry", error
+        case Pause():
+            return "pause", error
+        case Discarded():
+            return "discard", error
+        case _:
+            return "dead_letter", error

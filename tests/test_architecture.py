@@ -22,6 +22,8 @@ ALLOWED = {
 EXTRA = {
     "bus/conformance/": {"pytest", "hypothesis"},
     "bus/redis_streams/": {"redis", "hiredis"},
+    "bus/tracing.py": {"opentelemetry"},  # its API alone
+    "kernel/tracing.py": {"opentelemetry"},
     "kernel/state.py": {"platformdirs"},
     "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},
@@ -147,3 +149,14 @@ def test_the_flat_lists_are_one() -> None:
     assert plugbus.__all__ == contracts.__all__
     for name in plugbus.__all__:
         assert getattr(plugbus, name) is getattr(contracts, name)
+
+
+@pytest.mark.parametrize("file", ["bus/tracing.py", "kernel/tracing.py", "plugins/gateway/tracing.py"])
+def test_spans_are_made_by_the_api_alone(file: str) -> None:
+    """Who gives it a provider is the application's or the telemetry plugin's business."""
+    found = {
+        node.module
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("opentelemetry")
+    }
+    assert found <= {"opentelemetry", "opentelemetry.trace"}

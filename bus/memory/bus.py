@@ -32,7 +32,9 @@ from contracts.errors import GroupConflict
 from contracts.event import AnyEvent, Receipt
 from contracts.message import Message
 from contracts.patterns import check_pattern
+from contracts.tracing import TRACING
 
+from .. import spans
 from ..checks import checked_id, checked_timeout, due, expiry
 from ..codec import SURELY_FITS, encode, plans, relayed
 from ..groups import Delivery, is_handling
@@ -44,7 +46,7 @@ from .hosting import Hosting
 from .positions import ends, read_position, write_position
 from .shared import shared_broker
 from .tail import MemoryTail
-from .taken import PlainMessage
+from .taken import SYSTEM, PlainMessage
 from .watch import RoomWaiter
 
 __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
@@ -111,6 +113,7 @@ class MemoryBus(Administration):
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT
             and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
+            and not TRACING.is_on
         ):  # fmt: skip
             plain = _new(PlainMessage)
             plain.source, plain.type, plain.version = source, plan.name, plan.version
@@ -137,12 +140,25 @@ class MemoryBus(Administration):
         if current is not None:
             ahead_ns = 0 if delay is None and at is None else due(now_ns, delay, at) - now_ns
             continue_chain(broker, message, current, ahead_ns)
-        if (delay is not None or at is not None) and (due_ns := due(now_ns, delay, at)) > now_ns:
+        due_ns = due(now_ns, delay, at) if delay is not None or at is not None else 0
+        if not TRACING.is_on:
+            return await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
+        sending = spans.sending(SYSTEM, message)
+        if sending is None:
+            return await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
+        with sending:
+            receipt = await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
+            sending.sent(message, receipt)
+            return receipt
+
+    async def _take(
+        self, message: Message, now_ns: int, due_ns: int, knows_id: bool, over: bool, timeout: float
+    ) -> Receipt:
+        if due_ns > now_ns:
             return self._delay(message, due_ns)
-        over = is_handling(current)
-        receipt = broker.publish(message, now_ns, id is not None, over)
+        receipt = self.broker.publish(message, now_ns, knows_id, over)
         if receipt is None:
-            receipt = await self._wait_for_room(message, id is not None, over, timeout)
+            receipt = await self._wait_for_room(message, knows_id, over, timeout)
         self._breath -= 1
         if not self._breath:
             await self._take_breath()
@@ -217,9 +233,16 @@ class MemoryBus(Administration):
         current = CURRENT.get()
         if current is not None:
             continue_chain(self.broker, message, current)
-        over = is_handling(current)
-        receipt = self.broker.publish(message, self.broker.clock.time_ns(), True, over)
-        return receipt or await self._wait_for_room(message, True, over, timeout)
+        now_ns = self.broker.clock.time_ns()
+        if not TRACING.is_on:
+            return await self._take(message, now_ns, 0, True, is_handling(current), timeout)
+        sending = spans.sending(SYSTEM, message)
+        if sending is None:
+            return await self._take(message, now_ns, 0, True, is_handling(current), timeout)
+        with sending:
+            receipt = await self._take(message, now_ns, 0, True, is_handling(current), timeout)
+            sending.sent(message, receipt)
+            return receipt
 
     # --- groups -----------------------------------------------------------------------------------
 

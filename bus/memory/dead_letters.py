@@ -6,7 +6,6 @@ import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
 
 from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.envelope import moment_of, nanoseconds_of
@@ -58,7 +57,7 @@ class DeadEntry:
             version=message.version,
             data=text,
             data_base64=raw,
-            traceparent=self.traceparent or cast("str | None", (message.extra or {}).get("traceparent")),
+            traceparent=self.traceparent or message.traceparent,
         )
 
     @property

@@ -25,6 +25,7 @@ from ..policy.dedupe import Settled
 from ..policy.timeout import Sweeper
 from ..port import Publish
 from ..turns import Turns
+from .taken import SYSTEM
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -41,6 +42,7 @@ class Hosting(Turns):
     ) -> None:  # fmt: skip
         super().__init__(spec, broker.clock, misses_what_is_trimmed=group.is_ephemeral)
         self.replica = replica
+        self.system = SYSTEM
         self.group = group
         self.version = spec.precedence
         self.parts: dict[GroupPartition, None] = {}

@@ -15,6 +15,9 @@ from contracts.message import Message
 if TYPE_CHECKING:
     from .partition import Partition
 
+SYSTEM = "inmemory"
+"""What `messaging.system` says."""
+
 
 class PlainMessage(Message):
     """A message of a shared object with nothing but its source; only `MemoryBus.publish` makes them."""
@@ -33,6 +36,7 @@ class PlainMessage(Message):
     depth = 0
     extra = None
     path = ()
+    trace = None
 
     @property
     def id(self) -> str:  # type: ignore[override]  # read-only: nobody writes it

@@ -7,6 +7,7 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
 from contracts.message import Message
+from contracts.tracing import TRACING
 
 if TYPE_CHECKING:
     from ..groups import Delivery
@@ -27,4 +28,8 @@ def without_cause() -> Variables:
     """A context for a long-lived task: what it does later is not caused by who started it."""
     context = copy_context()
     context.run(CURRENT.set, None)
+    if TRACING.is_on:
+        from ..tracing import forget  # loads OpenTelemetry
+
+        context.run(forget)
     return context

@@ -39,7 +39,9 @@ from contracts.event import AnyEvent, Receipt, dump_event
 from contracts.message import Message
 from contracts.messages.delivery import GroupResumed
 from contracts.patterns import check_pattern, check_type_name
+from contracts.tracing import TRACING
 
+from .. import spans
 from ..checks import check_open, checked_id, checked_timeout, closed, due, expiry
 from ..clock import Ids, SystemClock
 from ..codec import checked_size, encode, plans, relayed
@@ -54,6 +56,7 @@ from .dead_letters import DeadLetters
 from .errors import explained, may_pass
 from .hosting import RedisHosting
 from .inspection import is_quiet, look_at_group, look_at_topic
+from .layout import SYSTEM
 from .offers import RedisOffer
 from .packing import pack_plain
 from .positions import read_position, write_position
@@ -264,6 +267,7 @@ class RedisBus:
         if (
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT and plan is not None
+            and not TRACING.is_on
         ):  # fmt: skip
             # The way of most events is written out here: each call less is felt at every publish.
             data = checked_size(plan.name, dump_event(event))
@@ -292,10 +296,7 @@ class RedisBus:
             when = (
                 f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
             )
-        receipt = await core.publisher.publish(
-            message, repeated=id is not None, handling=is_handling(current),
-            timeout=timeout, due=when,
-        )  # fmt: skip
+        receipt = await self._send(message, id is not None, is_handling(current), timeout, when)
         if when and not receipt.duplicate:
             core.delayed.expect(ahead_ns / 1e9)
         return receipt
@@ -328,9 +329,21 @@ class RedisBus:
         current = CURRENT.get()
         if current is not None:
             continue_chain(self._core, message, current)
-        return await self._core.publisher.publish(
-            message, repeated=True, handling=is_handling(current), timeout=timeout
-        )
+        return await self._send(message, True, is_handling(current), timeout)
+
+    async def _send(
+        self, message: Message, repeated: bool, handling: bool, timeout: float, due: str = ""
+    ) -> Receipt:
+        publish = self._core.publisher.publish
+        if not TRACING.is_on:
+            return await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
+        span = spans.sending(SYSTEM, message)
+        if span is None:
+            return await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
+        with span:
+            receipt = await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
+            span.sent(message, receipt)
+            return receipt
 
     # --- groups -------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from contracts.bus import DeadLetter, DeadLetterSelection
 from contracts.envelope import moment_of, nanoseconds_of
@@ -44,7 +44,6 @@ class Found:
     def letter(self) -> DeadLetter:
         meta, message = self.meta, self.message
         text, encoded = _readable(message.data)
-        origin = cast("str | None", (message.extra or {}).get("traceparent"))
         return DeadLetter(
             id=meta["id"],
             group=self.group,
@@ -59,7 +58,7 @@ class Found:
             version=message.version,
             data=text,
             data_base64=encoded,
-            traceparent=meta.get("traceparent") or origin,
+            traceparent=meta.get("traceparent") or message.traceparent,
         )
 
 

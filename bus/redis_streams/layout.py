@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+SYSTEM = "redis"
+"""What `messaging.system` says."""
+
 LAYOUT = 1
 """Version of what lies in Redis; another one is refused."""
 FIRST = b"0-0"

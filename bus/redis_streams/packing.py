@@ -70,6 +70,9 @@ class StoredMessage(Message):
 
     def __getattr__(self, name: str) -> Any:
         """Of a slot that is not filled yet."""
+        if name == "trace":
+            self.trace = None
+            return None
         if name not in _LATER:
             raise AttributeError(name)
         head = from_json(self._head)
@@ -88,8 +91,10 @@ def pack(message: Message) -> Fields:
     head = _head(message).encode()
     data = message.data
     line = b"%08x" % zlib.crc32(kind + head + data)
-    if message.depth:
+    if message.depth or message.trace is not None:
         line += f" {message.depth} {json.dumps(message.path)}".encode()
+    if message.trace is not None:
+        line += b"\n" + message.trace.encode()
     return kind, head, data, line
 
 
@@ -119,7 +124,10 @@ def unpack(fields: Fields, entry: bytes, order: int | None = None) -> StoredMess
         message._head, message.expires_ns = head, None
     else:
         _fill(message, _parsed(head))
-    message.depth, message.path = (0, ()) if len(line) == 8 else _chain(line)
+    if len(line) == 8:
+        message.depth, message.path = 0, ()
+    else:
+        message.depth, message.path, message.trace = _chain(line)
     return message
 
 
@@ -205,10 +213,12 @@ def _maybe(value: object) -> str | None:
     return value
 
 
-def _chain(line: bytes) -> tuple[int, tuple[str, ...]]:
+def _chain(line: bytes) -> tuple[int, tuple[str, ...], str | None]:
+    """Depth and path of what led to it; where flows are traced, the span that has sent it."""
     try:
-        _, depth, path = line.split(b" ", 2)
-        return int(depth), tuple(json.loads(path))
+        chain, newline, trace = line.partition(b"\n")
+        _, depth, path = chain.split(b" ", 2)
+        return int(depth), tuple(json.loads(path)), trace.decode("ascii") if newline else None
     except (ValueError, TypeError) as error:
         raise Undecodable(f"its bus line is {line[:40]!r}") from error
 

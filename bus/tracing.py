@@ -1,0 +1,317 @@
+"""Spans of the bus, by OpenTelemetry's messaging conventions (semantic conventions 1.44).
+
+Imported only where flows are traced. A message carries the context of the span that has sent it. Whether a
+flow is sampled is decided once, where it begins: what comes with a context that is not sampled makes no span,
+and its context is handed on as it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from opentelemetry import context as variables
+from opentelemetry import trace
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
+
+from contracts.bus import Call, Handler, SubscriptionSpec
+from contracts.errors import ErrorInfo
+from contracts.event import EventResult, Receipt
+from contracts.message import Message, PluginEvent
+from contracts.patterns import topic_of
+from contracts.tracing import read_trace
+
+from .policy.causes import CURRENT
+
+if TYPE_CHECKING:
+    from .groups import Delivery
+
+T = TypeVar("T")
+
+SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+_WORKED = EventResult.ok()
+"""Stands for None, so that the settler hears of the end of a traced attempt."""
+
+
+@functools.cache
+def tracer() -> Tracer:
+    """One for the process: it follows the provider that is in force."""
+    return trace.get_tracer("plugbus", schema_url=SCHEMA)
+
+
+# --- contexts ---------------------------------------------------------------------------------------------
+
+# Contexts travel as text, and OpenTelemetry has objects for them. Most are made and read in one process, and
+# those that are not sampled are the same for a whole flow: so what was converted lately is kept.
+_KEPT = 4_096
+_contexts: dict[str, SpanContext] = {}
+_unsampled: dict[str, variables.Context] = {}
+_last: tuple[SpanContext, str] = (trace.INVALID_SPAN_CONTEXT, "")
+
+
+def text_of(context: SpanContext) -> str:
+    """As it travels: `str` of a `contracts.tracing.TraceContext`."""
+    global _last  # noqa: PLW0603 - many events are published below one span
+    if _last[0] is context:
+        return _last[1]
+    text = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    if context.trace_state:
+        text = f"{text} {context.trace_state.to_header()}"
+    _keep(_contexts, text, context)
+    _last = context, text
+    return text
+
+
+def context_of(text: str) -> SpanContext | None:
+    """The inverse; None for what is no context."""
+    found = _contexts.get(text)
+    if found is None:
+        said = read_trace(text)
+        if said is None:
+            return None
+        state = TraceState.from_header([said.state]) if said.state else None
+        found = SpanContext(
+            int(said.trace_id, 16), int(said.span_id, 16), True, TraceFlags(said.flags), state
+        )  # fmt: skip
+        _keep(_contexts, text, found)
+    return found
+
+
+def _keep(kept: dict[str, T], text: str, what: T) -> None:
+    if len(kept) >= _KEPT:
+        kept.clear()
+    kept[text] = what
+
+
+def here() -> SpanContext | None:
+    """Of whoever publishes: the span that is current, else the event that is being handled."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return context
+    current = CURRENT.get()
+    if current is None:
+        return None
+    if current.span is not None:  # what its handler has returned is published behind it
+        found: SpanContext = current.span.get_span_context()
+        return found
+    return None if current.message.trace is None else context_of(current.message.trace)
+
+
+def forget() -> None:
+    """From here on nothing is below what was current."""
+    variables.attach(variables.Context())
+
+
+def _around(span: Span) -> variables.Context:
+    return trace.set_span_in_context(span)
+
+
+def _below(parent: SpanContext | None) -> variables.Context:
+    return variables.Context() if parent is None else _around(NonRecordingSpan(parent))
+
+
+def _is_sampled(text: str) -> bool:
+    return text[54:55] in "13579bdf"  # the last digit of the flags
+
+
+# --- sending ----------------------------------------------------------------------------------------------
+
+
+def sending(system: str, message: Message) -> Sending | None:
+    """`message` gets its trace. What comes back is the span, to be used `with`; None: it is not sampled."""
+    parent = here()
+    if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
+        message.trace = text_of(parent)
+        return None
+    topic = topic_of(message.type)
+    span = tracer().start_span(
+        f"publish {topic}", _below(parent), SpanKind.PRODUCER,
+        {
+            "messaging.operation.name": "publish", "messaging.operation.type": "send",
+            "messaging.system": system, "messaging.destination.name": topic,
+            "cloudevents.event_type": message.type,
+        },
+    )  # fmt: skip
+    message.trace = text_of(span.get_span_context())
+    return Sending(span) if span.is_recording() else None
+
+
+class Sending:
+    """One event that is published: say what came of it."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def sent(self, message: Message, receipt: Receipt) -> None:
+        more, place = _names_of(message, receipt.id), receipt.position.partition("/")[2]
+        if place:
+            more["messaging.destination.partition.id"] = place.partition(":")[0]
+        if receipt.duplicate:
+            more["plugbus.outcome"] = "duplicate"
+        self._span.set_attributes(more)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _close(self._span, error)
+
+
+def _names_of(message: Message, id: str) -> dict[str, str]:
+    # Each attribute costs the SDK more than a microsecond: what another one says already is left out.
+    found = {"messaging.message.id": id}
+    if message.correlationid is not None and message.correlationid != id:
+        found["messaging.message.conversation_id"] = message.correlationid
+    if message.subject is not None:
+        found["cloudevents.event_subject"] = message.subject
+    return found
+
+
+# --- handling ---------------------------------------------------------------------------------------------
+
+
+def traced(handler: Handler, spec: SubscriptionSpec, system: str) -> Handler:
+    """`handler`, in a span for each attempt of what is sampled; the settler ends it, see `ended`."""
+    attributes = {
+        "messaging.operation.name": "process", "messaging.operation.type": "process",
+        "messaging.system": system, "messaging.consumer.group.name": spec.group,
+    }  # fmt: skip
+
+    async def handle(event: PluginEvent) -> EventResult | None:
+        """It is a `Delivery`: the loop calls it."""
+        text = event.message.trace
+        if text is not None and not _is_sampled(text):
+            token = variables.attach(_unsampled.get(text) or _unsampled_in(text))
+            try:
+                return await handler(event)
+            finally:
+                variables.detach(token)
+        span = _start(cast("Delivery", event), None if text is None else context_of(text), attributes)
+        token = variables.attach(_around(span))
+        event.span = span
+        try:
+            result = await handler(event)
+        finally:
+            variables.detach(token)
+        return _WORKED if result is None else result
+
+    return handle
+
+
+def _unsampled_in(text: str) -> variables.Context:
+    context = _below(context_of(text))
+    _keep(_unsampled, text, context)
+    return context
+
+
+def _start(event: Delivery, origin: SpanContext | None, attributes: dict[str, Any]) -> Span:
+    message = event.message
+    topic = topic_of(message.type)
+    more: dict[str, Any] = {
+        **attributes, **_names_of(message, message.id), "messaging.destination.name": topic,
+        "messaging.destination.partition.id": str(event.part.number),
+        "cloudevents.event_type": message.type,
+    }  # fmt: skip
+    if event.attempt > 1:  # as a child of the same span: what tells the attempts apart
+        more["plugbus.attempt"] = event.attempt
+    if event.replayed:
+        more["plugbus.replayed"] = True
+    links = () if origin is None else (Link(origin),)
+    return tracer().start_span(f"process {topic}", _below(origin), SpanKind.CONSUMER, more, links=links)
+
+
+def ended(span: Any, outcome: str, error: ErrorInfo | None = None, *, is_last: bool = False) -> None:
+    """The attempt is over. Only a failure that is the last one is an error of the flow."""
+    if not span.is_recording():
+        return
+    if outcome:
+        span.set_attribute("plugbus.outcome", outcome)
+    if error is not None:
+        span.add_event("exception", {"exception.type": error.type, "exception.message": error.message})
+    if is_last:
+        kind = error.type if error is not None else outcome
+        span.set_attribute("error.type", kind)
+        span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else outcome))
+    span.end()
+
+
+# --- calls ------------------------------------------------------------------------------------------------
+
+
+class Asking:
+    """One request to a capability, whoever answers it: `with` it, and hand its `trace` on with the call."""
+
+    __slots__ = ("_span", "trace")
+
+    def __init__(self, capability: str) -> None:
+        parent = here()
+        self._span: Span | None = None
+        if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
+            self.trace = text_of(parent)
+            return
+        self._span = tracer().start_span(capability, _below(parent), SpanKind.CLIENT, _call(capability))
+        self.trace = text_of(self._span.get_span_context())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            _close(self._span, error)
+
+
+@contextlib.contextmanager
+def executing(call: Call, plugin_id: str) -> Iterator[None]:
+    """What a provider does for a call, below the span of who asked."""
+    origin = None if call.trace is None else context_of(call.trace)
+    if origin is not None and not origin.trace_flags & TraceFlags.SAMPLED:
+        span: Span = NonRecordingSpan(origin)
+    else:
+        attributes = {**_call(call.capability), "plugbus.plugin.id": plugin_id}
+        span = tracer().start_span(call.capability, _below(origin), SpanKind.SERVER, attributes)
+    token = variables.attach(_around(span))
+    try:
+        yield
+    except BaseException as error:
+        _close(span, error)
+        raise
+    else:
+        _close(span, None)
+    finally:
+        variables.detach(token)
+
+
+def _call(capability: str) -> dict[str, str]:
+    return {"rpc.system": "plugbus", "rpc.method": capability}
+
+
+def _close(span: Span, error: BaseException | None) -> None:
+    if error is not None:
+        span.set_attribute("error.type", _type_of(error))
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+    span.end()
+
+
+def _type_of(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,138 @@
+"""What tracing costs a hop, publish to handled: `python tests/benchmarks/bus_tracing.py`.
+
+One subscriber with an empty handler on the memory bus, the events and the bursts of `bus_memory.py`.
+Processor time of the median burst; the cost is the difference to tracing off. Spans go to a batch processor
+and an exporter that throws them away. The plain SDK is what one writes by hand around publish and handler:
+context managers, three attributes each, the context injected into a dict and extracted from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from bus_memory import BURST, EVENTS
+from opentelemetry import context, propagate, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from rounds import Result, interleave, table
+
+from bus.memory import MemoryBus
+from contracts.bus import SubscriptionSpec
+from contracts.message import PluginEvent
+from contracts.tracing import TRACING
+
+CASES = ("off", "not sampled", "1 %", "100 %", "plain SDK, 1 %", "plain SDK, 100 %")
+FLOORS = {"not sampled": 3.0, "1 %": 3.0, "100 %": 40.0}
+"""Microseconds of a hop at most. `1 %`: each event begins a flow, so that each is decided; `not sampled`: it
+comes with a context, from a request for instance, in which that was decided."""
+SPEC = SubscriptionSpec(group="bench.handle", plugin_id="bench", handler="handle", patterns=("bench.trade",))
+
+
+class Nowhere(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+def provide(ratio: float) -> None:
+    sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
+    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=100_000))
+    trace.set_tracer_provider(provider)
+
+
+@contextlib.contextmanager
+def flow(case: str) -> Iterator[None]:
+    """Whatever the burst is published in."""
+    if case != "not sampled":
+        yield
+        return
+    span = NonRecordingSpan(SpanContext(1 << 100, 1 << 50, is_remote=True, trace_flags=TraceFlags(0)))
+    token = context.attach(trace.set_span_in_context(span))
+    yield
+    context.detach(token)
+
+
+async def measure(case: str, seconds: float) -> Result:
+    is_plain = case.startswith("plain")
+    if case != "off":
+        provide(0.01 if case.endswith("1 %") else 1.0)
+        TRACING.is_on = not is_plain
+    tracer = trace.get_tracer("bench")
+    attributes = {"messaging.system": "memory", "messaging.destination.name": "bench", "n": 1}
+    carriers: list[dict[str, str]] = []
+    async with MemoryBus() as bus:
+        calls = 0
+
+        async def handle(event: PluginEvent) -> None:
+            nonlocal calls
+            calls += 1
+
+        async def handle_in_a_span(event: PluginEvent) -> None:
+            nonlocal calls
+            found = propagate.extract(carriers[calls])
+            with tracer.start_as_current_span(
+                "process bench", context=found, kind=SpanKind.CONSUMER, attributes=attributes
+            ):
+                calls += 1
+
+        await bus.subscribe(SPEC, handle_in_a_span if is_plain else handle)
+        bursts, end = list[float](), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            carriers.clear()
+            calls = 0
+            start = time.process_time()
+            with flow(case):
+                for event in EVENTS:
+                    if is_plain:
+                        with tracer.start_as_current_span(
+                            "publish bench", kind=SpanKind.PRODUCER, attributes=attributes
+                        ):
+                            carrier: dict[str, str] = {}
+                            propagate.inject(carrier)
+                            carriers.append(carrier)
+                            await bus.publish(event, source="/bench")
+                    else:
+                        await bus.publish(event, source="/bench")
+            while calls < BURST:  # noqa: ASYNC110 - the loop itself is measured
+                await asyncio.sleep(0)
+            bursts.append(time.process_time() - start)
+    return {"micros": statistics.median(bursts) / BURST * 1e6}
+
+
+def report(found: dict[str, Result]) -> str:
+    plain = found["off"]["micros"]
+    rows = [["off", f"{plain:.2f} µs", "", ""]]
+    for case in CASES[1:]:
+        floor = f"{FLOORS[case]:g} µs" if case in FLOORS else ""
+        rows.append(
+            [case, f"{found[case]['micros']:.2f} µs", f"{found[case]['micros'] - plain:+.2f} µs", floor]
+        )
+    return table(["tracing", "a hop", "cost", "at most"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--case", choices=CASES, help="one case, one round, as JSON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
+    chosen = parser.parse_args()
+    if chosen.case:
+        print(json.dumps(asyncio.run(measure(chosen.case, chosen.seconds))))
+    else:
+        print(report(interleave(Path(__file__), CASES, chosen.rounds, chosen.seconds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A real SDK that keeps what was traced, and a bus of each kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from fault_tools.servers import Server, shared_server
+
+import bus.tracing
+from bus.memory import MemoryBroker, MemoryBus
+from bus.redis_streams import RedisBus
+from contracts.bus import BusLimits, EventBus
+from contracts.tracing import TRACING
+
+LIMITS = BusLimits(lease=2.0, partitions=2)
+
+
+class Spans:
+    """What was traced, in the order in which it ended."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+
+    @property
+    def all(self) -> list[ReadableSpan]:
+        return list(self._exporter.get_finished_spans())
+
+    def of(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.all if span.name == name]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    spans = Spans()
+    tracer = spans.provider.get_tracer("plugbus", schema_url=bus.tracing.SCHEMA)
+    monkeypatch.setattr(bus.tracing, "tracer", lambda: tracer)
+    monkeypatch.setattr(TRACING, "is_on", True)
+    yield spans
+    spans.provider.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> Server:
+    return shared_server("6.2")
+
+
+@pytest.fixture(params=["inmemory", "redis"])
+def system(request: pytest.FixtureRequest) -> str:
+    """What `messaging.system` says."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def event_bus(system: str, request: pytest.FixtureRequest) -> AsyncIterator[EventBus]:
+    if system == "redis":
+        server: Server = request.getfixturevalue("server")
+        server.command("FLUSHALL")
+        bus: EventBus = RedisBus(server.url, limits=LIMITS)
+    else:
+        bus = MemoryBus(MemoryBroker(limits=LIMITS))
+    await bus.open()
+    yield bus
+    await bus.close()
