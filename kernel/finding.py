@@ -20,6 +20,7 @@ Profile = Literal["run", "demo", "dev", "embedded"]
 BUILT_IN_DEFAULTS: dict[str, frozenset[Profile]] = {
     "gateway": frozenset({"run", "demo", "dev"}),
     "audit": frozenset({"run", "demo", "dev"}),
+    "telemetry": frozenset({"demo", "dev"}),
     "webhooks": frozenset({"demo"}),
     "host_monitor": frozenset({"demo"}),
     "alerts": frozenset({"demo"}),

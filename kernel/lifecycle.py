@@ -40,6 +40,7 @@ from .registry import Activity, Generation, PluginRecord, make_reason
 from .scope import Scope
 from .security import Audit, PermissionManager, SecurityManager
 from .settings import Deadlines, PluginSettings, Settings
+from .tracing import step_of
 
 S = PluginStatus
 T = TypeVar("T")
@@ -313,8 +314,9 @@ class PluginLifecycleManager:
         """Run the body under the deadline; a failure is recorded, announced and raised."""
         record.activity = activity
         try:
-            async with asyncio.timeout(deadline):
-                yield
+            with step_of(record.plugin_id, step):
+                async with asyncio.timeout(deadline):
+                    yield
         except TimeoutError as error:
             info = ErrorInfo.of(error).model_copy(
                 update={

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import MutableMapping
 from typing import Any
 
 from contracts.errors import PlugbusError
 from contracts.messages import ShowPlugin
+from contracts.tracing import TRACING
 from contracts.web import ASGIApp, EdgeContext
 
 from .problems import Problem, problem_of
@@ -33,7 +35,17 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         app, scope = self._route(scope)
-        if scope["type"] == "http":
+        if scope["type"] == "http" and TRACING.is_on:
+            from .tracing import QUIET, serve_traced  # loads OpenTelemetry
+
+            scope["fastapi.telemetry"] = (
+                None  # newer FastAPIs would make a SERVER span of their own below ours
+            )
+            if scope["path"] in QUIET:
+                await _guarded(app, scope, receive, send)
+            else:
+                await serve_traced(functools.partial(_guarded, app), scope, receive, send)
+        elif scope["type"] == "http":
             await _guarded(app, scope, receive, send)
         else:
             await app(scope, receive, send)

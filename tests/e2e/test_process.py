@@ -88,7 +88,7 @@ def test_demo_serves_tells_and_stops(tmp_path: Path) -> None:
 
         listed = json.loads(run(tmp_path, "plugin", "list", "--json").stdout)["items"]
         assert {item["plugin_id"]: item["status"] for item in listed} == dict.fromkeys(
-            ("audit", "alerts", "host_monitor", "webhooks", "gateway"), "started"
+            ("audit", "alerts", "host_monitor", "telemetry", "webhooks", "gateway"), "started"
         )
         assert run(tmp_path, "event", "publish", "demo.hello", "name=Ada", "--key", "k").returncode == 0
         assert run(tmp_path, "capability", "request", "alerts.active").returncode == 0

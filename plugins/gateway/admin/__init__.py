@@ -14,6 +14,7 @@ from .dead_letters import dead_letters_router
 from .events import events_router
 from .groups import groups_router
 from .plugins import plugins_router
+from .traces import traces_router
 
 
 def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) -> APIRouter:
@@ -24,4 +25,5 @@ def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) ->
     router.include_router(events_router(context, config, access))
     router.include_router(dead_letters_router(context, config, access))
     router.include_router(capabilities_router(context, config, access))
+    router.include_router(traces_router(context, access))
     return router

@@ -1,0 +1,148 @@
+"""Gives OpenTelemetry a provider, so that bus and kernel make spans.
+
+The last spans are kept in memory. They are exported as well, by OTLP over HTTP, where the standard variables
+ask for it: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_TRACES_EXPORTER=otlp`;
+`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and the others are the SDK's own. Where
+the application has a provider already, its exporters are used, and none is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from pydantic import BaseModel, Field
+
+from contracts.messages import ShowBus, ShowTrace, TraceRecord
+from contracts.tracing import TRACING
+from plugbus import BasePlugin, provides
+
+from .record import FlowRecord
+
+log = logging.getLogger("plugbus.telemetry")
+
+_LAST = 1.5
+"""Seconds that what is not exported yet may take at the end."""
+
+
+class Settings(BaseModel, extra="forbid"):
+    spans: int = Field(default=20_000, ge=1)
+
+
+class Gate(SpanProcessor):
+    """A provider keeps its processors for ever: this one lets go of what was behind it when it is shut."""
+
+    def __init__(self, *behind: SpanProcessor) -> None:
+        self._behind = behind
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        for processor in self._behind:
+            processor.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        for processor in self._behind:
+            processor.on_end(span)
+
+    def shut(self) -> None:
+        self._behind = ()
+
+    def shutdown(self) -> None:
+        """Whoever opened it ends what is behind it."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return all(processor.force_flush(timeout_millis) for processor in self._behind)
+
+
+class Telemetry(BasePlugin):
+    """Traces flows while it runs."""
+
+    record: FlowRecord
+    _gate: Gate
+    _export: SpanProcessor | None
+    _replica: str
+
+    async def start(self) -> None:
+        settings = self.read_config(Settings)
+        self.record = FlowRecord(settings.spans)
+        self._replica = (await self.context.request(ShowBus())).replica
+        provider, is_ours = provider_in_force()
+        self._export = exporting(os.environ) if is_ours else None
+        self._gate = Gate(self.record) if self._export is None else Gate(self.record, self._export)
+        provider.add_span_processor(self._gate)
+        TRACING.is_on = True
+
+    @provides
+    async def show(self, asked: ShowTrace) -> TraceRecord:
+        record, oldest = self.record, self.record.oldest_ns
+        return TraceRecord(
+            replica=self._replica,
+            steps=tuple(record.steps(asked.id)), kept=len(record), most=record.most, dropped=record.dropped,
+            oldest=None if oldest is None else datetime.fromtimestamp(oldest / 1e9, UTC),
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        TRACING.is_on = False
+        self._gate.shut()
+        if self._export is not None:
+            await within(_LAST, self._export.shutdown)
+
+
+def provider_in_force() -> tuple[TracerProvider, bool]:
+    """That of the application, else one of ours, which stays as long as the process; whether it is ours."""
+    found = trace.get_tracer_provider()
+    if isinstance(found, TracerProvider):
+        return found, getattr(found, "made_by", "") == "plugbus"
+    more = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "plugbus"}
+    ours = TracerProvider(resource=Resource.create(more), shutdown_on_exit=False)
+    ours.made_by = "plugbus"  # type: ignore[attr-defined]  # another generation of this plugin finds it
+    trace.set_tracer_provider(ours)
+    return ours, True
+
+
+def is_export_wanted(environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    wanted = environment.get("OTEL_TRACES_EXPORTER", "").split(",")
+    if "none" in wanted:
+        return False
+    return "otlp" in wanted or any(
+        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", "TRACES_ENDPOINT")
+    )
+
+
+def exporting(environment: Mapping[str, str]) -> SpanProcessor | None:
+    """What exports, in a thread of its own; what does not fit into its queue is dropped and counted by it."""
+    if not is_export_wanted(environment):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    return BatchSpanProcessor(OTLPSpanExporter())
+
+
+async def within(seconds: float, end: Callable[[], object]) -> None:
+    """Return when `end` has, or after that time; the process need not wait for it."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            end()
+        except Exception:
+            log.exception("the exporter could not be ended")
+        finally:
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="plugbus:telemetry:end", daemon=True).start()
+    try:
+        async with asyncio.timeout(seconds):
+            await done.wait()
+    except TimeoutError:
+        log.warning("spans that were not exported within %g s are lost: the backend does not answer", seconds)

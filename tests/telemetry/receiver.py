@@ -1,0 +1,111 @@
+"""An OTLP/HTTP backend of the tests' own: decodes what comes, and may be slow, or say no."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+
+KINDS = {number: name.removeprefix("SPAN_KIND_").lower() for name, number in ProtoSpan.SpanKind.items()}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One span, as it came over the wire."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    kind: str
+    attributes: dict[str, Any]
+    links: tuple[tuple[str, str], ...]
+    events: tuple[tuple[str, dict[str, Any]], ...]
+    is_error: bool
+    resource: dict[str, Any]
+    scope: str
+    schema_url: str
+
+
+@dataclass
+class Receiver:
+    """`with` it; `url` is what `OTEL_EXPORTER_OTLP_ENDPOINT` wants."""
+
+    status: int = 200
+    delay: float = 0.0
+    """Seconds until it answers."""
+    spans: list[Exported] = field(default_factory=list)
+    requests: int = 0
+
+    def __enter__(self) -> Self:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                receiver.requests += 1
+                time.sleep(receiver.delay)
+                if receiver.status == 200 and self.path == "/v1/traces":
+                    receiver.spans += decoded(body)
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(receiver.status)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *args: Any) -> None:
+                """Nobody reads it."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="otlp receiver")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def named(self, name: str) -> list[Exported]:
+        return [span for span in self.spans if span.name == name]
+
+
+def decoded(body: bytes) -> list[Exported]:
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        Exported(
+            span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name, KINDS[span.kind],
+            _values(span.attributes),
+            tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
+            tuple((event.name, _values(event.attributes)) for event in span.events),
+            span.status.code == span.status.STATUS_CODE_ERROR,
+            _values(resource.resource.attributes), scope.scope.name, scope.schema_url,
+        )
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]  # fmt: skip
+
+
+def _values(pairs: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}

@@ -1,0 +1,120 @@
+"""The telemetry plugin: what it keeps, what it exports and when, and that a bad backend delays nobody."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from receiver import Receiver
+
+from plugins.telemetry.record import FlowRecord
+from plugins.telemetry.telemetry import is_export_wanted
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_wanted"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+    ],
+)
+def test_the_standard_variables_switch_export_on(environment: Mapping[str, str], is_wanted: bool) -> None:
+    assert is_export_wanted(environment) == is_wanted
+
+
+def test_the_record_keeps_the_last_spans_and_counts_the_others() -> None:
+    """By trace and by event; nothing of what is dropped is found any more."""
+    record, provider = FlowRecord(3), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(record)
+    tracer, ids = provider.get_tracer("test"), list[str]()
+    for number in range(5):
+        with tracer.start_as_current_span(
+            f"s{number}", attributes={"messaging.message.id": f"e{number}"}
+        ) as span:
+            ids.append(f"{span.get_span_context().trace_id:032x}")
+    assert (len(record), record.dropped) == (3, 2)
+    assert [step.name for id in ids for step in record.steps(id)] == ["s2", "s3", "s4"]
+    assert record.steps("e1") == []
+    [step] = record.steps("e4")
+    assert (step.name, step.event_id, step.trace_id) == ("s4", "e4", ids[4])
+    assert record.steps("no id of anything") == []
+    assert record.oldest_ns is not None
+    assert not record._by_event.keys() - {"e2", "e3", "e4"}
+
+
+FLOW = """
+    import asyncio, sys, time
+    from bus.memory import MemoryBus
+    from contracts.bus import SubscriptionSpec
+    from contracts.event import EventData
+    from contracts.tracing import TRACING
+    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force, within
+    import os
+
+    async def main():
+        provider, is_ours = provider_in_force()
+        export = exporting(os.environ)
+        provider.add_span_processor(Gate(export))
+        TRACING.is_on = True
+        spec = SubscriptionSpec(group="a.b", plugin_id="a", handler="b", patterns=("x.*",))
+        async with MemoryBus() as bus:
+            async def handle(event): pass
+            await bus.subscribe(spec, handle)
+            began = time.perf_counter()
+            for n in range(3000):
+                await bus.publish(EventData(type="x.y", data="{}"), source="/t")
+            await bus.quiet()
+            print("handled", time.perf_counter() - began)
+        began = time.perf_counter()
+        await within(1.5, export.shutdown)
+        print("ended", time.perf_counter() - began)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["down", "says 500", "slow"])
+def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
+    """Everything is handled, and the process has ended within two seconds of its work."""
+    receiver = Receiver(status=500 if how == "says 500" else 200, delay=5.0 if how == "slow" else 0.0)
+    with receiver:
+        url = "http://127.0.0.1:9" if how == "down" else receiver.url
+        began = time.monotonic()
+        done = subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, "-c", textwrap.dedent(FLOW)], cwd=ROOT, capture_output=True, text=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin", "OTEL_EXPORTER_OTLP_ENDPOINT": url}, timeout=60,
+        )  # fmt: skip
+        took = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split() for line in done.stdout.splitlines())
+    assert float(said["ended"]) < 2.0
+    assert took < float(said["handled"]) + 2.0 + 5.0, done.stderr
+
+
+def test_what_is_exported_arrives_whole() -> None:
+    with Receiver() as receiver:
+        done = subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, "-c", textwrap.dedent(FLOW)], cwd=ROOT, capture_output=True, text=True,
+            check=False,
+            env={"PATH": "/usr/bin:/bin", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+                 "OTEL_BSP_MAX_QUEUE_SIZE": "100000", "OTEL_SERVICE_NAME": "shop"},
+            timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(receiver.named("publish x")) == len(receiver.named("process x")) == 3000
+        assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
+        assert {span.schema_url for span in receiver.spans} == {"https://opentelemetry.io/schemas/1.44.0"}
