@@ -43,6 +43,11 @@ class Delivery(PluginEvent):
     """In flight: neither settled nor handed back nor taken over."""
 
     @property
+    def handled_by(self) -> tuple[str, int]:
+        owner = self.part.owner
+        return self.part.group.partition(".")[0], 0 if owner is None else owner.spec.generation
+
+    @property
     def entry(self) -> Entry | None:
         """None on the straight way."""
         return getattr(self, "_entry", None)

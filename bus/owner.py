@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from contracts.bus import SubscriptionSpec
+
 from .groups import GroupPartition
 
 
@@ -11,6 +13,7 @@ class Owner(Protocol):
     """Who takes from a partition."""
 
     replica: str
+    spec: SubscriptionSpec
 
     def rouse(self, part: GroupPartition) -> None:
         """There is something to take again, after `take` had found nothing."""

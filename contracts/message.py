@@ -10,6 +10,7 @@ import builtins
 import json
 import uuid
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
@@ -212,6 +213,11 @@ class PluginEvent:
         self._attempt = attempt
 
     @property
+    def handled_by(self) -> tuple[str, int]:
+        """Plugin and generation whose handler this attempt is of; empty where no bus has delivered it."""
+        return "", 0
+
+    @property
     def span(self) -> Any:
         """The OpenTelemetry span of this attempt; None where it is not traced."""
         return getattr(self, "_span", None)
@@ -272,6 +278,10 @@ class PluginEvent:
                 WireEvent.pack, return_schema=wire
             ),
         )
+
+
+HANDLING: ContextVar[PluginEvent | None] = ContextVar("plugbus_handling", default=None)
+"""The attempt that runs in this context, and in the tasks that its handler starts."""
 
 
 class WireEvent(BaseModel):

@@ -24,6 +24,7 @@ EXTRA = {
     "bus/redis_streams/": {"redis", "hiredis"},
     "bus/tracing.py": {"opentelemetry"},  # its API alone
     "kernel/tracing.py": {"opentelemetry"},
+    "kernel/records.py": {"opentelemetry"},
     "kernel/state.py": {"platformdirs"},
     "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},
@@ -151,7 +152,9 @@ def test_the_flat_lists_are_one() -> None:
         assert getattr(plugbus, name) is getattr(contracts, name)
 
 
-@pytest.mark.parametrize("file", ["bus/tracing.py", "kernel/tracing.py", "plugins/gateway/tracing.py"])
+@pytest.mark.parametrize(
+    "file", ["bus/tracing.py", "kernel/tracing.py", "kernel/records.py", "plugins/gateway/tracing.py"]
+)
 def test_spans_are_made_by_the_api_alone(file: str) -> None:
     """Who gives it a provider is the application's or the telemetry plugin's business."""
     found = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from contracts.message import Message
+from contracts.message import HANDLING, Message
 from contracts.tracing import TRACING
 
 if TYPE_CHECKING:
     from ..groups import Delivery
 
-CURRENT: ContextVar[Delivery | None] = ContextVar("plugbus_delivery", default=None)
+CURRENT = cast("ContextVar[Delivery | None]", HANDLING)
 """The delivery that is being handled in this context."""
 
 Causes = tuple[str | None, str | None, int]

@@ -3,6 +3,7 @@
 import logging
 import traceback
 
+from .. import records
 from .output import clean
 
 _QUIET = ("asyncio", "httpcore", "httpx", "uvicorn.access")
@@ -13,6 +14,7 @@ def configure_logging(level: str) -> None:
     """Write records from `level` on. Below `info`, errors come with their traceback."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
+    records.install()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
@@ -27,13 +29,20 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
         record.asctime = self.formatTime(record, self.datefmt)
-        line = clean(self.formatMessage(record))
+        line = clean(self.formatMessage(record) + _belongs_to(record))
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return line
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             return line + "\n" + "".join(traceback.format_exception(error)).rstrip()
         return f"{line} | {clean(_summary(error))}"
+
+
+def _belongs_to(record: logging.LogRecord) -> str:
+    """What a handler says while it handles something says of what."""
+    event_id, trace_id = getattr(record, "event_id", ""), getattr(record, "trace_id", "")
+    event = f" event={event_id}" if event_id and event_id not in record.message else ""
+    return f"{event} trace={trace_id}" if trace_id else event
 
 
 def _summary(error: BaseException) -> str:
