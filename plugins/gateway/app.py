@@ -8,6 +8,7 @@ from contracts.web import EdgeContext
 
 from .access import Access
 from .admin import admin_router
+from .asyncapi import asyncapi_router
 from .config import GatewayConfig
 from .edge import Edge
 from .events import events_router
@@ -30,6 +31,7 @@ def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
     install_problems(own, to_operator=True)
     own.include_router(events_router(context, config, access))
     own.include_router(admin_router(context, config, access))
+    own.include_router(asyncapi_router(context, access))
     own.include_router(health_router(context, access))
     own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
     own.router.routes.append(docs_files())

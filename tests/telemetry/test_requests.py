@@ -1,0 +1,115 @@
+"""Spans of web requests, and what becomes of the headers that come with them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+
+import plugins.gateway.tracing
+from plugins.gateway.tracing import serve_traced
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.fixture
+def served(spans: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Serve one request with these headers; what the application saw as current."""
+    tracer = spans.provider.get_tracer("plugbus")
+    monkeypatch.setattr(plugins.gateway.tracing.trace, "get_tracer", lambda *args, **kwargs: tracer)
+
+    async def serve(*headers: tuple[str, str], status: int = 200, route: str = "/x/{id}") -> Any:
+        seen: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(trace.get_current_span().get_span_context())
+            scope["route"] = type("Route", (), {"path_format": route})()
+            if not status:
+                raise ConnectionResetError
+            await send({"type": "http.response.start", "status": status, "headers": []})
+
+        async def send(message: Any) -> None:
+            pass
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/x/1",
+            "scheme": "http",
+            "server": ("127.0.0.1", 8000),
+            "client": ("10.0.0.1", 5),
+            "headers": [(name.encode(), value.encode()) for name, value in headers],
+        }
+        with contextlib.suppress(ConnectionResetError):
+            await serve_traced(app, scope, None, send)
+        return seen[0]
+
+    return serve
+
+
+async def test_a_request_is_a_server_span_below_who_has_sent_it(served: Any, spans: Any) -> None:
+    seen = await served(("traceparent", f"00-{TRACE}-{SPAN}-01"), ("tracestate", "vendor=1"))
+    [span] = spans.all
+    assert (span.name, span.kind) == ("POST /x/{id}", SpanKind.SERVER)
+    assert (span.parent.trace_id, span.parent.span_id) == (int(TRACE, 16), int(SPAN, 16))
+    assert span.context.trace_state.to_header() == "vendor=1"
+    assert seen.span_id == span.context.span_id
+    assert span.attributes == {
+        "http.request.method": "POST",
+        "url.path": "/x/1",
+        "url.scheme": "http",
+        "server.address": "127.0.0.1",
+        "server.port": 8000,
+        "client.address": "10.0.0.1",
+        "http.route": "/x/{id}",
+        "http.response.status_code": 200,
+    }
+    assert span.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize(("status", "is_error"), [(404, False), (500, True), (503, True), (0, True)])
+async def test_what_the_server_could_not_do_is_an_error(
+    served: Any, spans: Any, status: int, is_error: bool
+) -> None:
+    """Not what the client did wrong; an application that breaks has no status."""
+    await served(status=status)
+    [span] = spans.all
+    assert (span.status.status_code is StatusCode.ERROR) == is_error
+    assert ("error.type" in span.attributes) == is_error
+
+
+async def test_a_request_that_is_not_sampled_makes_no_span(served: Any, spans: Any) -> None:
+    """What it publishes is of the same trace, and not sampled either."""
+    seen = await served(("traceparent", f"00-{TRACE}-{SPAN}-00"))
+    assert spans.all == []
+    assert (seen.trace_id, int(seen.trace_flags)) == (int(TRACE, 16), 0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("traceparent", "nonsense")],
+        [("traceparent", f"00-{TRACE}-{SPAN}-01"), ("traceparent", f"00-{TRACE}-{SPAN}-01")],
+        [("traceparent", f"ff-{TRACE}-{SPAN}-01")],
+        [("traceparent", "x" * 10_000)],
+        [("tracestate", "a=" + "x" * 10_000)],
+    ],
+    ids=["malformed", "twice", "a version that is none", "10 kB", "state alone, 10 kB"],
+)
+async def test_headers_that_break_the_rules_begin_a_new_trace(
+    served: Any, spans: Any, headers: list[tuple[str, str]]
+) -> None:
+    seen = await served(*headers)
+    [span] = spans.all
+    assert span.parent is None
+    assert span.context.trace_id not in (0, int(TRACE, 16))
+    assert seen.span_id == span.context.span_id
+
+
+async def test_a_hostile_state_is_left_out(served: Any, spans: Any) -> None:
+    await served(("traceparent", f"00-{TRACE}-{SPAN}-01"), ("tracestate", "a=" + "x" * 10_000))
+    [span] = spans.all
+    assert (span.context.trace_id, span.context.trace_state.to_header()) == (int(TRACE, 16), "")
