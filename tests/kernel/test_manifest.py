@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contracts.base import BasePlugin
@@ -233,6 +233,7 @@ def test_any_bytes_are_read_or_refused(
 
 
 @given(st.text(alphabet="abc:-[]{}'\"\n *&!|>#0.=,", max_size=60))
+@example("0.:")
 def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """The same for text that looks like a manifest."""
     for name in ("plugin.toml", "plugin.json", "plugin.yaml"):
