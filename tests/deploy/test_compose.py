@@ -98,12 +98,14 @@ def test_the_operators_variables_reach_the_kernel() -> None:
         "PLUGBUS_LOG_LEVEL": "debug",
         "PLUGBUS_PLUGINS__WEBHOOKS__ENABLED": "true",
         "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET": "from-github",
+        "PLUGBUS_PLUGINS__TELEMETRY__ENABLED": "true",
     }
     assert given.keys() | TOKEN.keys() == {name for name, _ in variables() if name.startswith("PLUGBUS_")}
     settings = load_settings(environ=container_environment(**given))
     assert (settings.bus.url, settings.bus.namespace) == ("rediss://elsewhere:6380/1", "other")
     assert settings.log_level == "debug"
     assert settings.plugins["webhooks"].enabled is True
+    assert settings.plugins["telemetry"].enabled is True
     webhooks = _configuration("webhooks", settings)
     assert WebhooksSettings.model_validate(webhooks).secret == "from-github"
 

@@ -74,10 +74,10 @@ def test_the_build_sees_its_sources_and_nothing_else() -> None:
     assert not [path for path in secret for pattern in allowed if fnmatch(path, f"{pattern}*")]
 
 
-def test_the_installed_extra_exists() -> None:
+def test_the_installed_extras_exist() -> None:
     """pip would only warn of one that does not."""
-    [extra] = re.findall(r"\.whl\)\[(\w+)\]", ran(1))
-    assert extra in PROJECT["project"]["optional-dependencies"]
+    [extras] = re.findall(r"\.whl\)\[([\w,]+)\]", ran(1))
+    assert set(extras.split(",")) == {"redis", "otlp"} <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 def test_it_runs_as_a_user_with_a_fixed_number() -> None:

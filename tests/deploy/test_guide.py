@@ -23,7 +23,7 @@ EXAMPLE = (DEPLOY / ".env.example").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL))
 SETTINGS = GUIDE.partition("## Settings\n")[2].partition("\n## ")[0]
-OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "APP_", "EXTRA_", "PYTHON_IMAGE")
+OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "APP_", "EXTRA_", "PYTHON_IMAGE", "OTEL_")
 
 
 def commands() -> Iterator[list[str]]:
@@ -72,6 +72,7 @@ def _default_of_the_setting(name: str) -> str:
         "PLUGBUS_BUS__NAMESPACE": Settings().bus.namespace,
         "PLUGBUS_LOG_LEVEL": Settings().log_level,
         "PLUGBUS_PLUGINS__WEBHOOKS__ENABLED": "false",  # the built-in default of `plugbus run`
+        "PLUGBUS_PLUGINS__TELEMETRY__ENABLED": "false",
     }
     assert name not in known or name in by_default or name == "PLUGBUS_TOKEN"
     return by_default.get(name, "")
