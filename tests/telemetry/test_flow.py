@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,9 @@ class Kernel:
     """`plugbus run` with some of the plugins, tracing to `endpoint`."""
 
     def __init__(
-        self, folder: Path, bus: str, endpoint: str, plugins: Sequence[str], *, webhooks: bool
-    ) -> None:
+        self, folder: Path, bus: str, endpoint: str, plugins: Sequence[str],
+        *, webhooks: bool, more: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.port, self.folder = free_port(), folder
         folder.mkdir()
         named = []
@@ -100,6 +101,7 @@ class Kernel:
             "PLUGBUS_PLUGINS__TELEMETRY__ENABLED": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100",
             "OTEL_SERVICE_NAME": folder.name,
+            **(more or {}),
         }  # fmt: skip
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(  # noqa: S603 - our own command
