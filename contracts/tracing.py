@@ -7,7 +7,7 @@ never keeps an event from being delivered. Nothing here imports OpenTelemetry.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -89,6 +89,18 @@ def _bounded(members: list[str]) -> str:
             if len(members[at]) > shortest:
                 del members[at]
     return ",".join(members)
+
+
+def is_export_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's standard variables ask for an export of traces."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    wanted = environment.get("OTEL_TRACES_EXPORTER", "").split(",")
+    if "none" in wanted:
+        return False
+    return "otlp" in wanted or any(
+        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", "TRACES_ENDPOINT")
+    )
 
 
 class Switch:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from contracts.messages import PluginReason
 from contracts.metadata import PluginMetadata
+from contracts.tracing import is_export_wanted
 
 from .discovery import Discovered, Discovery, PluginDiscovery, Refusal, Source
 from .kernel import refused_record
@@ -30,6 +32,13 @@ BUILT_IN_DEFAULTS: dict[str, frozenset[Profile]] = {
 BUILT_IN = "builtin"
 COMMAND_LINE = "command line"
 BUILT_IN_FOLDER = Path(__file__).resolve().parent.parent / "plugins"
+
+
+def is_on_by_default(plugin_id: str, profile: Profile) -> bool:
+    """Whether a built-in plugin is on; `telemetry` also where OpenTelemetry's variables ask for an export."""
+    if plugin_id == "telemetry" and profile != "embedded" and is_export_wanted(os.environ):
+        return True
+    return profile in BUILT_IN_DEFAULTS.get(plugin_id, frozenset())
 
 
 class PluginFinder:
@@ -68,7 +77,7 @@ class PluginFinder:
         if policy.enabled is not None:
             return policy.enabled
         if metadata.source == BUILT_IN:
-            return self._profile in BUILT_IN_DEFAULTS.get(metadata.plugin_id, frozenset())
+            return is_on_by_default(metadata.plugin_id, self._profile)
         return not metadata.source.startswith("entry point")
 
     def _register(self, discovered: Discovered, found: Discovery, registry: PluginRegistry) -> None:

@@ -152,9 +152,9 @@ def _words(detail: ErrorDetails, path: Location, manifest: Manifest) -> tuple[st
         key = str(path[-1])
         return f"'{name}' is missing", manifest.example(key, _EXAMPLES.get(key, "…"))
     if kind in ("extra_forbidden", "invalid_key", "unexpected_keyword_argument"):
-        key = detail["loc"][-1]
+        last = detail["loc"][-1]
         # A key that is no text, as YAML has them, is not found by the text that pydantic makes of it.
-        return _unknown_key(path if path[-1:] == (key,) else (*path, key))
+        return _unknown_key(path if path[-1:] == (last,) else (*path, last))
     if kind == "value_error":
         return _own_words(str(detail["ctx"]["error"]), path, value, manifest)
     if kind in ("enum", "literal_error"):

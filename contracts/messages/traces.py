@@ -48,6 +48,8 @@ class TraceRecord(BaseModel):
     most: int = 0
     dropped: int = 0
     """Spans that were dropped because there were more: the oldest go."""
+    lost: int = 0
+    """Spans that could not be exported: the backend was gone, or said no."""
     oldest: AwareDatetime | None = None
 
 

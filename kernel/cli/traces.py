@@ -81,6 +81,7 @@ def _kept(record: Mapping[str, Any]) -> str:
         seconds = (datetime.now().astimezone() - datetime.fromisoformat(record["oldest"])).total_seconds()
         age = f", the oldest {span(seconds)} old"
     dropped = f", {record['dropped']:,} dropped" if record["dropped"] else ""
+    dropped += f", {record['lost']:,} not exported" if record.get("lost") else ""
     name = f"{clean(record['replica'])}: " if record["replica"] else ""
     return f"{name}{record['kept']:,} of at most {record['most']:,} spans kept{age}{dropped}"
 

@@ -12,17 +12,19 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from pydantic import BaseModel, Field
 
 from contracts.messages import ShowBus, ShowTrace, TraceRecord
-from contracts.tracing import TRACING
+from contracts.tracing import TRACING, is_export_wanted
 from plugbus import BasePlugin, provides
 
 from .record import FlowRecord
@@ -66,7 +68,7 @@ class Telemetry(BasePlugin):
 
     record: FlowRecord
     _gate: Gate
-    _export: SpanProcessor | None
+    _export: Export | None
     _replica: str
 
     async def start(self) -> None:
@@ -75,7 +77,7 @@ class Telemetry(BasePlugin):
         self._replica = (await self.context.request(ShowBus())).replica
         provider, is_ours = provider_in_force()
         self._export = exporting(os.environ) if is_ours else None
-        self._gate = Gate(self.record) if self._export is None else Gate(self.record, self._export)
+        self._gate = Gate(self.record, *([] if self._export is None else [self._export.processor]))
         provider.add_span_processor(self._gate)
         TRACING.is_on = True
 
@@ -85,6 +87,7 @@ class Telemetry(BasePlugin):
         return TraceRecord(
             replica=self._replica,
             steps=tuple(record.steps(asked.id)), kept=len(record), most=record.most, dropped=record.dropped,
+            lost=0 if self._export is None else self._export.exporter.lost,
             oldest=None if oldest is None else datetime.fromtimestamp(oldest / 1e9, UTC),
         )  # fmt: skip
 
@@ -92,7 +95,7 @@ class Telemetry(BasePlugin):
         TRACING.is_on = False
         self._gate.shut()
         if self._export is not None:
-            await within(_LAST, self._export.shutdown)
+            await within(_LAST, self._export.processor.shutdown)
 
 
 def provider_in_force() -> tuple[TracerProvider, bool]:
@@ -107,25 +110,68 @@ def provider_in_force() -> tuple[TracerProvider, bool]:
     return ours, True
 
 
-def is_export_wanted(environment: Mapping[str, str]) -> bool:
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    wanted = environment.get("OTEL_TRACES_EXPORTER", "").split(",")
-    if "none" in wanted:
-        return False
-    return "otlp" in wanted or any(
-        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", "TRACES_ENDPOINT")
-    )
+class Patient(SpanExporter):
+    """Exports; says once when that does not work, and once when it does again; counts what is lost."""
+
+    def __init__(self, inner: SpanExporter, where: str) -> None:
+        self._inner = inner
+        self._where = where
+        self._is_down = False
+        self.lost = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._inner.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self.lost += len(spans)
+            if not self._is_down:
+                self._is_down = True
+                log.warning(
+                    "traces cannot be exported to %s: spans are dropped and counted, nothing else is"
+                    " affected; fix: start the backend, or correct OTEL_EXPORTER_OTLP_ENDPOINT", self._where,
+                )  # fmt: skip
+        elif self._is_down:
+            self._is_down = False
+            log.warning("traces are exported to %s again; %d spans were lost", self._where, self.lost)
+        return result
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
 
 
-def exporting(environment: Mapping[str, str]) -> SpanProcessor | None:
-    """What exports, in a thread of its own; what does not fit into its queue is dropped and counted by it."""
+class Export(NamedTuple):
+    processor: SpanProcessor
+    """With a thread of its own; what does not fit into its queue is dropped."""
+    exporter: Patient
+
+
+def exporting(environment: Mapping[str, str]) -> Export | None:
+    """What the standard variables ask for; None where they ask for nothing, or for what cannot be had.
+
+    That is said: a variable that is wrong costs the traces, never the kernel.
+    """
     if not is_export_wanted(environment):
         return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return BatchSpanProcessor(OTLPSpanExporter())
+        inner = OTLPSpanExporter()
+        exporter = Patient(inner, inner._endpoint)
+        processor = BatchSpanProcessor(exporter)
+    except ImportError:
+        log.error(  # noqa: TRY400 - it is not installed: no traceback tells more
+            "OTEL_* variables ask for an export of traces, but the exporter is not installed; fix:"
+            " pip install 'plugbus[otlp]', or OTEL_TRACES_EXPORTER=none"
+        )
+        return None
+    except ValueError as error:
+        log.error("traces are not exported: an OTEL_* variable is wrong: %s", error)  # noqa: TRY400 - as above
+        return None
+    # It writes several lines for each batch that fails; `Patient` says it once.
+    logging.getLogger("opentelemetry.exporter.otlp.proto.http").setLevel(logging.CRITICAL)
+    return Export(processor, exporter)
 
 
 async def within(seconds: float, end: Callable[[], object]) -> None:

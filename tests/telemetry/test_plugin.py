@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from receiver import Receiver
 
+from contracts.tracing import is_export_wanted
+from kernel.finding import is_on_by_default
 from plugins.telemetry.record import FlowRecord
-from plugins.telemetry.telemetry import is_export_wanted
+from plugins.telemetry.telemetry import exporting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +37,35 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_the_standard_variables_switch_export_on(environment: Mapping[str, str], is_wanted: bool) -> None:
     assert is_export_wanted(environment) == is_wanted
+
+
+@pytest.mark.parametrize(("profile", "is_on"), [("run", True), ("demo", True), ("embedded", False)])
+def test_where_an_export_is_asked_for_the_plugin_is_on(
+    monkeypatch: pytest.MonkeyPatch, profile: Any, is_on: bool
+) -> None:
+    """Not where an application embeds the kernel: it decides itself."""
+    assert is_on_by_default("telemetry", "demo")
+    assert not is_on_by_default("telemetry", "run")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:4318")
+    assert is_on_by_default("telemetry", profile) == is_on
+    assert not is_on_by_default("webhooks", "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"), ("OTEL_BSP_MAX_QUEUE_SIZE", "-1")]
+)
+def test_a_wrong_variable_costs_the_traces_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
+) -> None:
+    """One clear message."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    found = exporting(os.environ)
+    if found is None:
+        [record] = [record for record in caplog.records if record.name == "plugbus.telemetry"]
+        assert "OTEL_" in record.getMessage()
+    else:  # the SDK has a default for it, and says so
+        found.processor.shutdown()
 
 
 def test_the_record_keeps_the_last_spans_and_counts_the_others() -> None:
@@ -66,7 +99,7 @@ FLOW = """
 
     async def main():
         provider, is_ours = provider_in_force()
-        export = exporting(os.environ)
+        export, exporter = exporting(os.environ)
         provider.add_span_processor(Gate(export))
         TRACING.is_on = True
         spec = SubscriptionSpec(group="a.b", plugin_id="a", handler="b", patterns=("x.*",))
@@ -81,6 +114,7 @@ FLOW = """
         began = time.perf_counter()
         await within(1.5, export.shutdown)
         print("ended", time.perf_counter() - began)
+        print("lost", exporter.lost)
 
     asyncio.run(main())
 """
@@ -102,6 +136,12 @@ def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
     assert done.returncode == 0, done.stderr
     said = dict(line.split() for line in done.stdout.splitlines())
     assert float(said["ended"]) < 2.0
+    told = [line for line in done.stderr.splitlines() if "cannot be exported" in line]
+    assert len(told) <= 1, "once"
+    assert len(done.stderr.splitlines()) <= 8, done.stderr
+    if how == "says 500":
+        assert told
+        assert int(said["lost"]) > 0
     assert took < float(said["handled"]) + 2.0 + 5.0, done.stderr
 
 
