@@ -106,11 +106,21 @@ def is_export_wanted(environment: Mapping[str, str]) -> bool:
 class Switch:
     """Whether spans are made. Off costs the reading of one attribute."""
 
-    __slots__ = ("is_on",)
+    __slots__ = ("_users", "is_on")
 
     def __init__(self) -> None:
         self.is_on = False
-        """Set by whoever has given OpenTelemetry a provider, and reset by the same when it goes."""
+        self._users = 0
+
+    def turn_on(self) -> None:
+        """By whoever has given OpenTelemetry a provider, or knows of one. Each is to turn it off once."""
+        self._users += 1
+        self.is_on = True
+
+    def turn_off(self) -> None:
+        """It is off when nobody wants it any more: several kernels may run in one process."""
+        self._users -= 1
+        self.is_on = self._users > 0
 
 
 TRACING = Switch()

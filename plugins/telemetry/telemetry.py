@@ -79,7 +79,7 @@ class Telemetry(BasePlugin):
         self._export = exporting(os.environ) if is_ours else None
         self._gate = Gate(self.record, *([] if self._export is None else [self._export.processor]))
         provider.add_span_processor(self._gate)
-        TRACING.is_on = True
+        TRACING.turn_on()
 
     @provides
     async def show(self, asked: ShowTrace) -> TraceRecord:
@@ -92,7 +92,7 @@ class Telemetry(BasePlugin):
         )  # fmt: skip
 
     async def stop(self) -> None:
-        TRACING.is_on = False
+        TRACING.turn_off()
         self._gate.shut()
         if self._export is not None:
             await within(_LAST, self._export.processor.shutdown)

@@ -15,8 +15,9 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from receiver import Receiver
 
-from contracts.tracing import is_export_wanted
+from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
+from kernel.testing import Harness
 from plugins.telemetry.record import FlowRecord
 from plugins.telemetry.telemetry import exporting
 
@@ -66,6 +67,18 @@ def test_a_wrong_variable_costs_the_traces_and_no_more(
         assert "OTEL_" in record.getMessage()
     else:  # the SDK has a default for it, and says so
         found.processor.shutdown()
+
+
+async def test_it_is_on_while_somebody_wants_it(harness: Harness) -> None:
+    """Two kernels in one process: the first that goes does not switch the other's off."""
+    assert not TRACING.is_on
+    await harness.load(ROOT / "plugins" / "telemetry")
+    assert TRACING.is_on
+    TRACING.turn_on()
+    await harness.unload("telemetry")
+    assert TRACING.is_on
+    TRACING.turn_off()
+    assert not TRACING.is_on
 
 
 def test_the_record_keeps_the_last_spans_and_counts_the_others() -> None:
