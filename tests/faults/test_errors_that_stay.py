@@ -47,13 +47,14 @@ async def _stay_calm(
     with _Trouble(trouble, server, proxy):
         await rig.pause()
         caplog.clear()
-        sent, accepted = sum(proxy.sent.values()), proxy.accepted
+        began, sent, accepted = now(), sum(proxy.sent.values()), proxy.accepted
         await asyncio.sleep(PACE_TIME)
+        took = now() - began  # longer on a busy machine
         sent, accepted = sum(proxy.sent.values()) - sent, proxy.accepted - accepted
         said = Counter(one.msg for one in caplog.records if one.levelno >= logging.WARNING)
-    assert sent / PACE_TIME <= PACE
-    assert accepted / PACE_TIME <= PACE / 4
-    assert all(count <= PACE_TIME + 1 for count in said.values()), said
+    assert sent / took <= PACE
+    assert accepted / took <= PACE / 4
+    assert all(count <= took + 1 for count in said.values()), said
     began = now()
     if trouble == "wrong type":
         await rig.pause()  # until it has been made anew
