@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -33,8 +33,9 @@ from contracts.errors import ErrorInfo
 from contracts.event import EventResult, Receipt
 from contracts.message import Message, PluginEvent
 from contracts.patterns import topic_of
-from contracts.tracing import read_trace
+from contracts.tracing import SCHEMA, read_trace
 
+from .faults import described
 from .policy.causes import CURRENT
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _WORKED = EventResult.ok()
 """Stands for None, so that the settler hears of the end of a traced attempt."""
 
@@ -132,7 +132,7 @@ def _is_sampled(text: str) -> bool:
 
 
 def sending(system: str, message: Message) -> Sending | None:
-    """`message` gets its trace. What comes back is the span, to be used `with`; None: it is not sampled."""
+    """`message` gets its trace. What comes back is the span, to be put `around` it; None: not sampled."""
     parent = here()
     if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
         message.trace = text_of(parent)
@@ -151,28 +151,28 @@ def sending(system: str, message: Message) -> Sending | None:
 
 
 class Sending:
-    """One event that is published: say what came of it."""
+    """The span of one event that is published."""
 
     __slots__ = ("_span",)
 
     def __init__(self, span: Span) -> None:
         self._span = span
 
-    def sent(self, message: Message, receipt: Receipt) -> None:
+    async def around(self, message: Message, publish: Coroutine[Any, Any, Receipt]) -> Receipt:
+        """What `publish` gives, and then the span ends."""
+        try:
+            receipt = await publish
+        except BaseException as error:
+            _close(self._span, error)
+            raise
         more, place = _names_of(message, receipt.id), receipt.position.partition("/")[2]
         if place:
             more["messaging.destination.partition.id"] = place.partition(":")[0]
         if receipt.duplicate:
             more["plugbus.outcome"] = "duplicate"
         self._span.set_attributes(more)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _close(self._span, error)
+        self._span.end()
+        return receipt
 
 
 def _names_of(message: Message, id: str) -> dict[str, str]:
@@ -307,11 +307,7 @@ def _call(capability: str) -> dict[str, str]:
 
 def _close(span: Span, error: BaseException | None) -> None:
     if error is not None:
-        span.set_attribute("error.type", _type_of(error))
-        span.set_status(Status(StatusCode.ERROR, str(error)))
+        info = described(error)
+        span.set_attribute("error.type", info.type)
+        span.set_status(Status(StatusCode.ERROR, str(info)))
     span.end()
-
-
-def _type_of(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

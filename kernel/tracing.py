@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from contracts.tracing import TRACING
-
-SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
+from contracts.errors import ErrorInfo
+from contracts.tracing import SCHEMA, TRACING
 
 
 @contextlib.contextmanager
@@ -27,9 +26,10 @@ def step_of(plugin_id: str, step: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        span.record_exception(error)
-        span.set_attribute("error.type", type(error).__qualname__)
-        span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
+        info = ErrorInfo.of(error)  # of the plugin's own error, not of what carries it out of its host
+        span.add_event("exception", {"exception.type": info.type, "exception.message": info.message})
+        span.set_attribute("error.type", info.type)
+        span.set_status(trace.Status(trace.StatusCode.ERROR, str(info)))
         raise
     finally:
         span.end()

@@ -141,15 +141,10 @@ class MemoryBus(Administration):
             ahead_ns = 0 if delay is None and at is None else due(now_ns, delay, at) - now_ns
             continue_chain(broker, message, current, ahead_ns)
         due_ns = due(now_ns, delay, at) if delay is not None or at is not None else 0
-        if not TRACING.is_on:
-            return await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-        sending = spans.sending(SYSTEM, message)
-        if sending is None:
-            return await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-        with sending:
-            receipt = await self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-            sending.sent(message, receipt)
-            return receipt
+        taken = self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
+        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+            return await span.around(message, taken)
+        return await taken
 
     async def _take(
         self, message: Message, now_ns: int, due_ns: int, knows_id: bool, over: bool, timeout: float
@@ -234,15 +229,10 @@ class MemoryBus(Administration):
         if current is not None:
             continue_chain(self.broker, message, current)
         now_ns = self.broker.clock.time_ns()
-        if not TRACING.is_on:
-            return await self._take(message, now_ns, 0, True, is_handling(current), timeout)
-        sending = spans.sending(SYSTEM, message)
-        if sending is None:
-            return await self._take(message, now_ns, 0, True, is_handling(current), timeout)
-        with sending:
-            receipt = await self._take(message, now_ns, 0, True, is_handling(current), timeout)
-            sending.sent(message, receipt)
-            return receipt
+        taken = self._take(message, now_ns, 0, True, is_handling(current), timeout)
+        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+            return await span.around(message, taken)
+        return await taken
 
     # --- groups -----------------------------------------------------------------------------------
 

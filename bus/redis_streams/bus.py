@@ -334,16 +334,12 @@ class RedisBus:
     async def _send(
         self, message: Message, repeated: bool, handling: bool, timeout: float, due: str = ""
     ) -> Receipt:
-        publish = self._core.publisher.publish
-        if not TRACING.is_on:
-            return await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
-        span = spans.sending(SYSTEM, message)
-        if span is None:
-            return await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
-        with span:
-            receipt = await publish(message, repeated=repeated, handling=handling, timeout=timeout, due=due)
-            span.sent(message, receipt)
-            return receipt
+        sent = self._core.publisher.publish(
+            message, repeated=repeated, handling=handling, timeout=timeout, due=due
+        )
+        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+            return await span.around(message, sent)
+        return await sent
 
     # --- groups -------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ async def _bound(core: Core, record: GroupRecord, topic: str, p: int, most: int)
     unread = sum(n for kind, n in zip(flat[::2], flat[1::2], strict=True) if kind and selects(record, kind))
     if not unread or unread + pending[0] <= most:
         return
-    taken = await wire.call(script("take"), (names.own, names.tally), group, core.replica, b"")
+    taken = await wire.call(script("take"), (names.own, names.tally), group, core.replica, b"", b"")
     if taken[0] != b"ok":
         return
     fence = taken[1]

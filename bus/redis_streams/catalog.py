@@ -29,7 +29,7 @@ log = logging.getLogger("plugbus.bus")
 _AGAIN = 0.05
 REVISION = "types"
 """Field of the hash `meta`: another text after each change."""
-TYPES = "types"
+TYPES = b"types"
 """What the news say then."""
 
 

@@ -218,10 +218,10 @@ class Core:
 
     def _heard(self, news: bytes | None) -> None:
         """Something has changed: look again, once for whatever came meanwhile. None: it may be anything."""
-        if news is None or news == TYPES.encode():
+        if news in (None, TYPES):
             self.catalog.look_soon()
-            if news is not None:
-                return
+        if news == TYPES:
+            return
         if self._looking is not None and not self._looking.done():
             self._look_again = True
             return

@@ -262,7 +262,7 @@ class Registry:
             self._wire.close()
             raise Lost(f"what was read is not what we write: {error}") from None
 
-    async def tell(self, what: str) -> None:
+    async def tell(self, what: str | bytes) -> None:
         """Have everybody look again."""
         await self._wire.ask("XADD", self.keys.news, "MAXLEN", "~", 1_000, "*", "k", what)
 

@@ -22,13 +22,12 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from contracts.tracing import TraceContext, trace_of
+from contracts.tracing import SCHEMA, TraceContext, trace_of
 from contracts.web import ASGIApp
 
 Scope = MutableMapping[str, Any]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Whoever asks for these asks again and again: no span."""
-SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 
 
 async def serve_traced(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:

@@ -66,6 +66,18 @@ def test_a_message_is_read_as_it_was_written(depth: int, path: tuple[str, ...], 
     assert (fields, entry) == (pack(written), ENTRY)
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("trace", [f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-00 v=1,w=x y"])
+def test_the_span_that_has_sent_it_travels_along(depth: int, trace: str) -> None:
+    """With or without a chain before it, into the lot and out again; an event without one has none."""
+    written = message(depth=depth, path=("a.b", "c.d") if depth else (), trace=trace)
+    again = unpack(pack(written), ENTRY)
+    assert (again.trace, again.depth, again.path) == (trace, depth, written.path)
+    fields, entry = unpacked(packed(pack(written), ENTRY))
+    assert unpack(fields, entry).trace == trace
+    assert unpack(pack(message()), ENTRY).trace is None
+
+
 def test_foreign_attributes_stay() -> None:
     """Extensions, trace context, another content type."""
     extra = {"tenant": "blue", "rank": 3, "traceparent": "00-a-b-01", "datacontenttype": "text/plain"}

@@ -21,7 +21,7 @@ import bus.tracing
 from bus.memory import MemoryBroker, MemoryBus
 from bus.redis_streams import RedisBus
 from contracts.bus import BusLimits, EventBus
-from contracts.tracing import TRACING
+from contracts.tracing import SCHEMA, TRACING
 
 LIMITS = BusLimits(lease=2.0, partitions=2)
 
@@ -45,7 +45,7 @@ class Spans:
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     spans = Spans()
-    tracer = spans.provider.get_tracer("plugbus", schema_url=bus.tracing.SCHEMA)
+    tracer = spans.provider.get_tracer("plugbus", schema_url=SCHEMA)
     monkeypatch.setattr(bus.tracing, "tracer", lambda: tracer)
     monkeypatch.setattr(TRACING, "is_on", True)
     yield spans

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 import plugins.gateway.tracing
+from contracts.web import EdgeContext
+from plugins.gateway.edge import Edge
 from plugins.gateway.tracing import serve_traced
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -113,3 +116,40 @@ async def test_a_hostile_state_is_left_out(served: Any, spans: Any) -> None:
     await served(("traceparent", f"00-{TRACE}-{SPAN}-01"), ("tracestate", "a=" + "x" * 10_000))
     [span] = spans.all
     assert (span.context.trace_id, span.context.trace_state.to_header()) == (int(TRACE, 16), "")
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "is_traced"),
+    [
+        ("", "/readyz", False),
+        ("", "/livez", False),
+        ("", "/metrics", False),
+        ("", "/events", True),
+        ("/below", "/below/readyz", False),
+        ("/below", "/below/events", True),
+        ("", "/plugins/shop/readyz", True),
+    ],
+)
+async def test_who_asks_whether_we_live_is_not_traced(
+    spans: Any, monkeypatch: pytest.MonkeyPatch, root: str, path: str, is_traced: bool
+) -> None:
+    """Wherever the gateway is mounted; what a plugin calls by such a name is its own. And no SERVER span of
+    the framework stands below ours."""
+    tracer, seen = spans.provider.get_tracer("plugbus"), list[Any]()
+    monkeypatch.setattr(plugins.gateway.tracing.trace, "get_tracer", lambda *args, **kwargs: tracer)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        pass
+
+    mounts = {"shop": SimpleNamespace(app=app)}
+    edge = Edge(cast(EdgeContext, SimpleNamespace(mounts=mounts)), app)
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": root, "headers": []}
+    await edge(scope, None, send)
+    [served] = seen
+    assert served["fastapi.telemetry"] is None
+    assert len(spans.all) == int(is_traced)

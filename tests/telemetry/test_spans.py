@@ -11,12 +11,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bus.tracing import SCHEMA
-from contracts.bus import EventBus, RetryPolicy, SubscriptionOptions, SubscriptionSpec
+from contracts.bus import DeadLetterSelection, EventBus, RetryPolicy, SubscriptionOptions, SubscriptionSpec
 from contracts.envelope import Envelope
 from contracts.event import Event, EventData, EventResult
 from contracts.message import PluginEvent
-from contracts.tracing import TRACING, TraceContext
+from contracts.tracing import SCHEMA, TRACING, TraceContext
 
 SOURCE = "/plugins/shop"
 KNOWN = re.compile(
@@ -170,6 +169,58 @@ async def test_what_a_handler_decides(
     [process] = spans.of("process orders")
     assert process.attributes.get("plugbus.outcome") == outcome
     assert (process.status.status_code is StatusCode.ERROR) == is_error
+
+
+async def test_what_is_put_back_or_replayed_hangs_on_its_first_publish(
+    event_bus: EventBus, system: str, spans: Any
+) -> None:
+    """Hours later as well: it is the same flow. A replay says that it is one."""
+    broken = [True]
+
+    async def handle(event: PluginEvent) -> None:
+        if broken:
+            raise ValueError("not yet")
+
+    await event_bus.subscribe(spec(retry=RetryPolicy(attempts=1)), handle)
+    await event_bus.publish(Placed(n=1), source=SOURCE)
+    await event_bus.quiet()
+    broken.clear()
+    assert await event_bus.redrive(DeadLetterSelection()) == 1
+    await event_bus.quiet()
+    assert await event_bus.replay("shop.handle") == 1
+    await event_bus.quiet()
+    [publish], attempts = spans.of("publish orders"), spans.of("process orders")
+    assert len(attempts) == 3
+    for attempt in attempts:
+        assert parent_of(attempt) == ids(publish)
+        assert [link.context.span_id for link in attempt.links] == [ids(publish)[1]]
+    assert [one.attributes.get("plugbus.replayed") for one in attempts] == [None, None, True]
+    assert [one.status.status_code is StatusCode.ERROR for one in attempts] == [True, False, False]
+
+
+async def test_what_is_delayed_hangs_on_its_publish(event_bus: EventBus, spans: Any) -> None:
+    async def handle(event: PluginEvent) -> None:
+        pass
+
+    await event_bus.subscribe(spec(), handle)
+    await event_bus.publish(Placed(n=1), source=SOURCE, delay=0.05)
+    await event_bus.quiet()
+    [publish], [process] = spans.of("publish orders"), spans.of("process orders")
+    assert parent_of(process) == ids(publish)
+
+
+async def test_a_subscription_made_inside_a_span_is_not_below_it(event_bus: EventBus, spans: Any) -> None:
+    """What its handler returns is published by the loop, which lives longer than who has subscribed."""
+
+    async def handle(event: PluginEvent) -> EventResult:
+        return EventResult.ok(Billed(n=1))
+
+    with spans.provider.get_tracer("of the plugin").start_as_current_span("start up"):
+        await event_bus.subscribe(spec(), handle)
+    await event_bus.publish(Placed(n=1), source=SOURCE)
+    await event_bus.quiet()
+    [process], [billed] = spans.of("process orders"), spans.of("publish bills")
+    assert parent_of(billed) == ids(process)
 
 
 async def test_a_timeout_ends_its_span(event_bus: EventBus, spans: Any) -> None:
