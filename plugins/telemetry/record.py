@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import cast
 
@@ -26,8 +26,8 @@ class FlowRecord(SpanProcessor):
         self._lock = threading.Lock()
         self._spans: OrderedDict[int, ReadableSpan] = OrderedDict()
         self._number = 0
-        self._by_trace: dict[int, list[int]] = {}
-        self._by_event: dict[str, list[int]] = {}
+        self._index: dict[int | str, list[int]] = {}
+        """Numbers of spans, by their trace and by the event that they are about."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """It is kept when it ends."""
@@ -36,8 +36,8 @@ class FlowRecord(SpanProcessor):
         with self._lock:
             self._number += 1
             self._spans[self._number] = span
-            for index, key in self._keys(span):
-                index.setdefault(key, []).append(self._number)
+            for key in _keys(span):
+                self._index.setdefault(key, []).append(self._number)
             if len(self._spans) > self.most:
                 self._drop()
 
@@ -50,17 +50,11 @@ class FlowRecord(SpanProcessor):
     def _drop(self) -> None:
         number, span = self._spans.popitem(last=False)
         self.dropped += 1
-        for index, key in self._keys(span):
-            left = index[key]
+        for key in _keys(span):
+            left = self._index[key]
             left.remove(number)
             if not left:
-                del index[key]
-
-    def _keys(self, span: ReadableSpan) -> Iterable[tuple[dict[object, list[int]], object]]:
-        yield self._by_trace, span.get_span_context().trace_id  # type: ignore[misc,union-attr]
-        event_id = (span.attributes or {}).get(_EVENT)
-        if event_id is not None:
-            yield self._by_event, event_id  # type: ignore[misc]
+                del self._index[key]
 
     # --- what it tells ------------------------------------------------------------------------------
 
@@ -77,18 +71,28 @@ class FlowRecord(SpanProcessor):
     def steps(self, id: str) -> list[TraceStep]:
         """Everything of a trace, by its id or by that of an event in it; the earliest first."""
         with self._lock:
-            traces = self._traces_of(id)
-            found = [self._spans[number] for trace in traces for number in self._by_trace.get(trace, ())]
+            traces = {_trace_of(self._spans[number]) for number in self._index.get(id, ())} or _number_in(id)
+            found = [self._spans[number] for trace in traces for number in self._index.get(trace, ())]
         return sorted((_step(span) for span in found), key=lambda step: step.start)
 
-    def _traces_of(self, id: str) -> Iterable[int]:
-        of_event = self._by_event.get(id)
-        if of_event is not None:
-            return {self._spans[number].get_span_context().trace_id for number in of_event}  # type: ignore[union-attr]
-        try:
-            return [int(id, 16)]
-        except ValueError:
-            return []
+
+def _number_in(id: str) -> set[int]:
+    try:
+        return {int(id, 16)}
+    except ValueError:
+        return set()
+
+
+def _trace_of(span: ReadableSpan) -> int:
+    context = span.get_span_context()
+    return 0 if context is None else context.trace_id  # an ended span has one
+
+
+def _keys(span: ReadableSpan) -> Iterator[int | str]:
+    yield _trace_of(span)
+    event_id = (span.attributes or {}).get(_EVENT)
+    if isinstance(event_id, str):
+        yield event_id
 
 
 def _step(span: ReadableSpan) -> TraceStep:

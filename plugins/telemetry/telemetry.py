@@ -9,6 +9,7 @@ the application has a provider already, its exporters are used, and none is made
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -30,6 +31,7 @@ from plugbus import BasePlugin, provides
 from .record import FlowRecord
 
 log = logging.getLogger("plugbus.telemetry")
+_CHATTY = logging.getLogger("opentelemetry.exporter.otlp.proto.http")
 
 _LAST = 1.5
 """Seconds that what is not exported yet may take at the end."""
@@ -117,7 +119,12 @@ class Patient(SpanExporter):
         self._inner = inner
         self._where = where
         self._is_down = False
+        self._former = _CHATTY.level
         self.lost = 0
+
+    def begin(self) -> None:
+        """From now on this one speaks: the other writes several lines for each batch that fails."""
+        _CHATTY.setLevel(logging.CRITICAL)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._inner.export(spans)
@@ -136,6 +143,7 @@ class Patient(SpanExporter):
 
     def shutdown(self) -> None:
         self._inner.shutdown()
+        _CHATTY.setLevel(self._former)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._inner.force_flush(timeout_millis)
@@ -157,8 +165,7 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        inner = OTLPSpanExporter()
-        exporter = Patient(inner, inner._endpoint)
+        exporter = Patient(OTLPSpanExporter(), _endpoint(environment))
         processor = BatchSpanProcessor(exporter)
     except ImportError:
         log.error(  # noqa: TRY400 - it is not installed: no traceback tells more
@@ -169,9 +176,14 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
     except ValueError as error:
         log.error("traces are not exported: an OTEL_* variable is wrong: %s", error)  # noqa: TRY400 - as above
         return None
-    # It writes several lines for each batch that fails; `Patient` says it once.
-    logging.getLogger("opentelemetry.exporter.otlp.proto.http").setLevel(logging.CRITICAL)
+    exporter.begin()
     return Export(processor, exporter)
+
+
+def _endpoint(environment: Mapping[str, str]) -> str:
+    """As the exporter understands the variables; for messages."""
+    wanted = (environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("TRACES_ENDPOINT", "ENDPOINT"))
+    return next(filter(None, wanted), "http://localhost:4318")
 
 
 async def within(seconds: float, end: Callable[[], object]) -> None:
@@ -184,7 +196,8 @@ async def within(seconds: float, end: Callable[[], object]) -> None:
         except Exception:
             log.exception("the exporter could not be ended")
         finally:
-            loop.call_soon_threadsafe(done.set)
+            with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+                loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, name="plugbus:telemetry:end", daemon=True).start()
     try:
