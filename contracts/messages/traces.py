@@ -19,8 +19,6 @@ class TraceStep(BaseModel):
     name: str
     kind: str
     """`producer`, `consumer`, `server`, `client` or `internal`."""
-    replica: str = ""
-    """Which kernel it happened in."""
     start: AwareDatetime
     duration: float
     """Seconds."""

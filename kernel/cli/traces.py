@@ -33,9 +33,10 @@ def show(
         say_item("trace.show", records)
         return
     steps = [{**step, "replica": record["replica"]} for record in records for step in record["steps"]]
+    steps.sort(key=_start)
     for trace_id in dict.fromkeys(step["trace_id"] for step in steps):
         of_trace = [step for step in steps if step["trace_id"] == trace_id]
-        say(f"trace {trace_id}, {local(_start(of_trace[0]))[:19]}")
+        say(f"trace {trace_id}, {local(of_trace[0]['start'])[:19]}")
         for line in tree(of_trace):
             say(line)
     for record in records:
@@ -43,22 +44,26 @@ def show(
 
 
 def tree(steps: Sequence[Step]) -> Iterator[str]:
-    """A line for each, below what caused it; what comes from elsewhere begins a tree of its own."""
+    """A line for each, below what caused it; what comes from elsewhere begins a tree of its own.
+
+    `steps`: the earliest first. Where they happened on several kernels, each line tells on which.
+    """
+    is_shared = len({step["replica"] for step in steps}) > 1
     known = {step["span_id"] for step in steps}
     below: dict[str | None, list[Step]] = {}
-    for step in sorted(steps, key=_start):
+    for step in steps:
         parent = step.get("parent_id")
         below.setdefault(parent if parent in known else None, []).append(step)
-    begin = min(map(_start, steps))
+    begin = _start(steps[0])
     todo = [(step, 0) for step in reversed(below.get(None, []))]
     while todo:
         step, depth = todo.pop()
-        yield _line(step, depth, begin)
+        yield _line(step, depth, begin) + (f" @{clean(step['replica'])}" if is_shared else "")
         todo += [(child, depth + 1) for child in reversed(below.get(step["span_id"], []))]
 
 
-def _line(step: Step, depth: int, begin: str) -> str:
-    after = (datetime.fromisoformat(_start(step)) - datetime.fromisoformat(begin)).total_seconds()
+def _line(step: Step, depth: int, begin: datetime) -> str:
+    after = (_start(step) - begin).total_seconds()
     what = " ".join(
         part for part in (
             step["name"], step.get("event_type"), step.get("group"),
@@ -86,5 +91,5 @@ def _kept(record: Mapping[str, Any]) -> str:
     return f"{name}{record['kept']:,} of at most {record['most']:,} spans kept{age}{dropped}"
 
 
-def _start(step: Step) -> str:
-    return str(step["start"])
+def _start(step: Step) -> datetime:
+    return datetime.fromisoformat(step["start"])
