@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server, binaries, binary
-from fault_tools.workers import IS_LONG, Bench, Nursery, in_flight, owners
+from fault_tools.workers import IS_LONG, Bench, in_flight, owners
 
-from bus.conformance.backend import limits_for, needs
-from bus.conformance.rig import Rig, now
+from bus.conformance.backend import needs
+from bus.conformance.rig import now
 from contracts.errors import BusError
 
 LEASE = 1.0
@@ -23,25 +21,16 @@ GROUP = "shop.handle"
 
 
 @pytest.fixture(params=[label for label, _ in binaries()])
-def durable_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Of the test alone: it may be killed and stopped, and keeps what it confirms."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Instead of the shared one, also below `work`: it may be killed, and keeps what it confirms."""
     with Server(binary(request.param), {"appendonly": "yes", "appendfsync": "always"}) as server:
         yield server
 
 
-@pytest.fixture
-async def durable(
-    request: pytest.FixtureRequest, durable_server: Server, nursery: Nursery, tmp_path: Path
-) -> AsyncIterator[Bench]:
-    rig = Rig(RedisBackend(limits_for(request), durable_server))
-    async with Bench(rig, nursery, tmp_path, durable_server) as work:
-        yield work
-
-
 @needs(lease=LEASE, partitions=4)
-async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: Server) -> None:
+async def test_redis_is_killed_again_and_again(work: Bench, server: Server) -> None:
     """Nothing is lost or handled twice; a publish is confirmed or fails, not later than its deadline [B6]."""
-    work, timeout = durable, 2.0 if IS_LONG else 0.2  # shorter than each outage: some fail for certain
+    timeout = 2.0 if IS_LONG else 0.2  # shorter than each outage: some fail for certain
     bus = await work.rig.open("publisher")
     for name in ("first", "second"):
         await work.up(name, concurrency=2)
@@ -64,9 +53,9 @@ async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: S
     publishers = [asyncio.ensure_future(publish(key)) for key in "abcd"]
     for _ in range(10 if IS_LONG else 2):
         await asyncio.sleep(0.2)
-        durable_server.kill()
+        server.kill()
         await asyncio.sleep(5.0 if IS_LONG else 0.3)
-        await durable_server.start_async()
+        await server.start_async()
     await asyncio.sleep(0.2)
     is_over = True
     await asyncio.gather(*publishers)
@@ -79,16 +68,15 @@ async def test_redis_is_killed_again_and_again(durable: Bench, durable_server: S
 
 
 @needs(lease=SHORT)
-async def test_an_outage_of_redis_costs_nobody_what_he_owns(durable: Bench, durable_server: Server) -> None:
+async def test_an_outage_of_redis_costs_nobody_what_he_owns(work: Bench, server: Server) -> None:
     """Longer than the lease: whoever lives is back before others that have just come may judge him [B6]."""
-    work = durable
     bus = await work.rig.open("owner")
     first = await work.host(bus)
     await work.publish(bus, 0, f"sleep {5 * SHORT}", key="k")
     await work.rig.until(lambda: first.running)
-    durable_server.kill()
+    server.kill()
     await asyncio.sleep(1.7 * SHORT)
-    await durable_server.start_async()
+    await server.start_async()
     other = await work.rig.open("other")
     second = await work.host(other)
     await work.rig.quiet(other)
@@ -97,23 +85,21 @@ async def test_an_outage_of_redis_costs_nobody_what_he_owns(durable: Bench, dura
 
 
 @needs(limit=10, retain=0, young_seconds=0.0)
-async def test_a_publish_that_waits_for_room_ends_at_its_deadline(
-    durable: Bench, durable_server: Server
-) -> None:
+async def test_a_publish_that_waits_for_room_ends_at_its_deadline(work: Bench, server: Server) -> None:
     """The topic is full, and while a publish waits Redis is killed: it fails, not later than else; what was
     confirmed before is handled [B6]."""
-    rig, timeout = durable.rig, 0.8
+    rig, timeout = work.rig, 0.8
     bus = await rig.open()
     await bus.declare_group(rig.spec())
     await rig.publish(bus, *range(10))
     began = now()
     waiting = asyncio.ensure_future(rig.publish(bus, 10, timeout=timeout))
     await rig.pause()
-    durable_server.kill()
+    server.kill()
     with pytest.raises(BusError):
         await asyncio.wait_for(waiting, 5 * timeout)
     took = now() - began
-    await durable_server.start_async()
+    await server.start_async()
     assert took < timeout + 0.5
     await rig.on(bus)
     await rig.quiet(bus)
@@ -121,9 +107,8 @@ async def test_a_publish_that_waits_for_room_ends_at_its_deadline(
 
 
 @needs(lease=LEASE, partitions=4)
-async def test_redis_stands_still_for_longer_than_the_lease(durable: Bench, durable_server: Server) -> None:
+async def test_redis_stands_still_for_longer_than_the_lease(work: Bench, server: Server) -> None:
     """SIGSTOP of Redis: afterwards everybody owns what he owned, and each effect has come once [B7]."""
-    work = durable
     bus = await work.rig.open("witness")
     effects = await work.rig.on(bus, None, "effects.*", group="audit.effects")
     for name in ("first", "second"):
@@ -137,13 +122,13 @@ async def test_redis_stands_still_for_longer_than_the_lease(durable: Bench, dura
     await work.rig.until(are_shared)
     for n in range(1, 40):
         await work.publish(bus, n, "sleep 0.05", "make", key=f"k{n % 10}")
-    durable_server.pause()
+    server.pause()
     waiting = [
         asyncio.ensure_future(work.publish(bus, n, "make", key=f"k{n % 10}", timeout=60))
         for n in range(40, 50)
     ]
     await asyncio.sleep(45.0 if IS_LONG else 1.5 * LEASE)
-    durable_server.resume()
+    server.resume()
     await asyncio.gather(*waiting)
     await work.rig.quiet(bus)
     assert await are_shared()

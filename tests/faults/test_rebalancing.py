@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
 
 from fault_tools.workers import IS_LONG, Bench, Worker, owners, owners_are
 
 from bus.conformance.backend import needs
+from bus.conformance.handover import One, Two
 from bus.conformance.probe import Probe
 from bus.conformance.rig import now
 from contracts.bus import EventBus
 from contracts.errors import VersionAhead
-from contracts.event import Event, EventResult, Receipt, upcast
+from contracts.event import Event, EventResult, Receipt
 from contracts.message import PluginEvent
 
 LEASE = 1.0
@@ -21,20 +21,6 @@ GROUP = "shop.handle"
 
 
 # --- versions -----------------------------------------------------------------------------------------------
-
-
-class One(Event, type="upgrade.item"):
-    n: int
-
-
-class Two(Event, type="upgrade.item", version=2):
-    n: int
-    unit: str = "piece"
-
-    @upcast(1)
-    @staticmethod
-    def from_one(data: dict[str, Any]) -> dict[str, Any]:
-        return {**data, "unit": "piece"}
 
 
 @needs(lease=LEASE, partitions=4)
