@@ -54,7 +54,7 @@ class Attempts:
         if self._traced is None:
             from .tracing import traced  # loads OpenTelemetry
 
-            self._traced = traced(self._handler, self._spec, self._port.system)
+            self._traced = traced(self._handler, self._spec, self._port.client)
         return self._traced
 
     # --- before a start ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contracts.event import AnyEvent, Event
 
 from .groups import Delivery
 from .policy.dedupe import Settled
+from .spans import Client
 
 Publish = Callable[[AnyEvent, Delivery, int], Awaitable[None]]
 """Publishes the n-th event that a handler returned."""
@@ -19,10 +20,12 @@ class Port(Protocol):
     """What a backend gives the loop of one group on one bus. Nothing here waits."""
 
     replica: str
-    system: str
-    """What `messaging.system` says."""
     records_starts: bool
     """Whether `begin` must be awaited before what was out of line is started."""
+
+    @property
+    def client(self) -> Client:
+        """What spans say of this bus."""
 
     @property
     def settled(self) -> Settled | None:

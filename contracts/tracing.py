@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from .errors import ErrorInfo
+
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 """The semantic conventions that our spans follow."""
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -91,6 +93,14 @@ def _bounded(members: list[str]) -> str:
             if len(members[at]) > shortest:
                 del members[at]
     return ",".join(members)
+
+
+def exception_of(error: ErrorInfo) -> dict[str, str]:
+    """Attributes of a span's event `exception`."""
+    found = {"exception.type": error.type, "exception.message": error.message}
+    if error.traceback:
+        found["exception.stacktrace"] = error.traceback
+    return found
 
 
 def is_export_wanted(environment: Mapping[str, str]) -> bool:

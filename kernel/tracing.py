@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from contracts.errors import ErrorInfo
-from contracts.tracing import SCHEMA, TRACING
+from contracts.tracing import SCHEMA, TRACING, exception_of
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def step_of(plugin_id: str, step: str) -> Iterator[None]:
         yield
     except BaseException as error:
         info = ErrorInfo.of(error)  # of the plugin's own error, not of what carries it out of its host
-        span.add_event("exception", {"exception.type": info.type, "exception.message": info.message})
+        span.add_event("exception", exception_of(info))
         span.set_attribute("error.type", info.type)
         span.set_status(trace.Status(trace.StatusCode.ERROR, str(info)))
         raise

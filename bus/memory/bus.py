@@ -72,6 +72,7 @@ class MemoryBus(Administration):
         """`address`, `namespace`: what `info` tells of where it came from."""
         super().__init__(broker or MemoryBroker(), replica)
         self._address, self._namespace = address, namespace
+        self._client = spans.Client(SYSTEM, self._replica)
         self._breath = _BREATH
 
     @property
@@ -142,7 +143,7 @@ class MemoryBus(Administration):
             continue_chain(broker, message, current, ahead_ns)
         due_ns = due(now_ns, delay, at) if delay is not None or at is not None else 0
         taken = self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+        if TRACING.is_on and (span := spans.sending(self._client, message)) is not None:
             return await span.around(message, taken)
         return await taken
 
@@ -230,7 +231,7 @@ class MemoryBus(Administration):
             continue_chain(self.broker, message, current)
         now_ns = self.broker.clock.time_ns()
         taken = self._take(message, now_ns, 0, True, is_handling(current), timeout)
-        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+        if TRACING.is_on and (span := spans.sending(self._client, message)) is not None:
             return await span.around(message, taken)
         return await taken
 

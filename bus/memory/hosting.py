@@ -24,6 +24,7 @@ from ..groups import Delivery, GroupPartition, acknowledge
 from ..policy.dedupe import Settled
 from ..policy.timeout import Sweeper
 from ..port import Publish
+from ..spans import Client
 from ..turns import Turns
 from .taken import SYSTEM
 
@@ -42,7 +43,6 @@ class Hosting(Turns):
     ) -> None:  # fmt: skip
         super().__init__(spec, broker.clock, misses_what_is_trimmed=group.is_ephemeral)
         self.replica = replica
-        self.system = SYSTEM
         self.group = group
         self.version = spec.precedence
         self.parts: dict[GroupPartition, None] = {}
@@ -184,6 +184,10 @@ class Hosting(Turns):
 
     def in_flight(self) -> list[Delivery]:
         return [delivery for part in self.parts for delivery in part.in_flight]
+
+    @property
+    def client(self) -> Client:
+        return Client(SYSTEM, self.replica)
 
     def lane_ended(self) -> None:
         """Let partitions go that were to be moved and of which nothing is in flight any more."""

@@ -56,7 +56,6 @@ from .dead_letters import DeadLetters
 from .errors import explained, may_pass
 from .hosting import RedisHosting
 from .inspection import is_quiet, look_at_group, look_at_topic
-from .layout import SYSTEM
 from .offers import RedisOffer
 from .packing import pack_plain
 from .positions import read_position, write_position
@@ -337,7 +336,7 @@ class RedisBus:
         sent = self._core.publisher.publish(
             message, repeated=repeated, handling=handling, timeout=timeout, due=due
         )
-        if TRACING.is_on and (span := spans.sending(SYSTEM, message)) is not None:
+        if TRACING.is_on and (span := spans.sending(self._core.client, message)) is not None:
             return await span.around(message, sent)
         return await sent
 

@@ -22,6 +22,7 @@ from ..groups import Delivery, GroupPartition
 from ..overflow import Overflow
 from ..policy.causes import Causes
 from ..policy.timeout import Sweeper
+from ..spans import Client
 from ..tidings import tell_dropped
 from .announcing import RedisAnnouncer
 from .bell import Bell
@@ -33,7 +34,7 @@ from .errors import explained, may_pass
 from .groups import Groups
 from .hosting import RedisHosting
 from .inbox import Inbox
-from .layout import FIRST, Keys, entry_of, order_of, position_of
+from .layout import FIRST, SYSTEM, Keys, entry_of, order_of, position_of
 from .link import LONGEST_PAUSE, Link
 from .members import Members
 from .ownership import Ownership, owner_of
@@ -78,6 +79,7 @@ class Core:
         self.keys = Keys(namespace)
         # Much less than a lease: who comes back late after an outage must not be taken for gone.
         self.link = Link(url, longest_pause=min(LONGEST_PAUSE, limits.lease / 5))
+        self.client = Client(SYSTEM, replica, self.link.server)
         self.sweeper = Sweeper(clock)
         self.catalog = SharedCatalog(self)
         self.directory = Directory()

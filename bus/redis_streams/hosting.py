@@ -29,7 +29,6 @@ from ..port import Publish
 from ..rates import Rate
 from ..tidings import tell_dead, tell_given_up
 from ..turns import Turns
-from .layout import SYSTEM
 from .packing import Undecodable, parse_kind
 from .place import Holding, RedisPlace
 
@@ -48,7 +47,7 @@ class RedisHosting(Turns):
     ) -> None:  # fmt: skip
         super().__init__(spec, core.clock, misses_what_is_trimmed=spec.options.broadcast)
         self.replica = core.replica
-        self.system = SYSTEM
+        self.client = core.client
         self.version = spec.precedence
         self.limits = core.limits
         self.core = core

@@ -34,6 +34,7 @@ _HOLDS = 1.0
 """Seconds after which a connection has held."""
 _LONGEST_HELD = 0.5
 _FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+_PORT = 6379
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
 
@@ -45,6 +46,7 @@ class Link:
         self._longest_pause = longest_pause
         self.address = display(url)
         self._pool = pool_of(url)
+        self.server = server_of(url)
         self.bell = Wire(self._pool, "bell", stall=BLOCK + 2.0)
         self.events = Wire(self._pool, "events", stall=STALL)
         self.control = Wire(self._pool, "control", stall=STALL)
@@ -234,6 +236,14 @@ def display(url: str) -> str:
         return url.rpartition("@")[2]
     _, at, hosts = parts.netloc.rpartition("@")
     return parts._replace(netloc=f":••••@{hosts}" if at else hosts, query="").geturl()
+
+
+def server_of(url: str) -> tuple[str, int | None] | None:
+    """Host and port, or the socket. None: it moves, and sentinels tell where it is."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path, None
+    return None if parts.scheme == "redis+sentinel" else (parts.hostname or "localhost", parts.port or _PORT)
 
 
 def _cause(error: BaseException) -> str:

@@ -15,8 +15,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 KINDS = {number: name.removeprefix("SPAN_KIND_").lower() for name, number in ProtoSpan.SpanKind.items()}
+STATUSES = {number: name.removeprefix("STATUS_CODE_").lower() for name, number in Status.StatusCode.items()}
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,21 @@ class Exported:
     trace_id: str
     span_id: str
     parent_id: str
+    state: str
     name: str
     kind: str
     attributes: dict[str, Any]
     links: tuple[tuple[str, str], ...]
     events: tuple[tuple[str, dict[str, Any]], ...]
-    is_error: bool
+    status: tuple[str, str]
+    """`unset`, `ok` or `error`, and what is said of it."""
     resource: dict[str, Any]
     scope: str
     schema_url: str
+
+    @property
+    def is_error(self) -> bool:
+        return self.status[0] == "error"
 
 
 @dataclass
@@ -94,11 +102,11 @@ def decoded(body: bytes) -> list[Exported]:
     request = ExportTraceServiceRequest.FromString(body)
     return [
         Exported(
-            span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name, KINDS[span.kind],
-            _values(span.attributes),
+            span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.trace_state,
+            span.name, KINDS[span.kind], _values(span.attributes),
             tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
             tuple((event.name, _values(event.attributes)) for event in span.events),
-            span.status.code == span.status.STATUS_CODE_ERROR,
+            (STATUSES[span.status.code], span.status.message),
             _values(resource.resource.attributes), scope.scope.name, scope.schema_url,
         )
         for resource in request.resource_spans

@@ -9,13 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from conventions import not_in_force
+from expected import Row, Same, rows_of
 from fault_tools.servers import Server, free_port
 from receiver import Exported, Receiver
+
+from contracts.tracing import SCHEMA
 
 PLUGBUS = "import plugbus; plugbus.main()"
 DEADLINE = 60.0
@@ -85,7 +91,8 @@ class Kernel:
         self, folder: Path, bus: str, endpoint: str, plugins: Sequence[str],
         *, webhooks: bool, more: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.port, self.folder = free_port(), folder
+        self.port, self.folder, self.name = free_port(), folder, folder.name
+        self.broker = broker_of(bus)
         folder.mkdir()
         named = []
         for name in plugins:
@@ -100,7 +107,7 @@ class Kernel:
             "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET": SECRET,
             "PLUGBUS_PLUGINS__TELEMETRY__ENABLED": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100",
-            "OTEL_SERVICE_NAME": folder.name,
+            "OTEL_SERVICE_NAME": self.name, "PLUGBUS_REPLICA": f"{self.name}-1",
             **(more or {}),
         }  # fmt: skip
         self.log = (folder / "log").open("w+")
@@ -156,6 +163,22 @@ class Kernel:
         self.log.close()
 
 
+def end_all(kernels: list[Kernel]) -> None:
+    """Then the receiver has got everything."""
+    for kernel in kernels:
+        kernel.end()
+
+
+def broker_of(bus: str) -> dict[str, str | int]:
+    """What spans say of where it listens."""
+    parts = urlsplit(bus)
+    if parts.scheme == "memory":
+        return {}
+    assert parts.hostname
+    assert parts.port
+    return {"server.address": parts.hostname, "server.port": parts.port}
+
+
 def until(is_so: Callable[[], Any]) -> Any:
     end = time.monotonic() + DEADLINE
     while not (answer := is_so()):
@@ -195,61 +218,138 @@ def _ready(kernels: list[Kernel]) -> Iterator[list[Kernel]]:
             kernel.end()
 
 
+def table_of(kernels: list[Kernel], system: str) -> dict[str, Row]:
+    """The whole flow, a row for each span: its name, kind, what it is below, who makes it, what it says."""
+    front, back = kernels[0].name, kernels[-1].name
+    server = kernels[0].broker
+
+    def event(type: str, id: str | Same, source: str) -> dict[str, Any]:
+        return {
+            "messaging.system": system, **server,
+            "messaging.destination.name": type.partition(".")[0],
+            "messaging.destination.partition.id": Same(r"\d+"),
+            "messaging.message.id": id,
+            "messaging.message.conversation_id": "delivery-1",
+            "cloudevents.event_type": type, "cloudevents.event_source": source, "cloudevents.event_id": id,
+        }  # fmt: skip
+
+    run = event("github.workflow_run", "delivery-1", "/plugins/webhooks")
+    found = event("triage.found", Same("[0-9a-f]{32}"), "/plugins/triage")
+    done = event("fixer.done", Same("[0-9a-f]{32}"), "/plugins/fixer")
+
+    def publish(on: str) -> dict[str, Any]:
+        return {
+            "messaging.operation.name": "publish", "messaging.operation.type": "send",
+            "messaging.client.id": f"{on}-1",
+        }  # fmt: skip
+
+    def process(on: str, group: str) -> dict[str, Any]:
+        return {
+            "messaging.operation.name": "process", "messaging.operation.type": "process",
+            "messaging.client.id": f"{on}-1", "messaging.consumer.group.name": group,
+        }  # fmt: skip
+
+    http = {
+        "http.request.method": "POST", "http.route": "/plugins/webhooks/github",
+        "http.response.status_code": 202, "url.path": "/plugins/webhooks/github", "url.scheme": "http",
+        "server.address": "127.0.0.1", "server.port": kernels[0].port, "client.address": "127.0.0.1",
+    }  # fmt: skip
+    call = {"rpc.system.name": "plugbus", "rpc.method": "price.ask"}
+    pricing = {**call, "plugbus.plugin.id": "pricer"}
+    again, second = {"plugbus.outcome": "retry"}, {"plugbus.attempt": 2}
+    raised = {
+        "exception.type": "ConnectionError", "exception.message": "not now",
+        "exception.stacktrace": Same("Traceback .*ConnectionError: not now\n"),
+    }  # fmt: skip
+    fix = {**found, **process(back, "fixer.fix")}
+    return {
+        "request": Row("POST /plugins/webhooks/github", "server", "caller", front, http),
+        "run": Row("publish github", "producer", "request", front, {**run, **publish(front)}),
+        "look": Row("process github", "consumer", "run", front,
+                    {**run, **process(front, "triage.look")}, links=("run",)),
+        "found": Row("publish triage", "producer", "look", front, {**found, **publish(front)}),
+        "fix": Row("process triage", "consumer", "found", back,
+                   {**fix, **again}, links=("found",), events=(("exception", raised),)),
+        "fix 2": Row("process triage", "consumer", "found", back, {**fix, **second}, links=("found",)),
+        "ask": Row("price.ask", "client", "fix 2", back, call),
+        "price": Row("price.ask", "server", "ask", back, pricing),
+        "done": Row("publish fixer", "producer", "fix 2", back, {**done, **publish(back)}),
+        "close": Row("process fixer", "consumer", "done", back,
+                     {**done, **process(back, "pricer.close")}, links=("done",)),
+    }  # fmt: skip
+
+
 def test_a_webhook_is_one_trace_through_plugins_retry_and_call(
     kernels: list[Kernel], receiver: Receiver, system: str
 ) -> None:
-    """Every span hangs on what has caused it; nothing else is in the trace; both views tell the same."""
+    """Every span says exactly what its row says and hangs where it says; nothing else is in the trace."""
     answer = kernels[0].post({"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "vendor=1"})
     assert answer.is_success, answer.text
 
     def whole() -> list[Exported]:
         return [span for span in receiver.spans if span.trace_id == TRACE]
 
-    until(lambda: [span for span in whole() if span.name == "process fixer"])
+    table = table_of(kernels, system)
+    until(lambda: len(whole()) >= len(table))
+    end_all(kernels)
     spans = whole()
-    by_name: dict[str, list[Exported]] = {}
-    for span in spans:
-        by_name.setdefault(span.name, []).append(span)
-    [request] = by_name["POST /plugins/webhooks/github"]
-    [sent] = by_name["publish github"]
-    [triaged] = by_name["process github"]
-    [found] = by_name["publish triage"]
-    first, second = sorted(
-        by_name["process triage"], key=lambda span: span.attributes.get("plugbus.attempt", 1)
-    )
-    asking, answering = sorted(by_name["price.ask"], key=lambda span: span.kind)
-    [done], [closed] = by_name["publish fixer"], by_name["process fixer"]
-    assert len(spans) == 10
-    assert (request.kind, request.parent_id) == ("server", SPAN)
-    assert request.attributes["http.response.status_code"] == answer.status_code
-    chain = [(sent, request), (triaged, sent), (found, triaged), (first, found), (second, found),
-             (asking, second), (answering, asking), (done, second), (closed, done)]  # fmt: skip
-    for below, above in chain:
-        assert below.parent_id == above.span_id, (below.name, above.name)
-    assert (asking.kind, answering.kind) == ("client", "server")
-    assert all(span.kind == "producer" for span in (sent, found, done))
-    for process, cause in ((triaged, sent), (first, found), (second, found), (closed, done)):
-        assert process.kind == "consumer"
-        assert process.links == ((TRACE, cause.span_id),)
-        assert process.attributes["messaging.system"] == system
-        assert process.attributes["messaging.message.id"] == cause.attributes["messaging.message.id"]
-    assert (first.attributes["plugbus.outcome"], second.attributes["plugbus.attempt"]) == ("retry", 2)
-    assert not any(span.is_error for span in spans)
-    names = {span.resource["service.name"] for span in spans}
-    assert names == ({"all"} if system == "inmemory" else {"front", "back"})
+    found = rows_of(spans, table, outside=SPAN)
+    assert found.keys() == table.keys()
+    for key, row in table.items():
+        assert vars(found[key]) == vars(row), key
+    assert {(span.scope, span.schema_url, span.state) for span in spans} == {("plugbus", SCHEMA, "vendor=1")}
+    for kernel in kernels:
+        resources = [span.resource for span in spans if span.resource["service.name"] == kernel.name]
+        one = Same("[0-9a-f-]{36}")
+        assert resources == [resource_of(kernel.name, one)] * len(resources)
 
+
+def test_what_is_sent_speaks_the_words_of_the_conventions(kernels: list[Kernel], receiver: Receiver) -> None:
+    """All of it, also what starting and stopping plugins says: nothing unknown, nothing given up."""
+    assert kernels[0].post({}).is_success
+    until(lambda: receiver.named("process fixer"))
+    end_all(kernels)
+    said = {name for span in receiver.spans for name in span.attributes}
+    said |= {name for span in receiver.spans for _, attributes in span.events for name in attributes}
+    said |= {name for span in receiver.spans for name in span.resource}
+    assert not_in_force(said) == set()
+    assert {"messaging.system", "rpc.method", "http.route", "exception.type", "service.name"} <= said
+
+
+@pytest.mark.parametrize(
+    "name", ["messaging.operation", "messaging.destination", "messaging.kafka.consumer.group",
+             "messaging.key", "messaging.message_id", "rpc.system", "http.status_code"],
+)  # fmt: skip
+def test_words_that_the_conventions_have_given_up_are_found(name: str) -> None:
+    assert not_in_force([name, "messaging.system", "plugbus.attempt"]) == {name}
+
+
+def test_the_command_shows_what_the_backend_got(
+    kernels: list[Kernel], receiver: Receiver, system: str
+) -> None:
+    """From any kernel, by the trace or by an event in it."""
+    assert kernels[0].post({"traceparent": f"00-{TRACE}-{SPAN}-01"}).is_success
+    table = table_of(kernels, system)
+    until(lambda: len([span for span in receiver.spans if span.trace_id == TRACE]) >= len(table))
+    spans = [span for span in receiver.spans if span.trace_id == TRACE]
     records = until(lambda: (told := kernels[0].ask(f"/admin/traces/{TRACE}")).is_success and told.json())
     steps = [step for record in records for step in record["steps"]]
     assert {step["span_id"] for step in steps} == {span.span_id for span in spans}
-    event_id = sent.attributes["messaging.message.id"]
-    shown = kernels[-1].command("trace", "show", event_id)
+    shown = kernels[-1].command("trace", "show", "delivery-1")
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith(f"trace {TRACE}")
-    assert sum(" ms  " in line for line in lines) == 10
+    assert sum(" ms  " in line for line in lines) == len(table)
     assert any(
         "process triage triage.found fixer.fix" in line and "retry: ConnectionError" in line for line in lines
     )
+
+
+def resource_of(service: str, instance: Same) -> dict[str, Any]:
+    return {
+        "service.name": service, "service.instance.id": instance, "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "opentelemetry", "telemetry.sdk.version": version("opentelemetry-sdk"),
+    }  # fmt: skip
 
 
 def test_what_is_not_known_or_not_sampled_is_said(kernels: list[Kernel], receiver: Receiver) -> None:
