@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -33,7 +33,7 @@ from contracts.errors import ErrorInfo
 from contracts.event import EventResult, Receipt
 from contracts.message import Message, PluginEvent
 from contracts.patterns import topic_of
-from contracts.tracing import SCHEMA, exception_of, read_trace
+from contracts.tracing import SCHEMA, exception_of, read_trace, trace_of
 
 from .faults import described
 from .policy.causes import CURRENT
@@ -249,8 +249,19 @@ def _start(event: Delivery, origin: SpanContext | None, named: Named) -> Span:
         more["plugbus.attempt"] = event.attempt
     if event.replayed:
         more["plugbus.replayed"] = True
-    links = () if origin is None else (Link(origin),)
+    links = [] if origin is None else [Link(origin)]
+    if message.extra is not None and (begun := _begun_in(message.extra)) is not None:
+        links.append(Link(begun))
     return tracer().start_span(name, _below(origin), SpanKind.CONSUMER, more, links=links)
+
+
+def _begun_in(extra: Mapping[str, Any]) -> SpanContext | None:
+    """CloudEvents' tracing extension of an event from outside: where its transmission began.
+
+    That is a link, not a parent: the parent is the last hop, as the transport's own headers have told.
+    """
+    said = trace_of([str(extra.get("traceparent", ""))], [str(extra.get("tracestate", ""))])
+    return None if said is None else context_of(str(said))
 
 
 def ended(span: Any, outcome: str, error: ErrorInfo | None = None, *, is_last: bool = False) -> None:
