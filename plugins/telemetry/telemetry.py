@@ -28,6 +28,7 @@ from contracts.messages import ShowBus, ShowTrace, TraceRecord
 from contracts.tracing import TRACING, is_export_wanted
 from plugbus import BasePlugin, provides
 
+from .export_queue import ExportQueue, room_of
 from .record import FlowRecord
 
 log = logging.getLogger("plugbus.telemetry")
@@ -89,7 +90,7 @@ class Telemetry(BasePlugin):
         return TraceRecord(
             replica=self._replica,
             steps=tuple(record.steps(asked.id)), kept=len(record), most=record.most, dropped=record.dropped,
-            lost=0 if self._export is None else self._export.exporter.lost,
+            lost=0 if self._export is None else self._export.lost,
             oldest=None if oldest is None else datetime.fromtimestamp(oldest / 1e9, UTC),
         )  # fmt: skip
 
@@ -120,13 +121,14 @@ class Patient(SpanExporter):
         self._where = where
         self._is_down = False
         self._former = _CHATTY.level
-        self.lost = 0
+        self.taken = self.lost = 0
 
     def begin(self) -> None:
         """From now on this one speaks: the other writes several lines for each batch that fails."""
         _CHATTY.setLevel(logging.CRITICAL)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.taken += len(spans)
         result = self._inner.export(spans)
         if result is not SpanExportResult.SUCCESS:
             self.lost += len(spans)
@@ -150,9 +152,13 @@ class Patient(SpanExporter):
 
 
 class Export(NamedTuple):
-    processor: SpanProcessor
-    """With a thread of its own; what does not fit into its queue is dropped."""
+    processor: ExportQueue
+    """Before one with a thread of its own; what does not fit into its queue is dropped."""
     exporter: Patient
+
+    @property
+    def lost(self) -> int:
+        return self.exporter.lost + self.processor.dropped
 
 
 def exporting(environment: Mapping[str, str]) -> Export | None:
@@ -166,7 +172,7 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         exporter = Patient(OTLPSpanExporter(), _endpoint(environment))
-        processor = BatchSpanProcessor(exporter)
+        batches = BatchSpanProcessor(exporter)
     except ImportError:
         log.error(  # noqa: TRY400 - it is not installed: no traceback tells more
             "OTEL_* variables ask for an export of traces, but the exporter is not installed; fix:"
@@ -177,7 +183,7 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
         log.error("traces are not exported: an OTEL_* variable is wrong: %s", error)  # noqa: TRY400 - as above
         return None
     exporter.begin()
-    return Export(processor, exporter)
+    return Export(ExportQueue(batches, room_of(environment), lambda: exporter.taken), exporter)
 
 
 def _endpoint(environment: Mapping[str, str]) -> str:

@@ -17,12 +17,18 @@ Result = dict[str, float]
 
 
 def interleave(script: Path, cases: Sequence[str], rounds: int, seconds: float) -> dict[str, Result]:
-    """Run `script --case CASE` for each case, round by round; the median of each figure."""
+    """The median of each figure of `all_rounds`."""
+    found = all_rounds(script, cases, rounds, seconds)
+    return {case: medians(results) for case, results in found.items()}
+
+
+def all_rounds(script: Path, cases: Sequence[str], rounds: int, seconds: float) -> dict[str, list[Result]]:
+    """Run `script --case CASE` for each case, round by round."""
     found: dict[str, list[Result]] = {case: [] for case in cases}
     for _ in range(rounds):
         for case in cases:
             found[case].append(_one(script, case, seconds))
-    return {case: _medians(results) for case, results in found.items()}
+    return found
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -49,5 +55,5 @@ def _one(script: Path, case: str, seconds: float) -> Result:
     return result
 
 
-def _medians(results: list[Result]) -> Result:
+def medians(results: list[Result]) -> Result:
     return {name: statistics.median(result[name] for result in results) for name in results[0]}

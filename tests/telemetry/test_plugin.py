@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +15,23 @@ from typing import Any, cast
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from receiver import Receiver
 
+from contracts.messages import ShowTrace
 from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
 from kernel.testing import Harness
+from plugins.telemetry.export_queue import ExportQueue, room_of
 from plugins.telemetry.record import FlowRecord
-from plugins.telemetry.telemetry import Patient, exporting
+from plugins.telemetry.telemetry import Export, Patient, Telemetry, exporting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,8 +175,8 @@ FLOW = """
 
     async def main():
         provider, is_ours = provider_in_force()
-        export, exporter = exporting(os.environ)
-        provider.add_span_processor(Gate(export))
+        export = exporting(os.environ)
+        provider.add_span_processor(Gate(export.processor))
         TRACING.is_on = True
         spec = SubscriptionSpec(group="a.b", plugin_id="a", handler="b", patterns=("x.*",))
         async with MemoryBus() as bus:
@@ -178,12 +188,16 @@ FLOW = """
             await bus.quiet()
             print("handled", time.perf_counter() - began)
         began = time.perf_counter()
-        await within(1.5, export.shutdown)
+        await within(1.5, export.processor.shutdown)
         print("ended", time.perf_counter() - began)
-        print("lost", exporter.lost)
+        print("lost", export.lost)
 
     asyncio.run(main())
 """
+
+
+SPANS, ROOM, BATCH = 6_000, 2_048, 512
+"""Of that flow; and what the SDK's queue and one of its batches hold."""
 
 
 @pytest.mark.parametrize("how", ["down", "says 500", "slow"])
@@ -211,8 +225,88 @@ def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
     assert len(done.stderr.splitlines()) <= 8, done.stderr
     if how == "says 500":
         assert told
-        assert int(said["lost"]) > 0
+        assert int(said["lost"]) == SPANS
+    else:  # what was in the queue, and the batch that was under way, nobody could count any more
+        assert int(said["lost"]) >= SPANS - ROOM - BATCH
     assert took < float(said["handled"]) + 2.0 + 5.0, done.stderr
+
+
+class Waits(SpanExporter):
+    """Takes what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+        self.exported = 0
+
+    def export(self, spans: Any) -> SpanExportResult:
+        self.has_begun.set()
+        self.may_end.wait()
+        self.exported += len(spans)
+        return SpanExportResult.SUCCESS
+
+
+def test_what_does_not_fit_into_the_queue_is_counted_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """To the last span; and it enters none that the SDK's queue would drop."""
+    exporter = Waits()
+    patient = Patient(exporter, "http://there:4318")
+    batches = BatchSpanProcessor(patient, max_queue_size=4, max_export_batch_size=2)
+    export = Export(ExportQueue(batches, 4, lambda: patient.taken), patient)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(export.processor)
+    tracer = provider.get_tracer("test")
+    for _ in range(2):
+        tracer.start_span("taken").end()
+    assert exporter.has_begun.wait(10)
+    for _ in range(9):
+        tracer.start_span("queued, or dropped").end()
+    assert export.lost == 5
+    exporter.may_end.set()
+    provider.shutdown()
+    assert (exporter.exported, export.lost) == (6, 5)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "more spans than the backend takes" in told[0]
+
+
+def test_what_is_not_sampled_takes_no_room(caplog: pytest.LogCaptureFixture) -> None:
+    """A span may be recorded and not sampled: nobody exports it."""
+
+    class RecordOnly(Sampler):
+        def should_sample(self, *args: Any, **more: Any) -> SamplingResult:
+            return SamplingResult(Decision.RECORD_ONLY)
+
+        def get_description(self) -> str:
+            return "records only"
+
+    kept = InMemorySpanExporter()
+    processor = ExportQueue(SimpleSpanProcessor(kept), 1, lambda: 0)
+    provider = TracerProvider(sampler=RecordOnly(), shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    for _ in range(3):
+        provider.get_tracer("test").start_span("seen").end()
+    assert (kept.get_finished_spans(), processor.dropped, caplog.records) == ((), 0, [])
+
+
+@pytest.mark.parametrize(("said", "room"), [(None, 2_048), ("100", 100), ("many", 2_048)])
+def test_the_room_is_that_of_the_sdk(said: str | None, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_BSP_MAX_QUEUE_SIZE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", said)
+    assert room_of(os.environ) == room == BatchSpanProcessor._default_max_queue_size()
+
+
+async def test_the_command_tells_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not fit, and what could not be exported."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    plugin = Telemetry()
+    plugin.record, plugin._replica, plugin._export = FlowRecord(1), "front-1", exporting(os.environ)
+    assert plugin._export is not None
+    plugin._export.exporter.lost, plugin._export.processor.dropped = 3, 4
+    told = await plugin.show(ShowTrace(id="1"))
+    plugin._export.processor.shutdown()
+    assert told.lost == 7
 
 
 def test_what_is_exported_arrives_whole() -> None:
