@@ -92,7 +92,8 @@ def pack(message: Message) -> Fields:
     data = message.data
     line = b"%08x" % zlib.crc32(kind + head + data)
     if message.depth or message.trace is not None:
-        line += f" {message.depth} {json.dumps(message.path)}".encode()
+        path = json.dumps(message.path) if message.path else "[]"
+        line += f" {message.depth} {path}".encode()
     if message.trace is not None:
         line += b"\n" + message.trace.encode()
     return kind, head, data, line
@@ -218,7 +219,8 @@ def _chain(line: bytes) -> tuple[int, tuple[str, ...], str | None]:
     try:
         chain, newline, trace = line.partition(b"\n")
         _, depth, path = chain.split(b" ", 2)
-        return int(depth), tuple(json.loads(path)), trace.decode("ascii") if newline else None
+        groups = () if path == b"[]" else tuple(json.loads(path))
+        return int(depth), groups, trace.decode("ascii") if newline else None
     except (ValueError, TypeError) as error:
         raise Undecodable(f"its bus line is {line[:40]!r}") from error
 
