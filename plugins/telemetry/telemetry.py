@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -36,6 +37,8 @@ _CHATTY = logging.getLogger("opentelemetry.exporter.otlp.proto.http")
 
 _LAST = 1.5
 """Seconds that what is not exported yet may take at the end."""
+_REST = 1.0
+"""Seconds after a failed export in which none is tried."""
 
 
 class Settings(BaseModel, extra="forbid"):
@@ -114,10 +117,16 @@ def provider_in_force() -> tuple[TracerProvider, bool]:
 
 
 class Patient(SpanExporter):
-    """Exports; says once when that does not work, and once when it does again; counts what is lost."""
+    """Exports; says once when that does not work, and once when it does again; counts what is lost.
 
-    def __init__(self, inner: SpanExporter, where: str) -> None:
+    After a failure it rests: to encode what is refused takes as much of the processor as what is accepted.
+    Where that makes sense the exporter itself has tried again already.
+    """
+
+    def __init__(self, inner: SpanExporter, where: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
+        self._clock = clock
+        self._rests_until = 0.0
         self._where = where
         self._is_down = False
         self._former = _CHATTY.level
@@ -129,9 +138,13 @@ class Patient(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(spans)
+        if self._is_down and self._clock() < self._rests_until:
+            self.lost += len(spans)
+            return SpanExportResult.FAILURE
         result = self._inner.export(spans)
         if result is not SpanExportResult.SUCCESS:
             self.lost += len(spans)
+            self._rests_until = self._clock() + _REST
             if not self._is_down:
                 self._is_down = True
                 log.warning(

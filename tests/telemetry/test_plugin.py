@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -115,7 +116,10 @@ def test_that_exporting_fails_is_said_once_and_so_is_that_it_works_again(
     """What is lost meanwhile is counted; the exporter's own many lines are not written, until it ends."""
     good, bad = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
     chatty = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    patient = Patient(Answers(good, bad, bad, good, good, bad), "http://there:4318")
+    clock = itertools.count(0, 2)
+    patient = Patient(
+        Answers(good, bad, bad, good, good, bad), "http://there:4318", lambda: float(next(clock))
+    )
     patient.begin()
     assert not chatty.isEnabledFor(logging.ERROR)
     for _ in range(6):
@@ -130,6 +134,18 @@ def test_that_exporting_fails_is_said_once_and_so_is_that_it_works_again(
     ]
     assert "4 spans were lost" in told[1]
     assert patient.lost == 6
+
+
+def test_after_a_failure_the_backend_is_left_alone_for_a_second() -> None:
+    """What comes meanwhile is lost, and counted; to encode it would be for nothing."""
+    moment = [0.0]
+    answers = Answers(SpanExportResult.FAILURE, SpanExportResult.SUCCESS, SpanExportResult.SUCCESS)
+    patient = Patient(answers, "http://there:4318", lambda: moment[0])
+    results = list[SpanExportResult]()
+    for moment[0] in (0.0, 0.1, 0.9, 1.0, 1.1):
+        results.append(patient.export([cast(ReadableSpan, None)] * 2))
+    assert [result.name for result in results] == ["FAILURE", "FAILURE", "FAILURE", "SUCCESS", "SUCCESS"]
+    assert (patient.taken, patient.lost) == (10, 6)
 
 
 async def test_it_is_on_while_somebody_wants_it(harness: Harness) -> None:

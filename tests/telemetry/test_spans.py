@@ -15,9 +15,18 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from bus.redis_streams import RedisBus
-from contracts.bus import DeadLetterSelection, EventBus, RetryPolicy, SubscriptionOptions, SubscriptionSpec
+from contracts.bus import (
+    Call,
+    CallReply,
+    DeadLetterSelection,
+    EventBus,
+    ProviderSpec,
+    RetryPolicy,
+    SubscriptionOptions,
+    SubscriptionSpec,
+)
 from contracts.envelope import Envelope
-from contracts.errors import BusFull
+from contracts.errors import BusFull, ProviderFailed
 from contracts.event import Event, EventData, EventResult, Receipt
 from contracts.message import PluginEvent
 from contracts.tracing import SCHEMA, TRACING, TraceContext
@@ -378,6 +387,25 @@ async def test_a_timeout_ends_its_span(event_bus: EventBus, spans: Any, said: Sa
     error = {"plugbus.outcome": "dead_letter", "error.type": "contracts.errors.HandlerTimeout"}
     assert process.attributes == said.process(receipt.id, place_of(receipt), **error)
     assert process.status.status_code is StatusCode.ERROR
+
+
+async def test_a_call_that_fails_is_an_error_on_both_sides(event_bus: EventBus, spans: Any) -> None:
+    """Each says what it saw: the provider its own error, who asked that the provider has failed."""
+
+    async def refuse(call: Call) -> CallReply:
+        raise ValueError("no price")
+
+    await event_bus.provide(ProviderSpec(capability="price.ask", plugin_id="pricer", provider="ask"), refuse)
+    with pytest.raises(ProviderFailed):
+        await event_bus.request("price.ask", "{}", source=SOURCE)
+    server, client = sorted(spans.of("price.ask"), key=lambda span: span.kind.value)
+    assert (client.kind, server.kind) == (SpanKind.CLIENT, SpanKind.SERVER)
+    assert (parent_of(client), parent_of(server)) == (None, ids(client))
+    call = {"rpc.system.name": "plugbus", "rpc.method": "price.ask"}
+    assert client.attributes == {**call, "error.type": "contracts.errors.ProviderFailed"}
+    assert server.attributes == {**call, "plugbus.plugin.id": "pricer", "error.type": "ValueError"}
+    assert server.status.description == "ValueError: no price"
+    assert {span.status.status_code for span in (client, server)} == {StatusCode.ERROR}
 
 
 async def test_what_is_not_sampled_makes_no_span_and_stays_one_flow(event_bus: EventBus, spans: Any) -> None:
