@@ -50,11 +50,16 @@ class Attempts:
     def handler(self) -> Handler:
         """What is called for what starts now: where flows are traced, with a span around it."""
         if not TRACING.is_on:
+            if self._traced is not None:
+                from .tracing import forget
+
+                self._traced = None
+                forget()
             return self._handler
         if self._traced is None:
             from .tracing import traced  # loads OpenTelemetry
 
-            self._traced = traced(self._handler, self._spec, self._port.client)
+            self._traced = traced(self._handler, self._spec, self._port.measures)
         return self._traced
 
     # --- before a start ---------------------------------------------------------------------------

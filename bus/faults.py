@@ -17,6 +17,12 @@ def described(error: BaseException) -> ErrorInfo:
         return ErrorInfo(type=kind, message=f"(its text cannot be made: {type(broken).__name__})")
 
 
+def kind_of(error: BaseException) -> str:
+    """`ErrorInfo.type` of it, without the rest."""
+    carried = getattr(error, "remote_info", None)
+    return carried.type if isinstance(carried, ErrorInfo) else qualified_name(type(error))
+
+
 def wrong_with(result: object) -> str | None:
     """Why a handler cannot have returned this; None: it can."""
     if not isinstance(result, EventResult):

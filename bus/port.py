@@ -9,8 +9,8 @@ from contracts.bus import Outcome
 from contracts.event import AnyEvent, Event
 
 from .groups import Delivery
+from .measures import Measures
 from .policy.dedupe import Settled
-from .spans import Client
 
 Publish = Callable[[AnyEvent, Delivery, int], Awaitable[None]]
 """Publishes the n-th event that a handler returned."""
@@ -20,12 +20,10 @@ class Port(Protocol):
     """What a backend gives the loop of one group on one bus. Nothing here waits."""
 
     replica: str
+    measures: Measures
+    """Of the replica."""
     records_starts: bool
     """Whether `begin` must be awaited before what was out of line is started."""
-
-    @property
-    def client(self) -> Client:
-        """What spans say of this bus."""
 
     @property
     def settled(self) -> Settled | None:

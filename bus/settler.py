@@ -145,7 +145,9 @@ class Settler:
             self._spec.group, delivery.attempt, self._policy.attempts, delivery.type, delivery.id,
             self._next_step(decision), error,
         )  # fmt: skip
-        _end_span(delivery, *_told(decision, error), is_last=isinstance(decision, Dead))
+        outcome = _outcome(decision)
+        self._port.measures.failed.of(self._spec.group, outcome).value += delivery.is_open
+        _end_span(delivery, outcome, error, is_last=isinstance(decision, Dead))
         if not delivery.is_open:
             self._port.settle(delivery, Parked(None, error))  # refused and counted: another owner has it
         elif isinstance(decision, Again):
@@ -199,14 +201,14 @@ def _end_span(
         ended(delivery.span, outcome, error, is_last=is_last)
 
 
-def _told(decision: Decision, error: ErrorInfo) -> tuple[str, ErrorInfo]:
+def _outcome(decision: Decision) -> str:
     """How a failed attempt ends, in a word."""
     match decision:
         case Parked() | Again():
-            return "retry", error
+            return "retry"
         case Pause():
-            return "pause", error
+            return "pause"
         case Discarded():
-            return "discard", error
+            return "discard"
         case _:
-            return "dead_letter", error
+            return "dead_letter"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from contracts.event import Receipt
     from contracts.message import Message
 
-    from .tracing import Sending
+    from .measures import Measures
 
 
 class Client:
@@ -32,13 +33,30 @@ Named = tuple[str, dict[str, str | int]]
 """Name and attributes of a span."""
 
 
-def sending(client: Client, message: Message) -> Sending | None:
-    """See `tracing.sending`."""
-    return _opened()(client, message)
+class Tracing(Protocol):
+    """What of it is asked for through this door."""
+
+    def publishing(
+        self, measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]
+    ) -> Coroutine[Any, Any, Receipt]: ...
+
+    def unsampled(self) -> str | None: ...
+
+
+def publishing(
+    measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]
+) -> Coroutine[Any, Any, Receipt]:
+    """See `tracing.publishing`."""
+    return _tracing().publishing(measures, message, publish)
+
+
+def unsampled() -> str | None:
+    """See `tracing.unsampled`."""
+    return _tracing().unsampled()
 
 
 @functools.cache
-def _opened() -> Callable[[Client, Message], Sending | None]:
-    from .tracing import sending
+def _tracing() -> Tracing:
+    from . import tracing
 
-    return sending
+    return tracing

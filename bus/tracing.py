@@ -7,6 +7,7 @@ and its context is handed on as it came.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import Coroutine, Iterator, Mapping
@@ -29,13 +30,14 @@ from opentelemetry.trace import (
 )
 
 from contracts.bus import Call, Handler, SubscriptionSpec
-from contracts.errors import ErrorInfo
+from contracts.errors import ErrorInfo, HandlerTimeout, qualified_name
 from contracts.event import EventResult, Receipt
 from contracts.message import Message, PluginEvent
 from contracts.patterns import topic_of
 from contracts.tracing import SCHEMA, exception_of, read_trace, trace_of
 
-from .faults import described
+from .faults import described, kind_of
+from .measures import Measures
 from .policy.causes import CURRENT
 from .spans import Client, Named
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SAMPLED = frozenset("13579bdf")
 _WORKED = EventResult.ok()
 """Stands for None, so that the settler hears of the end of a traced attempt."""
 
@@ -125,15 +128,36 @@ def _below(parent: SpanContext | None) -> variables.Context:
     return variables.Context() if parent is None else _around(NonRecordingSpan(parent))
 
 
-def _is_sampled(text: str) -> bool:
-    return text[54:55] in "13579bdf"  # the last digit of the flags
-
-
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-def sending(client: Client, message: Message) -> Sending | None:
-    """`message` gets its trace. What comes back is the span, to be put `around` it; None: not sampled."""
+def unsampled() -> str | None:
+    """The trace of the flow that what is published now belongs to, if that is not sampled; else None."""
+    parent = here()
+    return None if parent is None or parent.trace_flags & TraceFlags.SAMPLED else text_of(parent)
+
+
+async def publishing(measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]) -> Receipt:
+    """What `publish` gives; `message` has got its trace before, and how long it took is measured."""
+    span = _sending(measures.client, message)
+    began = measures.monotonic()
+    try:
+        receipt = await publish
+    except BaseException as error:
+        topic = topic_of(message.type)
+        measures.sent.of(topic, kind_of(error)).record(measures.monotonic() - began)
+        if span is not None:
+            span.set_attributes(_names_of(message, message.id))
+            _close(span, error)
+        raise
+    measures.sent_well[message.type].record(measures.monotonic() - began)
+    if span is not None:
+        _sent(span, message, receipt)
+    return receipt
+
+
+def _sending(client: Client, message: Message) -> Span | None:
+    """The span of a publish; None: it is not sampled."""
     parent = here()
     if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
         message.trace = text_of(parent)
@@ -141,7 +165,7 @@ def sending(client: Client, message: Message) -> Sending | None:
     name, attributes = client.sends.get(message.type) or _send_of(client, message.type)
     span = tracer().start_span(name, _below(parent), SpanKind.PRODUCER, attributes)
     message.trace = text_of(span.get_span_context())
-    return Sending(span) if span.is_recording() else None
+    return span if span.is_recording() else None
 
 
 def _send_of(client: Client, type: str) -> Named:
@@ -157,30 +181,14 @@ def _of_type(operation: str, type: str, attributes: dict[str, str | int]) -> Nam
     return f"{operation} {topic}", {**attributes, **more}
 
 
-class Sending:
-    """The span of one event that is published."""
-
-    __slots__ = ("_span",)
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    async def around(self, message: Message, publish: Coroutine[Any, Any, Receipt]) -> Receipt:
-        """What `publish` gives, and then the span ends."""
-        try:
-            receipt = await publish
-        except BaseException as error:
-            self._span.set_attributes(_names_of(message, message.id))
-            _close(self._span, error)
-            raise
-        more, place = _names_of(message, receipt.id), receipt.position.partition("/")[2]
-        if place:
-            more["messaging.destination.partition.id"] = place.partition(":")[0]
-        if receipt.duplicate:
-            more["plugbus.outcome"] = "duplicate"
-        self._span.set_attributes(more)
-        self._span.end()
-        return receipt
+def _sent(span: Span, message: Message, receipt: Receipt) -> None:
+    more, place = _names_of(message, receipt.id), receipt.position.partition("/")[2]
+    if place:
+        more["messaging.destination.partition.id"] = place.partition(":")[0]
+    if receipt.duplicate:
+        more["plugbus.outcome"] = "duplicate"
+    span.set_attributes(more)
+    span.end()
 
 
 # Each attribute costs the SDK 0.4 µs: what is the same in all events (`cloudevents.event_spec_version`) is
@@ -201,37 +209,62 @@ def _names_of(message: Message, id: str) -> dict[str, str | int]:
 # --- handling ---------------------------------------------------------------------------------------------
 
 
-def traced(handler: Handler, spec: SubscriptionSpec, client: Client) -> Handler:
-    """`handler`, in a span for each attempt of what is sampled; the settler ends it, see `ended`."""
+def traced(handler: Handler, spec: SubscriptionSpec, measures: Measures) -> Handler:
+    """`handler`, in a span for each attempt of what is sampled; the settler ends it, see `ended`.
+
+    How long it runs is measured. What was made current stays so in its lane until the next attempt: what the
+    handler has returned is published behind it.
+    """
     attributes = {
-        **client.attributes, "messaging.operation.name": "process", "messaging.operation.type": "process",
-        "messaging.consumer.group.name": spec.group,
+        **measures.client.attributes, "messaging.operation.name": "process",
+        "messaging.operation.type": "process", "messaging.consumer.group.name": spec.group,
     }  # fmt: skip
     kinds: dict[str, Named] = {}
+    group, monotonic, failed, well = (
+        spec.group, measures.monotonic, measures.handled.of, measures.handled_well(spec.group),
+    )  # fmt: skip
 
     async def handle(event: PluginEvent) -> EventResult | None:
         """It is a `Delivery`: the loop calls it."""
-        text = event.message.trace
-        if text is not None and not _is_sampled(text):
-            token = variables.attach(_unsampled.get(text) or _unsampled_in(text))
-            try:
-                return await handler(event)
-            finally:
-                variables.detach(token)
-        named = kinds.get(event.message.type)
-        if named is None:
-            named = _of_type("process", event.message.type, attributes)
-            _keep(kinds, event.message.type, named)
-        span = _start(cast("Delivery", event), None if text is None else context_of(text), named)
-        token = variables.attach(_around(span))
-        event.span = span
+        message, span = event.message, None
+        text = message.trace
+        if text is not None and text[54:55] not in _SAMPLED:  # the last digit of the flags
+            variables.attach(_unsampled.get(text) or _unsampled_in(text))
+        else:
+            named = kinds.get(message.type)
+            if named is None:
+                named = _of_type("process", message.type, attributes)
+                _keep(kinds, message.type, named)
+            span = _start(cast("Delivery", event), None if text is None else context_of(text), named)
+            variables.attach(_around(span))
+            event.span = span
+        began = monotonic()
         try:
             result = await handler(event)
-        finally:
-            variables.detach(token)
-        return _WORKED if result is None else result
+        except BaseException as error:
+            now = monotonic()
+            failed(group, topic_of(message.type), _reason(error, event, now)).record(now - began)
+            raise
+        if result is None:
+            well[message.type].record(monotonic() - began)
+            return None if span is None else _WORKED
+        failed(group, topic_of(message.type), _wrong(result)).record(monotonic() - began)
+        return result
 
     return handle
+
+
+def _reason(error: BaseException, event: PluginEvent, now: float) -> str:
+    """What `error.type` says; whose time was up is cancelled."""
+    is_late = isinstance(error, asyncio.CancelledError) and now >= (event.deadline or now)
+    return qualified_name(HandlerTimeout) if is_late else kind_of(error)
+
+
+def _wrong(result: object) -> str:
+    """The same, of what the handler returned."""
+    if not isinstance(result, EventResult):
+        return "TypeError"
+    return "" if result.action in ("ok", "discard") else f"EventResult.{result.action}"
 
 
 def _unsampled_in(text: str) -> variables.Context:

@@ -137,6 +137,7 @@ from .inspection import (
     TopicInfo,
 )
 from .message import PluginEvent
+from .metrics import Metric
 from .subscription import (
     CircuitBreaker,
     RateLimit,
@@ -588,6 +589,16 @@ class EventBus(Protocol):
 
     async def topics(self) -> list[TopicInfo]:
         """All topics of the backend, by name."""
+
+    def metrics(self) -> list[Metric]:
+        """What this replica has sent, handled and given up since it was made; asks nobody.
+
+        `messaging.client.sent.messages`, `messaging.client.operation.duration`,
+        `messaging.client.consumed.messages` and `messaging.process.duration` follow OpenTelemetry's messaging
+        conventions; what is sent and handled while flows are not traced (`TRACING`) is not counted in them.
+        `plugbus.attempts.failed` counts always, by group and `plugbus.outcome`: `retry`, `discard`, `pause`,
+        `dead_letter`. Nothing names an event, so each has a bounded number of points.
+        """
 
     def providers(self) -> list[ProviderInfo]:
         """All providers that this replica can reach."""

@@ -103,15 +103,15 @@ def exception_of(error: ErrorInfo) -> dict[str, str]:
     return found
 
 
-def is_export_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's standard variables ask for an export of traces."""
+def is_export_wanted(environment: Mapping[str, str], signal: str = "TRACES") -> bool:
+    """Whether OpenTelemetry's standard variables ask for an export of `TRACES`, or `METRICS`, by OTLP."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
-    wanted = environment.get("OTEL_TRACES_EXPORTER", "").split(",")
+    wanted = environment.get(f"OTEL_{signal}_EXPORTER", "").replace(" ", "").split(",")
     if "none" in wanted:
         return False
     return "otlp" in wanted or any(
-        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", "TRACES_ENDPOINT")
+        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", f"{signal}_ENDPOINT")
     )
 
 

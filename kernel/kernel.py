@@ -23,6 +23,7 @@ from contracts.plugin import PluginStatus
 from .announcer import Announcer
 from .bus_health import BusHealth
 from .lifecycle import PluginLifecycleManager, Services
+from .metrics import Metrics
 from .operations import Operations, stopping
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
 from .resolver import DependencyResolver, Resolution
@@ -57,6 +58,7 @@ class Kernel:
         self.registry = registry
         self.lifecycle = PluginLifecycleManager(services, log)
         self.scope = Scope("kernel", log)
+        self.metrics = Metrics(services.bus, registry)
         self._bus_health = BusHealth(services.bus)
         self._announcer = announcer
         self._log = log
@@ -72,6 +74,8 @@ class Kernel:
     async def boot(self) -> None:
         """Resolve everything at once, then start wave after wave; a broken plugin never blocks the others."""
         began = time.monotonic()
+        self.metrics.loop.start()
+        self.scope.push("loop lag", self.metrics.loop.stop)
         for record in self.registry:
             if record.status is S.UNLOADED and record.enabled:
                 self._announce_found(record)

@@ -7,12 +7,29 @@ import asyncio
 from pydantic import JsonValue
 
 from contracts.bus import CatalogEntry, EventBus
+from contracts.metrics import HistogramPoint
+from contracts.tracing import TRACING
 
 from .backend import needs
 from .order import soon
 from .probe import Gate, fail_if
 from .rig import Rig
 from .suite import Suite
+
+
+def _points(bus: EventBus, name: str) -> dict[tuple[str, ...], float]:
+    """Of one metric: what is counted for which operation, topic, group and error."""
+    names = (
+        "messaging.operation.name", "messaging.destination.name", "messaging.consumer.group.name",
+        "plugbus.outcome", "error.type",
+    )  # fmt: skip
+    [metric] = [metric for metric in bus.metrics() if metric.name == name]
+    return {
+        tuple(point.attributes[name].rpartition(".")[2] if name == "error.type" else point.attributes[name]
+              for name in names if name in point.attributes):
+        point.count if isinstance(point, HistogramPoint) else point.value
+        for point in metric.points
+    }  # fmt: skip
 
 
 class Inspection(Suite):
@@ -44,6 +61,36 @@ class Inspection(Suite):
         info = await rig.info(bus)
         assert (info.handled, info.waiting, info.in_flight) == (4, 0, 0)
         assert info.rate > 0
+
+    async def test_what_was_sent_and_handled_is_measured_while_flows_are_traced(self, rig: Rig) -> None:
+        """By the messaging conventions, for each replica by itself; what fails is told apart by its error."""
+        bus, other = await rig.open("a"), await rig.open("b")
+        probe = await rig.on(
+            bus, lambda n, attempt: fail_if(n == 1 and attempt == 1),
+            retry=soon(rig, first_delay=rig.tick, attempts=2),
+        )  # fmt: skip
+        await rig.publish(bus, 0)
+        await rig.until(lambda: probe.done == [0])
+        assert _points(bus, "messaging.client.sent.messages") == {}
+        TRACING.turn_on()
+        try:
+            await rig.publish(bus, 1, 2)
+            await rig.publish(other, 3)
+            await rig.until(lambda: sorted(probe.done) == [0, 1, 2, 3])
+        finally:
+            TRACING.turn_off()
+        sent = {("publish", "orders"): 2}
+        assert _points(bus, "messaging.client.sent.messages") == sent
+        assert _points(bus, "messaging.client.operation.duration") == sent
+        assert _points(other, "messaging.client.sent.messages") == {("publish", "orders"): 1}
+        handled = {
+            ("process", "orders", "shop.handle"): 3,
+            ("process", "orders", "shop.handle", "ValueError"): 1,
+        }
+        assert _points(bus, "messaging.client.consumed.messages") == handled
+        assert _points(bus, "messaging.process.duration") == handled
+        assert _points(bus, "plugbus.attempts.failed") == {("shop.handle", "retry"): 1}
+        assert _points(other, "messaging.process.duration") == {}
 
     async def test_ages_and_rates_are_in_seconds(self, rig: Rig) -> None:
         """Of the oldest that is kept, and of the oldest without an outcome; events taken per second."""

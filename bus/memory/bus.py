@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from contracts.envelope import Envelope
 from contracts.errors import GroupConflict
 from contracts.event import AnyEvent, Receipt
 from contracts.message import Message
+from contracts.metrics import Metric
 from contracts.patterns import check_pattern
 from contracts.tracing import TRACING
 
@@ -46,7 +47,7 @@ from .hosting import Hosting
 from .positions import ends, read_position, write_position
 from .shared import shared_broker
 from .tail import MemoryTail
-from .taken import SYSTEM, PlainMessage
+from .taken import PlainMessage, TracedMessage
 from .watch import RoomWaiter
 
 __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
@@ -54,6 +55,7 @@ __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
 _BREATH = 128
 """After so many publishes in a row a publisher lets the event loop turn, so that consumers keep up."""
 _new, _address = object.__new__, id
+Taking = Coroutine[Any, Any, Receipt]
 _AT_ONCE = 1e-9
 """Seconds of a publish that may not wait."""
 
@@ -72,7 +74,6 @@ class MemoryBus(Administration):
         """`address`, `namespace`: what `info` tells of where it came from."""
         super().__init__(broker or MemoryBroker(), replica)
         self._address, self._namespace = address, namespace
-        self._client = spans.Client(SYSTEM, self._replica)
         self._breath = _BREATH
 
     @property
@@ -109,20 +110,29 @@ class MemoryBus(Administration):
         # The way of most events is written out here: each call less is felt at every publish.
         if not self._is_usable:
             await self._be_usable()
+        trace, began = None, 0.0
         broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT
             and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
-            and not TRACING.is_on
+            and (not TRACING.is_on or (trace := spans.unsampled()) is not None)
         ):  # fmt: skip
-            plain = _new(PlainMessage)
+            if trace is None:
+                plain = _new(PlainMessage)
+            else:
+                plain, began = _new(TracedMessage), self._measures.monotonic()
+                plain.trace = trace
             plain.source, plain.type, plain.version = source, plan.name, plan.version
             plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
             plain.time_ns = now_ns = broker.clock.time_ns()
             receipt = broker.publish_plain(plain, now_ns)
             if receipt is None:
-                receipt = await self._wait_for_room(plain.spelled_out(), False, False, timeout)
+                message = plain.spelled_out()
+                waiting = self._wait_for_room(message, False, False, timeout)
+                receipt = await (self._in_span(message, waiting) if trace is not None else waiting)
+            elif trace is not None:
+                self._measures.sent_well[plain.type].record(self._measures.monotonic() - began)
             self._breath -= 1
             if not self._breath:
                 await self._take_breath()
@@ -143,9 +153,10 @@ class MemoryBus(Administration):
             continue_chain(broker, message, current, ahead_ns)
         due_ns = due(now_ns, delay, at) if delay is not None or at is not None else 0
         taken = self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-        if TRACING.is_on and (span := spans.sending(self._client, message)) is not None:
-            return await span.around(message, taken)
-        return await taken
+        return await (self._in_span(message, taken) if TRACING.is_on else taken)
+
+    def _in_span(self, message: Message, taken: Taking) -> Taking:
+        return spans.publishing(self._measures, message, taken)
 
     async def _take(
         self, message: Message, now_ns: int, due_ns: int, knows_id: bool, over: bool, timeout: float
@@ -231,9 +242,7 @@ class MemoryBus(Administration):
             continue_chain(self.broker, message, current)
         now_ns = self.broker.clock.time_ns()
         taken = self._take(message, now_ns, 0, True, is_handling(current), timeout)
-        if TRACING.is_on and (span := spans.sending(self._client, message)) is not None:
-            return await span.around(message, taken)
-        return await taken
+        return await (self._in_span(message, taken) if TRACING.is_on else taken)
 
     # --- groups -----------------------------------------------------------------------------------
 
@@ -264,7 +273,7 @@ class MemoryBus(Administration):
 
         hosting = Hosting(
             self.broker, group, spec, handler, replica=self._replica, publish=publish,
-            sweeper=self._sweeper, ended=self._forget, where=where,
+            sweeper=self._sweeper, measures=self._measures, ended=self._forget, where=where,
         )  # fmt: skip
         self._hosted[hosting] = None
         hosting.loop.start()
@@ -295,6 +304,9 @@ class MemoryBus(Administration):
 
     def providers(self) -> list[ProviderInfo]:
         return self._caller.providers()
+
+    def metrics(self) -> list[Metric]:
+        return self._measures.metrics()
 
     # --- reading along, and being quiet -----------------------------------------------------------
 

@@ -21,12 +21,11 @@ from contracts.event import Event
 
 from ..delivery import DeliveryLoop
 from ..groups import Delivery, GroupPartition, acknowledge
+from ..measures import Measures
 from ..policy.dedupe import Settled
 from ..policy.timeout import Sweeper
 from ..port import Publish
-from ..spans import Client
 from ..turns import Turns
-from .taken import SYSTEM
 
 if TYPE_CHECKING:
     from .broker import MemoryBroker
@@ -38,11 +37,12 @@ class Hosting(Turns):
 
     def __init__(
         self, broker: MemoryBroker, group: Group, spec: SubscriptionSpec, handler: Handler,
-        *, replica: str, publish: Publish, sweeper: Sweeper, ended: Callable[[Hosting], None],
-        where: Predicate | None = None,
+        *, replica: str, publish: Publish, sweeper: Sweeper, measures: Measures,
+        ended: Callable[[Hosting], None], where: Predicate | None = None,
     ) -> None:  # fmt: skip
         super().__init__(spec, broker.clock, misses_what_is_trimmed=group.is_ephemeral)
         self.replica = replica
+        self.measures = measures
         self.group = group
         self.version = spec.precedence
         self.parts: dict[GroupPartition, None] = {}
@@ -184,10 +184,6 @@ class Hosting(Turns):
 
     def in_flight(self) -> list[Delivery]:
         return [delivery for part in self.parts for delivery in part.in_flight]
-
-    @property
-    def client(self) -> Client:
-        return Client(SYSTEM, self.replica)
 
     def lane_ended(self) -> None:
         """Let partitions go that were to be moved and of which nothing is in flight any more."""

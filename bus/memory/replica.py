@@ -11,12 +11,15 @@ from contracts.errors import BusClosed, BusError
 
 from ..caller import Caller
 from ..checks import check_open, closed
+from ..measures import Measures
 from ..policy.timeout import Sweeper
+from ..spans import Client
 from .broker import MemoryBroker
 from .hosting import Hosting
 from .members import Heart
 from .partition import Partition
 from .tail import MemoryTail
+from .taken import SYSTEM
 from .watch import RoomWaiter
 
 
@@ -26,6 +29,7 @@ class Replica:
     def __init__(self, broker: MemoryBroker, replica: str | None) -> None:
         self.broker = broker
         self._replica = replica or f"replica-{broker.ids()}"
+        self._measures = Measures(Client(SYSTEM, self._replica), broker.clock)
         self._state = "new"
         self._is_usable = False
         """Open, or closing: handlers that finish may still publish."""

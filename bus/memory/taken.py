@@ -36,7 +36,7 @@ class PlainMessage(Message):
     depth = 0
     extra = None
     path = ()
-    trace = None
+    trace: str | None = None
 
     @property
     def id(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
@@ -47,7 +47,9 @@ class PlainMessage(Message):
 
     def spelled_out(self) -> Message:
         """The same as a `Message` of the usual form, without an id yet."""
-        return Message("", self.source, self.type, self.version, self.time_ns, self.event, None)
+        message = Message("", self.source, self.type, self.version, self.time_ns, self.event, None)
+        message.trace = self.trace
+        return message
 
     @property
     def data(self) -> bytes:
@@ -55,6 +57,12 @@ class PlainMessage(Message):
         if found is None:
             found = self._bytes = dump_event(cast(Event, self.event))
         return found
+
+
+class TracedMessage(PlainMessage):
+    """One of a flow that is not sampled: it hands its trace on, no more."""
+
+    __slots__ = ("trace",)
 
 
 class PlainReceipt(Receipt):

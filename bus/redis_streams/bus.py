@@ -38,6 +38,7 @@ from contracts.errors import BusClosed, GroupConflict, NoProvider
 from contracts.event import AnyEvent, Receipt, dump_event
 from contracts.message import Message
 from contracts.messages.delivery import GroupResumed
+from contracts.metrics import Metric
 from contracts.patterns import check_pattern, check_type_name
 from contracts.tracing import TRACING
 
@@ -336,9 +337,7 @@ class RedisBus:
         sent = self._core.publisher.publish(
             message, repeated=repeated, handling=handling, timeout=timeout, due=due
         )
-        if TRACING.is_on and (span := spans.sending(self._core.client, message)) is not None:
-            return await span.around(message, sent)
-        return await sent
+        return await (spans.publishing(self._core.measures, message, sent) if TRACING.is_on else sent)
 
     # --- groups -------------------------------------------------------------------------------------
 
@@ -504,6 +503,9 @@ class RedisBus:
 
     def providers(self) -> list[ProviderInfo]:
         return self._core.inbox.caller.providers()
+
+    def metrics(self) -> list[Metric]:
+        return self._core.measures.metrics()
 
     # --- reading along, and being quiet ---------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from ..clock import Clock, Ids
 from ..codec import encode
 from ..directory import Directory
 from ..groups import Delivery, GroupPartition
+from ..measures import Measures
 from ..overflow import Overflow
 from ..policy.causes import Causes
 from ..policy.timeout import Sweeper
@@ -79,7 +80,7 @@ class Core:
         self.keys = Keys(namespace)
         # Much less than a lease: who comes back late after an outage must not be taken for gone.
         self.link = Link(url, longest_pause=min(LONGEST_PAUSE, limits.lease / 5))
-        self.client = Client(SYSTEM, replica, self.link.server)
+        self.measures = Measures(Client(SYSTEM, replica, self.link.server), clock)
         self.sweeper = Sweeper(clock)
         self.catalog = SharedCatalog(self)
         self.directory = Directory()

@@ -47,7 +47,7 @@ class RedisHosting(Turns):
     ) -> None:  # fmt: skip
         super().__init__(spec, core.clock, misses_what_is_trimmed=spec.options.broadcast)
         self.replica = core.replica
-        self.client = core.client
+        self.measures = core.measures
         self.version = spec.precedence
         self.limits = core.limits
         self.core = core

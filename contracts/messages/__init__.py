@@ -60,6 +60,7 @@ from .lifecycle import (
     PluginStopped,
     PluginUnloaded,
 )
+from .metrics import MetricsRecord, ShowMetrics
 from .traces import ShowTrace, TraceRecord, TraceStep
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "ListGroups",
     "ListPlugins",
     "ListTopics",
+    "MetricsRecord",
     "OwnerLost",
     "PauseGroup",
     "PluginDetails",
@@ -114,6 +116,7 @@ __all__ = [
     "ShowBus",
     "ShowDeadLetter",
     "ShowGroup",
+    "ShowMetrics",
     "ShowPlugin",
     "ShowTrace",
     "StartPlugin",

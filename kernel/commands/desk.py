@@ -29,8 +29,10 @@ class CommandDesk:
     def bus(self) -> EventBus:
         return self.kernel.services.bus
 
-    async def provide(self, query: type[Q], answer: Callable[[Q, Call], Awaitable[Any]]) -> None:
-        """Answer `query` on this replica until the kernel's scope is closed."""
+    async def provide(
+        self, query: type[Q], answer: Callable[[Q, Call], Awaitable[Any]], *, lasts: bool = False
+    ) -> None:
+        """Answer `query` on this replica until the kernel stops; `lasts`: until its bus is closed."""
         name = query.__capability__
         adapter = answer_adapter(query)
 
@@ -42,7 +44,8 @@ class CommandDesk:
             capability=name, plugin_id="kernel", provider=name, reach="local", timeout=TIMEOUT
         )
         subscription = await self.bus.provide(spec, provider)
-        self.kernel.scope.push(f"command {name}", subscription.remove)
+        if not lasts:
+            self.kernel.scope.push(f"command {name}", subscription.remove)
 
     def audit(self, call: Call, action: str, subject: str, **details: object) -> None:
         """Write down who did what to whom."""

@@ -11,8 +11,10 @@ from contracts.messages import (
     GetReadiness,
     ListCapabilities,
     ListTopics,
+    MetricsRecord,
     Readiness,
     ShowBus,
+    ShowMetrics,
 )
 
 from ..hosts import ProviderDeclaration
@@ -28,6 +30,7 @@ class SystemCommands:
         await self._desk.provide(ListTopics, self._topics)
         await self._desk.provide(ListCapabilities, self._capabilities)
         await self._desk.provide(GetReadiness, self._readiness)
+        await self._desk.provide(ShowMetrics, self._metrics, lasts=True)  # whoever stops last tells the end
 
     async def _bus(self, query: ShowBus, call: Call) -> BusDetails:
         """Of a bus that is not connected as much as can be told without its backend."""
@@ -63,6 +66,9 @@ class SystemCommands:
             if record.current is not None
             for provider in record.current.declaration.providers
         }
+
+    async def _metrics(self, query: ShowMetrics, call: Call) -> MetricsRecord:
+        return await self._desk.kernel.metrics.look()
 
     async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
         return await self._desk.kernel.readiness()

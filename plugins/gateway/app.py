@@ -12,6 +12,7 @@ from .asyncapi import asyncapi_router
 from .config import GatewayConfig
 from .edge import Edge
 from .events import events_router
+from .metrics import metrics_router
 from .pages import MergedDocument, docs_files, docs_router, health_router
 from .problems import PROBLEM_RESPONSES, install_problems
 
@@ -32,6 +33,7 @@ def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
     own.include_router(events_router(context, config, access))
     own.include_router(admin_router(context, config, access))
     own.include_router(asyncapi_router(context, access))
+    own.include_router(metrics_router(context, access))
     own.include_router(health_router(context, access))
     own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
     own.router.routes.append(docs_files())

@@ -1,20 +1,21 @@
-"""Gives OpenTelemetry a provider, so that bus and kernel make spans.
+"""Gives OpenTelemetry a provider, so that bus and kernel make spans, and measure what they send and handle.
 
 The last spans are kept in memory. They are exported as well, by OTLP over HTTP, where the standard variables
 ask for it: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_TRACES_EXPORTER=otlp`;
 `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER` and the others are the SDK's own. Where
-the application has a provider already, its exporters are used, and none is made here.
+the application has a provider already, its exporters are used, and none is made here. Metrics are exported
+in the same way, see `metrics.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
+import math
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -25,15 +26,16 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from pydantic import BaseModel, Field
 
-from contracts.messages import ShowBus, ShowTrace, TraceRecord
+from contracts.messages import ShowBus, ShowMetrics, ShowTrace, TraceRecord
 from contracts.tracing import TRACING, is_export_wanted
 from plugbus import BasePlugin, provides
 
+from .backend import Backend, endpoint, in_thread, not_installed, within, wrong_variable
+from .metrics import MetricsExport, exporting_metrics
 from .export_queue import ExportQueue, room_of
 from .record import FlowRecord
 
 log = logging.getLogger("plugbus.telemetry")
-_CHATTY = logging.getLogger("opentelemetry.exporter.otlp.proto.http")
 
 _LAST = 1.5
 """Seconds that what is not exported yet may take at the end."""
@@ -75,6 +77,7 @@ class Telemetry(BasePlugin):
     record: FlowRecord
     _gate: Gate
     _export: Export | None
+    _metrics: MetricsExport | None
     _replica: str
 
     async def start(self) -> None:
@@ -86,6 +89,14 @@ class Telemetry(BasePlugin):
         self._gate = Gate(self.record, *([] if self._export is None else [self._export.processor]))
         provider.add_span_processor(self._gate)
         TRACING.turn_on()
+        self._metrics = exporting_metrics(os.environ, provider.resource)
+        if self._metrics is not None:
+            self.context.every(self._metrics.interval, self._export_metrics, name="metrics")
+
+    async def _export_metrics(self) -> None:
+        if self._metrics is not None:
+            record = await self.context.request(ShowMetrics())
+            await in_thread(functools.partial(self._metrics.export, record))
 
     @provides
     async def show(self, asked: ShowTrace) -> TraceRecord:
@@ -100,8 +111,18 @@ class Telemetry(BasePlugin):
     async def stop(self) -> None:
         TRACING.turn_off()
         self._gate.shut()
+        ends: list[Awaitable[None]] = []
+        if self._metrics is not None:
+            ends.append(self._end_metrics(self._metrics))
         if self._export is not None:
-            await within(_LAST, self._export.processor.shutdown)
+            ends.append(within(_LAST, self._export.processor.shutdown, "spans"))
+        await asyncio.gather(*ends)
+
+    async def _end_metrics(self, metrics: MetricsExport) -> None:
+        """The last figures, and then nothing more."""
+        record = await self.context.request(ShowMetrics())
+        await within(_LAST, functools.partial(metrics.export, record), "metrics")
+        metrics.end()
 
 
 def provider_in_force() -> tuple[TracerProvider, bool]:
@@ -126,39 +147,29 @@ class Patient(SpanExporter):
     def __init__(self, inner: SpanExporter, where: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
         self._clock = clock
-        self._rests_until = 0.0
-        self._where = where
-        self._is_down = False
-        self._former = _CHATTY.level
+        self._rests_until = -math.inf
+        self._backend = Backend("traces", "TRACES", where)
         self.taken = self.lost = 0
 
     def begin(self) -> None:
-        """From now on this one speaks: the other writes several lines for each batch that fails."""
-        _CHATTY.setLevel(logging.CRITICAL)
+        self._backend.begin()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(spans)
-        if self._is_down and self._clock() < self._rests_until:
+        if self._clock() < self._rests_until:
             self.lost += len(spans)
             return SpanExportResult.FAILURE
         result = self._inner.export(spans)
-        if result is not SpanExportResult.SUCCESS:
+        is_taken = result is SpanExportResult.SUCCESS
+        if not is_taken:
             self.lost += len(spans)
             self._rests_until = self._clock() + _REST
-            if not self._is_down:
-                self._is_down = True
-                log.warning(
-                    "traces cannot be exported to %s: spans are dropped and counted, nothing else is"
-                    " affected; fix: start the backend, or correct OTEL_EXPORTER_OTLP_ENDPOINT", self._where,
-                )  # fmt: skip
-        elif self._is_down:
-            self._is_down = False
-            log.warning("traces are exported to %s again; %d spans were lost", self._where, self.lost)
+        self._backend.told(is_taken, f"; {self.lost} spans were lost")
         return result
 
     def shutdown(self) -> None:
         self._inner.shutdown()
-        _CHATTY.setLevel(self._former)
+        self._backend.end()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._inner.force_flush(timeout_millis)
@@ -184,43 +195,13 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = Patient(OTLPSpanExporter(), _endpoint(environment))
+        exporter = Patient(OTLPSpanExporter(), endpoint(environment, "TRACES"))
         batches = BatchSpanProcessor(exporter)
     except ImportError:
-        log.error(  # noqa: TRY400 - it is not installed: no traceback tells more
-            "OTEL_* variables ask for an export of traces, but the exporter is not installed; fix:"
-            " pip install 'plugbus[otlp]', or OTEL_TRACES_EXPORTER=none"
-        )
+        not_installed("traces", "TRACES")
         return None
     except ValueError as error:
-        log.error("traces are not exported: an OTEL_* variable is wrong: %s", error)  # noqa: TRY400 - as above
+        wrong_variable("traces", error)
         return None
     exporter.begin()
     return Export(ExportQueue(batches, room_of(environment), lambda: exporter.taken), exporter)
-
-
-def _endpoint(environment: Mapping[str, str]) -> str:
-    """As the exporter understands the variables; for messages."""
-    wanted = (environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("TRACES_ENDPOINT", "ENDPOINT"))
-    return next(filter(None, wanted), "http://localhost:4318")
-
-
-async def within(seconds: float, end: Callable[[], object]) -> None:
-    """Return when `end` has, or after that time; the process need not wait for it."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def run() -> None:
-        try:
-            end()
-        except Exception:
-            log.exception("the exporter could not be ended")
-        finally:
-            with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is closed
-                loop.call_soon_threadsafe(done.set)
-
-    threading.Thread(target=run, name="plugbus:telemetry:end", daemon=True).start()
-    try:
-        async with asyncio.timeout(seconds):
-            await done.wait()
-    except TimeoutError:
-        log.warning("spans that were not exported within %g s are lost: the backend does not answer", seconds)

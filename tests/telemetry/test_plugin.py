@@ -186,7 +186,8 @@ FLOW = """
     from contracts.bus import SubscriptionSpec
     from contracts.event import EventData
     from contracts.tracing import TRACING
-    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force, within
+    from plugins.telemetry.backend import within
+    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force
     import os
 
     async def main():
@@ -204,7 +205,7 @@ FLOW = """
             await bus.quiet()
             print("handled", time.perf_counter() - began)
         began = time.perf_counter()
-        await within(1.5, export.processor.shutdown)
+        await within(float(os.environ.get("LAST", "1.5")), export.processor.shutdown, "spans")
         print("ended", time.perf_counter() - began)
         print("lost", export.lost)
 

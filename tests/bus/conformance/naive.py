@@ -42,6 +42,7 @@ from contracts.envelope import Envelope
 from contracts.errors import BusClosed, CallTimeout, ErrorInfo, NoProvider, ProviderFailed
 from contracts.event import AnyEvent, EventResult, Receipt, dump_event
 from contracts.message import Message, PluginEvent
+from contracts.metrics import Metric
 from contracts.patterns import matches
 
 _EVERYTHING = DeadLetterSelection()
@@ -420,6 +421,9 @@ class NaiveBus:
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
         self.server.types += entries
         return lambda: [self.server.types.remove(entry) for entry in entries] and None
+
+    def metrics(self) -> list[Metric]:
+        return []
 
     def types(self) -> list[CatalogEntry]:
         return self.server.types

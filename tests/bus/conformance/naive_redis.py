@@ -54,6 +54,7 @@ from contracts.envelope import Envelope
 from contracts.errors import BusClosed, CallTimeout, ErrorInfo, GroupNotFound, NoProvider, ProviderFailed
 from contracts.event import AnyEvent, EventResult, Receipt, dump_event
 from contracts.message import Message, PluginEvent
+from contracts.metrics import Metric
 from contracts.patterns import RESERVED_TOPICS, matches, topic_of
 
 _log = logging.getLogger("naive")
@@ -625,6 +626,9 @@ class NaiveRedisBus:
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
         self.catalogue += entries
         return self.catalogue.clear
+
+    def metrics(self) -> list[Metric]:
+        return []
 
     def types(self) -> list[CatalogEntry]:
         return self.catalogue

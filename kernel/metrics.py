@@ -1,0 +1,142 @@
+"""All figures of a kernel in one record: its own, its replica's, and those of the bus as a whole.
+
+The names are told in README.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from contracts.bus import EventBus, GroupInfo, TopicInfo
+from contracts.errors import BusError
+from contracts.messages import MetricsRecord
+from contracts.metrics import Metric, Point
+from contracts.plugin import PluginStatus
+
+from .loop_lag import LoopLag
+from .registry import PluginRecord
+
+PATIENCE = 2.0
+"""Seconds after which a bus that does not answer is left out: whoever scrapes waits for ten."""
+
+
+class _Figure(NamedTuple):
+    """One figure of everything of a kind. None: it has none."""
+
+    name: str
+    kind: str
+    unit: str
+    description: str
+    of: Callable[..., float | None]
+
+
+_MESSAGE = "{message}"
+_GROUP_FIGURES = (
+    _Figure("waiting", "gauge", _MESSAGE, "Events that nobody has taken yet: the lag.", lambda g: g.waiting),
+    _Figure("waiting.peak", "gauge", _MESSAGE, "The most that ever waited.", lambda g: g.peak),
+    _Figure("oldest_age", "gauge", "s", "Since the oldest event without an outcome was published.",
+            lambda g: g.oldest_age),
+    _Figure("in_flight", "gauge", _MESSAGE, "Taken, and not settled.", lambda g: g.in_flight),
+    _Figure("parked", "gauge", _MESSAGE, "Waiting for another attempt, or behind one that does.",
+            lambda g: g.parked),
+    _Figure("dead_letters", "gauge", _MESSAGE, "Dead letters that it holds.", lambda g: g.dead),
+    _Figure("paused", "gauge", "{group}", "1 while it is paused.", lambda g: float(g.paused is not None)),
+    _Figure("open_breakers", "gauge", "{replica}", "Replicas whose circuit breaker is open.",
+            lambda g: len(g.open_breakers)),
+    _Figure("handled", "counter", _MESSAGE, "Acknowledged, with or without a start.", lambda g: g.handled),
+    _Figure("failed", "counter", "{attempt}", "Attempts that failed.", lambda g: g.failed),
+    _Figure("discarded", "counter", _MESSAGE, "Given up without a dead letter.", lambda g: g.discarded),
+    _Figure("expired", "counter", _MESSAGE, "Too late to be handled.", lambda g: g.expired),
+    _Figure("filtered", "counter", _MESSAGE, "Not wanted by the handler's predicate.", lambda g: g.filtered),
+    _Figure("repeated", "counter", _MESSAGE, "Suppressed because handled before.", lambda g: g.repeated),
+    _Figure("dropped", "counter", _MESSAGE, "Given up because too many waited.", lambda g: g.dropped),
+    _Figure("stale", "counter", "{settlement}", "Settlements of former owners that were refused.",
+            lambda g: g.stale),
+)  # fmt: skip
+_TOPIC_FIGURES = (
+    _Figure("events", "gauge", _MESSAGE, "Events that it keeps: the depth.", lambda t: t.events),
+    _Figure("events.peak", "gauge", _MESSAGE, "The most that it ever kept.", lambda t: t.peak),
+    _Figure("limit", "gauge", _MESSAGE, "Events for which it has room: then publishing waits.",
+            lambda t: t.limit * t.partitions),
+    _Figure("oldest_age", "gauge", "s", "Since the oldest that it keeps was published.",
+            lambda t: t.oldest_age),
+    _Figure("published", "counter", _MESSAGE, "Events taken since it was made.", lambda t: t.published),
+)  # fmt: skip
+
+
+class Metrics:
+    """Of one kernel."""
+
+    def __init__(self, bus: EventBus, plugins: Iterable[PluginRecord]) -> None:
+        """`plugins`: the registry, looked through anew each time."""
+        self._bus = bus
+        self._plugins = plugins
+        self._since = datetime.now(UTC)
+        self.loop = LoopLag()
+
+    async def look(self) -> MetricsRecord:
+        """As it is now. What only a bus that does not answer knows is left out."""
+        shared = await self._shared()
+        metrics = (*self._bus.metrics(), *self._own(is_connected=shared is not None), *(shared or ()))
+        return MetricsRecord(replica=self._bus.replica, since=self._since, metrics=metrics)
+
+    async def _shared(self) -> list[Metric] | None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if not (await self._bus.info()).connected:
+                    return None
+                groups, topics = await self._bus.groups(), await self._bus.topics()
+        except (TimeoutError, BusError):
+            return None
+        return [*_of_groups(groups), *_of_topics(topics)]
+
+    def _own(self, *, is_connected: bool) -> list[Metric]:
+        return [
+            Metric(
+                name="plugbus.bus.connected", kind="gauge", unit="{bus}",
+                description="1 while the bus answers.", points=(Point(value=float(is_connected)),),
+            ),
+            Metric(
+                name="plugbus.plugin.status", kind="gauge", unit="{plugin}",
+                description="1 for the status that each plugin has, 0 for the others.",
+                points=tuple(
+                    Point(
+                        attributes={
+                            "plugbus.plugin.id": plugin.plugin_id, "plugbus.plugin.status": status.value,
+                        },
+                        value=float(plugin.status is status),
+                    )
+                    for plugin in self._plugins
+                    for status in PluginStatus
+                ),
+            ),
+            Metric(
+                name="plugbus.loop.lag", kind="histogram", unit="s",
+                description="By how much timers of the event loop are late.",
+                points=(self.loop.lag.point({}),),
+            ),
+        ]  # fmt: skip
+
+
+def _of_groups(groups: Sequence[GroupInfo]) -> list[Metric]:
+    named = [({"messaging.consumer.group.name": group.group}, group) for group in groups]
+    return [_metric("plugbus.group", figure, named) for figure in _GROUP_FIGURES]
+
+
+def _of_topics(topics: Sequence[TopicInfo]) -> list[Metric]:
+    named = [({"messaging.destination.name": topic.topic}, topic) for topic in topics]
+    return [_metric("plugbus.topic", figure, named) for figure in _TOPIC_FIGURES]
+
+
+def _metric(prefix: str, figure: _Figure, named: Iterable[tuple[dict[str, str], object]]) -> Metric:
+    values = ((attributes, figure.of(what)) for attributes, what in named)
+    return Metric.model_validate(
+        {
+            "name": f"{prefix}.{figure.name}", "kind": figure.kind, "unit": figure.unit,
+            "description": figure.description,
+            "points": [Point(attributes=attributes, value=v) for attributes, v in values if v is not None],
+        }
+    )  # fmt: skip
