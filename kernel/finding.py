@@ -36,7 +36,11 @@ BUILT_IN_FOLDER = Path(__file__).resolve().parent.parent / "plugins"
 
 def is_on_by_default(plugin_id: str, profile: Profile) -> bool:
     """Whether a built-in plugin is on; `telemetry` also where OpenTelemetry's variables ask for an export."""
-    if plugin_id == "telemetry" and profile != "embedded" and is_export_wanted(os.environ):
+    if (
+        plugin_id == "telemetry"
+        and profile != "embedded"
+        and any(is_export_wanted(os.environ, signal) for signal in ("TRACES", "METRICS"))
+    ):
         return True
     return profile in BUILT_IN_DEFAULTS.get(plugin_id, frozenset())
 

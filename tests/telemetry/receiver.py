@@ -10,9 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
+)
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AGGREGATION_TEMPORALITY_CUMULATIVE,
+    HistogramDataPoint,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -45,6 +50,27 @@ class Exported:
         return self.status[0] == "error"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One point of a metric, as it came over the wire."""
+
+    name: str
+    kind: str
+    """`sum`, `gauge` or `histogram`; `cumulative` and `monotonic` behind it where they hold."""
+    unit: str
+    description: str
+    attributes: dict[str, Any]
+    value: float
+    """Of a histogram how many there were."""
+    buckets: tuple[tuple[float, ...], tuple[int, ...], float] | None
+    """Of a histogram bounds, counts and sum."""
+    start_ns: int
+    time_ns: int
+    resource: dict[str, Any]
+    scope: str
+    schema_url: str
+
+
 @dataclass
 class Receiver:
     """`with` it; `url` is what `OTEL_EXPORTER_OTLP_ENDPOINT` wants."""
@@ -53,6 +79,8 @@ class Receiver:
     delay: float = 0.0
     """Seconds until it answers."""
     spans: list[Exported] = field(default_factory=list)
+    measured: list[list[Measured]] = field(default_factory=list)
+    """The points of each export."""
     requests: int = 0
 
     def __enter__(self) -> Self:
@@ -67,6 +95,8 @@ class Receiver:
                 time.sleep(receiver.delay)
                 if receiver.status == 200 and self.path == "/v1/traces":
                     receiver.spans += decoded(body)
+                if receiver.status == 200 and self.path == "/v1/metrics":
+                    receiver.measured.append(decoded_metrics(body))
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(receiver.status)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -113,6 +143,38 @@ def decoded(body: bytes) -> list[Exported]:
         for scope in resource.scope_spans
         for span in scope.spans
     ]  # fmt: skip
+
+
+def decoded_metrics(body: bytes) -> list[Measured]:
+    request = ExportMetricsServiceRequest.FromString(body)
+    return [
+        Measured(
+            metric.name, _kind(metric), metric.unit, metric.description, _values(point.attributes),
+            *_value(point), point.start_time_unix_nano, point.time_unix_nano,
+            _values(resource.resource.attributes), scope.scope.name, scope.schema_url,
+        )
+        for resource in request.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in getattr(metric, str(metric.WhichOneof("data"))).data_points
+    ]  # fmt: skip
+
+
+def _kind(metric: Any) -> str:
+    kind = metric.WhichOneof("data")
+    data = getattr(metric, kind)
+    words = [kind]
+    if kind != "gauge" and data.aggregation_temporality == AGGREGATION_TEMPORALITY_CUMULATIVE:
+        words.append("cumulative")
+    if kind == "sum" and data.is_monotonic:
+        words.append("monotonic")
+    return " ".join(words)
+
+
+def _value(point: Any) -> tuple[float, tuple[tuple[float, ...], tuple[int, ...], float] | None]:
+    if isinstance(point, HistogramDataPoint):
+        return point.count, (tuple(point.explicit_bounds), tuple(point.bucket_counts), point.sum)
+    return getattr(point, str(point.WhichOneof("value"))), None
 
 
 def _values(pairs: Any) -> dict[str, Any]:

@@ -495,5 +495,5 @@ async def test_off_it_is_off(event_bus: EventBus, spans: Any, monkeypatch: pytes
 )
 def test_where_redis_listens_is_said_without_a_password(url: str, server: dict[str, Any]) -> None:
     """Not where sentinels tell it: it moves."""
-    client = RedisBus(url, replica="front-1")._core.client
+    client = RedisBus(url, replica="front-1")._core.measures.client
     assert client.attributes == {"messaging.system": "redis", "messaging.client.id": "front-1", **server}
