@@ -33,6 +33,7 @@ from plugbus import BasePlugin, provides
 from .backend import Backend, endpoint, in_thread, not_installed, within, wrong_variable
 from .metrics import MetricsExport, exporting_metrics
 from .export_queue import ExportQueue, room_of
+from .provider import Provider
 from .record import FlowRecord
 
 log = logging.getLogger("plugbus.telemetry")
@@ -131,7 +132,7 @@ def provider_in_force() -> tuple[TracerProvider, bool]:
     if isinstance(found, TracerProvider):
         return found, getattr(found, "made_by", "") == "plugbus"
     more = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "plugbus"}
-    ours = TracerProvider(resource=Resource.create(more), shutdown_on_exit=False)
+    ours = Provider(Resource.create(more))
     ours.made_by = "plugbus"  # type: ignore[attr-defined]  # another generation of this plugin finds it
     trace.set_tracer_provider(ours)
     return ours, True
