@@ -152,7 +152,7 @@ class _Span(ReadableSpan, Span):
         self._values = self._fresh(attributes or {})
         self._linked: Sequence[Link] = ()
         if links:
-            self._linked = [link for link in links if link.context.is_valid or link.context.trace_state]
+            self._linked = [self._link(link.context, link.attributes) for link in links if _is_one(link)]
         self._happened: list[Event] = []
         self._ended_as = _UNSET
         self._on_exit = on_exit
@@ -212,12 +212,17 @@ class _Span(ReadableSpan, Span):
             self._happened.append(Event(name, told, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        if self._may("a link"):
-            limits = self._provider.limits
-            told = BoundedAttributes(
-                limits.max_link_attributes, attributes, max_value_len=limits.max_attribute_length
-            )
-            self._linked = [*self._linked, Link(context, told)]
+        if _is_one(Link(context, attributes)) and self._may("a link"):
+            self._linked = [*self._linked, self._link(context, attributes)]
+
+    def _link(self, context: SpanContext, attributes: Attributes) -> Link:
+        if not attributes:
+            return Link(context)
+        limits = self._provider.limits
+        told = BoundedAttributes(
+            limits.max_link_attributes, attributes, max_value_len=limits.max_attribute_length
+        )
+        return Link(context, told)
 
     def update_name(self, name: str) -> None:
         if self._may("a name"):
@@ -326,8 +331,9 @@ class _Span(ReadableSpan, Span):
 
     def to_json(self, indent: int | None = 4) -> str:
         """As the SDK writes it."""
+        links = [Link(link.context, link.attributes or {}) for link in self.links]
         theirs = ReadableSpan(
-            self._called, self._own, self._above, self.resource, dict(self._values), self.events, self.links,
+            self._called, self._own, self._above, self.resource, dict(self._values), self.events, links,
             self._is, None, self._ended_as, self._began, self._ended, self._of,
         )  # fmt: skip
         return cast(str, theirs.to_json(indent))
@@ -335,6 +341,11 @@ class _Span(ReadableSpan, Span):
 
 def _are_simple(attributes: Mapping[str, AnyValue]) -> bool:
     return _SIMPLE.issuperset(map(type, attributes.values())) and "" not in attributes
+
+
+def _is_one(link: Link) -> bool:
+    """It leads somewhere, or says something all the same."""
+    return link.context.is_valid or bool(link.attributes) or bool(link.context.trace_state)
 
 
 def _last(things: Sequence[T], most: int | None) -> Sequence[T]:

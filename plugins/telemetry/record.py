@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import deque
 from datetime import UTC, datetime
 from typing import cast
 
@@ -18,28 +17,24 @@ _EVENT = "messaging.message.id"
 
 
 class FlowRecord(SpanProcessor):
-    """Keeps the last `most` spans that have ended; the oldest go, and are counted. Safe from any thread."""
+    """Keeps the last `most` spans that have ended; the oldest go, and are counted. Safe from any thread.
+
+    There is no index: spans come a hundred thousand times a second, and are looked for now and then.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.dropped = 0
+        self._spans: deque[ReadableSpan] = deque(maxlen=most)
+        self._came = 0
         self._lock = threading.Lock()
-        self._spans: OrderedDict[int, ReadableSpan] = OrderedDict()
-        self._number = 0
-        self._index: dict[int | str, list[int]] = {}
-        """Numbers of spans, by their trace and by the event that they are about."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """It is kept when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
         with self._lock:
-            self._number += 1
-            self._spans[self._number] = span
-            for key in _keys(span):
-                self._index.setdefault(key, []).append(self._number)
-            if len(self._spans) > self.most:
-                self._drop()
+            self._spans.append(span)
+            self._came += 1
 
     def shutdown(self) -> None:
         """What is kept stays until the record goes."""
@@ -47,33 +42,31 @@ class FlowRecord(SpanProcessor):
     def force_flush(self, timeout_millis: int = 0) -> bool:
         return True
 
-    def _drop(self) -> None:
-        number, span = self._spans.popitem(last=False)
-        self.dropped += 1
-        for key in _keys(span):
-            left = self._index[key]
-            left.remove(number)
-            if not left:
-                del self._index[key]
-
     # --- what it tells ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._spans)
 
     @property
+    def dropped(self) -> int:
+        return max(0, self._came - self.most)
+
+    @property
     def oldest_ns(self) -> int | None:
         """When the oldest that is kept ended, nanoseconds since the epoch."""
-        with self._lock:
-            first = next(iter(self._spans.values()), None)
-        return None if first is None else first.end_time
+        kept = self._kept()
+        return kept[0].end_time if kept else None
 
     def steps(self, id: str) -> list[TraceStep]:
         """Everything of a trace, by its id or by that of an event in it; the earliest first."""
-        with self._lock:
-            traces = {_trace_of(self._spans[number]) for number in self._index.get(id, ())} or _number_in(id)
-            found = [self._spans[number] for trace in traces for number in self._index.get(trace, ())]
+        kept = self._kept()
+        about = {_trace_of(span) for span in kept if (span.attributes or {}).get(_EVENT) == id}
+        traces = about or _number_in(id)
+        found = [span for span in kept if _trace_of(span) in traces] if traces else []
         return sorted((_step(span) for span in found), key=lambda step: step.start)
+
+    def _kept(self) -> list[ReadableSpan]:
+        return list(self._spans)  # in one step: others may come meanwhile
 
 
 def _number_in(id: str) -> set[int]:
@@ -86,13 +79,6 @@ def _number_in(id: str) -> set[int]:
 def _trace_of(span: ReadableSpan) -> int:
     context = span.get_span_context()
     return 0 if context is None else context.trace_id  # an ended span has one
-
-
-def _keys(span: ReadableSpan) -> Iterator[int | str]:
-    yield _trace_of(span)
-    event_id = (span.attributes or {}).get(_EVENT)
-    if isinstance(event_id, str):
-        yield event_id
 
 
 def _step(span: ReadableSpan) -> TraceStep:

@@ -31,8 +31,8 @@ from contracts.tracing import TRACING, is_export_wanted
 from plugbus import BasePlugin, provides
 
 from .backend import Backend, endpoint, in_thread, not_installed, within, wrong_variable
-from .metrics import MetricsExport, exporting_metrics
 from .export_queue import ExportQueue, room_of
+from .metrics import MetricsExport, exporting_metrics
 from .provider import Provider
 from .record import FlowRecord
 
@@ -102,9 +102,10 @@ class Telemetry(BasePlugin):
     @provides
     async def show(self, asked: ShowTrace) -> TraceRecord:
         record, oldest = self.record, self.record.oldest_ns
+        steps = await asyncio.to_thread(record.steps, asked.id)  # it looks at all that are kept
         return TraceRecord(
             replica=self._replica,
-            steps=tuple(record.steps(asked.id)), kept=len(record), most=record.most, dropped=record.dropped,
+            steps=tuple(steps), kept=len(record), most=record.most, dropped=record.dropped,
             lost=0 if self._export is None else self._export.lost,
             oldest=None if oldest is None else datetime.fromtimestamp(oldest / 1e9, UTC),
         )  # fmt: skip

@@ -177,7 +177,6 @@ def test_the_record_keeps_the_last_spans_and_counts_the_others() -> None:
     assert (step.name, step.event_id, step.trace_id) == ("s4", "e4", ids[4])
     assert record.steps("no id of anything") == []
     assert record.oldest_ns is not None
-    assert {key for key in record._index if isinstance(key, str)} == {"e2", "e3", "e4"}
 
 
 FLOW = """
@@ -208,6 +207,7 @@ FLOW = """
         await within(float(os.environ.get("LAST", "1.5")), export.processor.shutdown, "spans")
         print("ended", time.perf_counter() - began)
         print("lost", export.lost)
+        print("over", time.monotonic())
 
     asyncio.run(main())
 """
@@ -223,7 +223,6 @@ def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
     receiver = Receiver(status=500 if how == "says 500" else 200, delay=5.0 if how == "slow" else 0.0)
     with receiver:
         url = "http://127.0.0.1:9" if how == "down" else receiver.url
-        began = time.monotonic()
         done = subprocess.run(  # noqa: S603 - our own code
             [sys.executable, "-c", textwrap.dedent(FLOW)],
             cwd=ROOT,
@@ -233,7 +232,7 @@ def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
             env={"PATH": "/usr/bin:/bin", "OTEL_EXPORTER_OTLP_ENDPOINT": url},
             timeout=60,
         )
-        took = time.monotonic() - began
+        gone = time.monotonic()
     assert done.returncode == 0, done.stderr
     said = dict(line.split() for line in done.stdout.splitlines())
     assert float(said["ended"]) < 2.0
@@ -245,7 +244,7 @@ def test_a_backend_that_is_no_good_delays_nobody(how: str) -> None:
         assert int(said["lost"]) == SPANS
     else:  # what was in the queue, and the batch that was under way, nobody could count any more
         assert int(said["lost"]) >= SPANS - ROOM - BATCH
-    assert took < float(said["handled"]) + 2.0 + 5.0, done.stderr
+    assert gone - float(said["over"]) < 2.0, "nor is the end of the process"
 
 
 class Waits(SpanExporter):
