@@ -65,7 +65,10 @@ class Provider(TracerProvider):
 
     def __init__(self, resource: Resource) -> None:
         self.processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
-        self.limits = SpanLimits()
+        self.limits = limits = SpanLimits()
+        most = math.inf if limits.max_span_attributes is None else limits.max_span_attributes
+        self.room = -1 if limits.max_span_attribute_length is not None else most
+        """Attributes of a span that need no care: none where their length is limited."""
         super().__init__(
             resource=resource, shutdown_on_exit=False,
             active_span_processor=self.processors, span_limits=self.limits,
@@ -150,8 +153,8 @@ class _Span(ReadableSpan, Span):
         self._above = parent
         self._is = kind
         self._values = self._fresh(attributes or {})
-        self._linked: Sequence[Link] = ()
-        if links:
+        self._linked: Sequence[Link] = links or ()
+        if links and not all(_is_plain(link) for link in links):
             self._linked = [self._link(link.context, link.attributes) for link in links if _is_one(link)]
         self._happened: list[Event] = []
         self._ended_as = _UNSET
@@ -176,7 +179,7 @@ class _Span(ReadableSpan, Span):
             return
         values = self._values
         if isinstance(values, dict):
-            if _are_simple(attributes) and len(values) + len(attributes) <= self._room():
+            if _are_simple(attributes) and len(values) + len(attributes) <= self._provider.room:
                 values.update(attributes)
                 return
             values = self._values = self._bounded(values)
@@ -184,16 +187,9 @@ class _Span(ReadableSpan, Span):
             values[key] = value
 
     def _fresh(self, attributes: Mapping[str, AnyValue]) -> dict[str, AnyValue] | BoundedAttributes:
-        if len(attributes) <= self._room() and _are_simple(attributes):
+        if len(attributes) <= self._provider.room and _are_simple(attributes):
             return dict(attributes)
         return self._bounded(attributes)
-
-    def _room(self) -> float:
-        """Attributes that need no care: none where their length is limited."""
-        limits = self._provider.limits
-        if limits.max_span_attribute_length is not None:
-            return -1
-        return math.inf if limits.max_span_attributes is None else limits.max_span_attributes
 
     def _bounded(self, attributes: Mapping[str, AnyValue]) -> BoundedAttributes:
         """As the SDK keeps them: whatever is not simple is made so, dropped or cut there."""
@@ -341,6 +337,10 @@ class _Span(ReadableSpan, Span):
 
 def _are_simple(attributes: Mapping[str, AnyValue]) -> bool:
     return _SIMPLE.issuperset(map(type, attributes.values())) and "" not in attributes
+
+
+def _is_plain(link: Link) -> bool:
+    return link.attributes is None and link.context.is_valid
 
 
 def _is_one(link: Link) -> bool:
