@@ -36,23 +36,25 @@ Named = tuple[str, dict[str, str | int]]
 class Tracing(Protocol):
     """What of it is asked for through this door."""
 
+    def begin(self, client: Client, type: str) -> tuple[str, Any]: ...
+
     def publishing(
-        self, measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]
+        self, measures: Measures, message: Message, span: Any, publish: Coroutine[Any, Any, Receipt]
     ) -> Coroutine[Any, Any, Receipt]: ...
 
-    def unsampled(self) -> str | None: ...
+
+def begin(client: Client, type: str) -> tuple[str, Any]:
+    """See `tracing.begin`."""
+    return _tracing().begin(client, type)
 
 
 def publishing(
-    measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]
+    measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt], span: Any = None
 ) -> Coroutine[Any, Any, Receipt]:
-    """See `tracing.publishing`."""
-    return _tracing().publishing(measures, message, publish)
-
-
-def unsampled() -> str | None:
-    """See `tracing.unsampled`."""
-    return _tracing().unsampled()
+    """See `tracing.publishing`. A `message` without a trace begins its span here."""
+    if message.trace is None:
+        message.trace, span = begin(measures.client, message.type)
+    return _tracing().publishing(measures, message, span, publish)
 
 
 @functools.cache

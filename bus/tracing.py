@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NOWHERE = variables.Context()
 _SAMPLED = frozenset("13579bdf")
 _WORKED = EventResult.ok()
 """Stands for None, so that the settler hears of the end of a traced attempt."""
@@ -125,21 +126,26 @@ def _around(span: Span) -> variables.Context:
 
 
 def _below(parent: SpanContext | None) -> variables.Context:
-    return variables.Context() if parent is None else _around(NonRecordingSpan(parent))
+    return _NOWHERE if parent is None else _around(NonRecordingSpan(parent))
 
 
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-def unsampled() -> str | None:
-    """The trace of the flow that what is published now belongs to, if that is not sampled; else None."""
+def begin(client: Client, type: str) -> tuple[str, Span | None]:
+    """The trace of what is published now, and the span of that; None: its flow is not sampled."""
     parent = here()
-    return None if parent is None or parent.trace_flags & TraceFlags.SAMPLED else text_of(parent)
+    if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
+        return text_of(parent), None
+    name, attributes = client.sends.get(type) or _send_of(client, type)
+    span = tracer().start_span(name, _below(parent), SpanKind.PRODUCER, attributes)
+    return text_of(span.get_span_context()), span if span.is_recording() else None
 
 
-async def publishing(measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt]) -> Receipt:
-    """What `publish` gives; `message` has got its trace before, and how long it took is measured."""
-    span = _sending(measures.client, message)
+async def publishing(
+    measures: Measures, message: Message, span: Span | None, publish: Coroutine[Any, Any, Receipt]
+) -> Receipt:
+    """What `publish` gives; how long it took is measured, and ends the span."""
     began = measures.monotonic()
     try:
         receipt = await publish
@@ -154,18 +160,6 @@ async def publishing(measures: Measures, message: Message, publish: Coroutine[An
     if span is not None:
         _sent(span, message, receipt)
     return receipt
-
-
-def _sending(client: Client, message: Message) -> Span | None:
-    """The span of a publish; None: it is not sampled."""
-    parent = here()
-    if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
-        message.trace = text_of(parent)
-        return None
-    name, attributes = client.sends.get(message.type) or _send_of(client, message.type)
-    span = tracer().start_span(name, _below(parent), SpanKind.PRODUCER, attributes)
-    message.trace = text_of(span.get_span_context())
-    return span if span.is_recording() else None
 
 
 def _send_of(client: Client, type: str) -> Named:

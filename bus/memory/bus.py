@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,7 +55,7 @@ __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
 _BREATH = 128
 """After so many publishes in a row a publisher lets the event loop turn, so that consumers keep up."""
 _new, _address = object.__new__, id
-Taking = Coroutine[Any, Any, Receipt]
+_UNTRACED: tuple[str | None, Any] = (None, None)
 _AT_ONCE = 1e-9
 """Seconds of a publish that may not wait."""
 
@@ -94,7 +94,7 @@ class MemoryBus(Administration):
 
     # --- publish ----------------------------------------------------------------------------------
 
-    async def publish(
+    async def publish(  # noqa: C901 - each call less is felt at every publish
         self,
         event: AnyEvent,
         *,
@@ -110,14 +110,15 @@ class MemoryBus(Administration):
         # The way of most events is written out here: each call less is felt at every publish.
         if not self._is_usable:
             await self._be_usable()
-        trace, began = None, 0.0
+        begun = _UNTRACED
         broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT
             and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
-            and (not TRACING.is_on or (trace := spans.unsampled()) is not None)
+            and (not TRACING.is_on or (begun := spans.begin(self._measures.client, plan.name))[1] is None)
         ):  # fmt: skip
+            trace, began = begun[0], 0.0
             if trace is None:
                 plain = _new(PlainMessage)
             else:
@@ -130,7 +131,9 @@ class MemoryBus(Administration):
             if receipt is None:
                 message = plain.spelled_out()
                 waiting = self._wait_for_room(message, False, False, timeout)
-                receipt = await (self._in_span(message, waiting) if trace is not None else waiting)
+                if trace is not None:
+                    waiting = spans.publishing(self._measures, message, waiting)
+                receipt = await waiting
             elif trace is not None:
                 self._measures.sent_well[plain.type].record(self._measures.monotonic() - began)
             self._breath -= 1
@@ -153,10 +156,10 @@ class MemoryBus(Administration):
             continue_chain(broker, message, current, ahead_ns)
         due_ns = due(now_ns, delay, at) if delay is not None or at is not None else 0
         taken = self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
-        return await (self._in_span(message, taken) if TRACING.is_on else taken)
-
-    def _in_span(self, message: Message, taken: Taking) -> Taking:
-        return spans.publishing(self._measures, message, taken)
+        if not TRACING.is_on:
+            return await taken
+        message.trace, span = begun
+        return await spans.publishing(self._measures, message, taken, span)
 
     async def _take(
         self, message: Message, now_ns: int, due_ns: int, knows_id: bool, over: bool, timeout: float
@@ -242,7 +245,7 @@ class MemoryBus(Administration):
             continue_chain(self.broker, message, current)
         now_ns = self.broker.clock.time_ns()
         taken = self._take(message, now_ns, 0, True, is_handling(current), timeout)
-        return await (self._in_span(message, taken) if TRACING.is_on else taken)
+        return await (spans.publishing(self._measures, message, taken) if TRACING.is_on else taken)
 
     # --- groups -----------------------------------------------------------------------------------
 

@@ -113,7 +113,9 @@ class _Tracer(SdkTracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> Span:
-        parent: SpanContext | None = get_current_span(context).get_span_context()
+        parent: SpanContext | None = None
+        if context or context is None:  # else it is empty: a flow begins
+            parent = get_current_span(context).get_span_context()
         if parent is not None and parent.is_valid:
             trace_id, random = parent.trace_id, parent.trace_flags & TraceFlags.RANDOM_TRACE_ID
         else:
