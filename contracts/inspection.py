@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from .envelope import Envelope
 from .errors import ErrorInfo
-from .patterns import matches
+from .patterns import TypePattern, matches
 
 
 class BusInfo(BaseModel):
@@ -112,6 +112,10 @@ class TopicInfo(BaseModel):
     """The group whose oldest unsettled event keeps the topic from being trimmed, if one does."""
 
 
+DEAD_LETTER_REASONS = ("attempts", "asked", "schema", "decode", "version_ahead", "storm")
+"""What `DeadLetter.reason` may be."""
+
+
 class DeadLetter(BaseModel):
     """A delivery that was given up, with everything that is known of its end."""
 
@@ -155,9 +159,9 @@ class DeadLetterSelection(BaseModel):
     plugin_id: str | None = None
     generation: int | None = None
     """Of the plugin that gave up: after a fix, exactly those of the broken generation."""
-    type: str | None = None
+    type: TypePattern | None = None
     """A pattern of event types."""
-    reason: str | None = None
+    reason: Annotated[str, WithJsonSchema({"type": "string", "enum": [*DEAD_LETTER_REASONS]})] | None = None
     error: str | None = None
     """Name of an error class, as in `RetryRule.errors`; subclasses fit too."""
     min_age: float | None = Field(default=None, ge=0)

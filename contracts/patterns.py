@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import WithJsonSchema
 
 from .errors import InvalidPattern
 
 RESERVED_TOPICS = frozenset({"kernel", "plugin", "audit", "bus"})
 """Topics in which only the kernel and the bus publish."""
 
-_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
-_WORD = re.compile(r"[a-z][a-z0-9_]*")
+_WORD_FORM = "[a-z][a-z0-9_]*"
+_WORD = re.compile(_WORD_FORM)
+TYPE_FORM = rf"{_WORD_FORM}(\.{_WORD_FORM})*"
+"""Type names as a regular expression, for a JSON Schema between `^` and `$`."""
+_TYPE = re.compile(TYPE_FORM)
+_PATTERN_FORM = rf"\*\*|{_WORD_FORM}(\.({_WORD_FORM}|\*))*(\.\*\*)?"
+TypePattern = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_PATTERN_FORM})$"})]
+"""Text that JSON Schemas show as a pattern; `check_pattern` is what refuses it."""
 
 
 def topic_of(name: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
 from ..health import HealthCheck
 from ..metadata import PluginMetadata
+from ..patterns import TypePattern
 from ..plugin import PluginStatus
 from ..query import Query
 from ..security import SecurityContext
@@ -251,7 +252,7 @@ class EventTypeInfo(BaseModel):
 class ListEventTypes(Query[tuple[EventTypeInfo, ...]], capability="kernel.event.types"):
     """The catalogue of event types, by name and version."""
 
-    pattern: str | None = None
+    pattern: TypePattern | None = None
 
 
 class Readiness(BaseModel):

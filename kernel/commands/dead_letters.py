@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contracts.bus import Call, DeadLetter, DeadLetterSelection
 from contracts.errors import DeadLetterNotFound, InvalidOption, PluginNotFound
+from contracts.inspection import DEAD_LETTER_REASONS
 from contracts.messages import (
     DiscardDeadLetters,
     ImportDeadLetters,
@@ -15,9 +16,6 @@ from contracts.patterns import check_pattern
 
 from .desk import CommandDesk, did_you_mean
 from .groups import find_group
-
-REASONS = ("attempts", "asked", "schema", "decode", "version_ahead", "storm")
-"""What `DeadLetter.reason` may be."""
 
 
 class DeadLetterCommands:
@@ -70,10 +68,11 @@ class DeadLetterCommands:
             await self._check_plugin(selection.plugin_id)
         if selection.type is not None:
             check_pattern(selection.type)
-        if selection.reason not in (None, *REASONS):
+        if selection.reason not in (None, *DEAD_LETTER_REASONS):
+            known = DEAD_LETTER_REASONS
             raise InvalidOption(
                 f"{selection.reason!r} is no reason of a dead letter",
-                fix=did_you_mean(str(selection.reason), REASONS, f"one of {', '.join(REASONS)}"),
+                fix=did_you_mean(str(selection.reason), known, f"one of {', '.join(known)}"),
             )
 
     async def _check_plugin(self, plugin_id: str) -> None:

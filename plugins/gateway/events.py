@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from contracts.event import Receipt
+from contracts.patterns import TYPE_FORM, TypePattern
 from contracts.web import EdgeContext
 
 from .access import Access, read_body
@@ -31,9 +32,12 @@ _EVENT: dict[str, Any] = {
                         "specversion": {"const": "1.0"},
                         "id": {"type": "string", "minLength": 1},
                         "source": {"type": "string", "format": "uri-reference"},
-                        "type": {"type": "string", "minLength": 1},
-                        "partitionkey": {"type": "string", "description": "Events of one key stay in order."},
-                        "data": {"type": "object"},
+                        "type": {"type": "string", "pattern": f"^{TYPE_FORM}$"},
+                        "partitionkey": {
+                            "type": ["string", "null"],
+                            "description": "Events of one key stay in order.",
+                        },
+                        "data": {"type": ["object", "null"]},
                     },
                 },
                 "example": {
@@ -78,12 +82,12 @@ def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -
         response_model=None,
     )
     async def stream_events(
-        pattern: Annotated[list[str] | None, Query(description="Repeatable; default `**`.")] = None,
+        pattern: Annotated[tuple[TypePattern, ...], Query(description="Repeatable.")] = ("**",),
         position: Annotated[str | None, Query(description="Go on after this one; `oldest` is one.")] = None,
         last_event_id: Annotated[str | None, Header(description="As `position`; wins over it.")] = None,
     ) -> EventStream:
         """Read along. Frames: `event` (its id is a position), `gap` (so many were missed), `bye`."""
-        tail = context.tail(*(pattern or ["**"]), position=last_event_id or position)
+        tail = context.tail(*pattern, position=last_event_id or position)
         return EventStream(tail, context.stopping, config.keep_alive_seconds)
 
     return router

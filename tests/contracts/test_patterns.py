@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from contracts.errors import InvalidPattern
-from contracts.patterns import check_pattern, covered, covers, matches, overlaps
+from contracts.patterns import TypePattern, check_pattern, covered, covers, matches, overlaps
 
 words = st.sampled_from(["a", "b", "kernel"])
 types = st.lists(words, min_size=1, max_size=4).map(".".join)
@@ -47,6 +50,18 @@ def test_what_is_no_pattern_is_refused_with_the_forms(bad: str) -> None:
     with pytest.raises(InvalidPattern) as caught:
         check_pattern(bad)
     assert "orders.**" in caught.value.fix
+
+
+@given(st.text("aB_1.*- ", max_size=8))
+def test_the_schema_of_a_pattern_says_what_one_is(text: str) -> None:
+    """Exactly what is not refused fits the JSON Schema."""
+    fits = re.search(TypeAdapter(TypePattern).json_schema()["pattern"], text) is not None
+    try:
+        check_pattern(text)
+    except InvalidPattern:
+        assert not fits
+    else:
+        assert fits
 
 
 @given(patterns(), patterns(), types)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 
 from contracts.bus import DeadLetter, DeadLetterSelection
@@ -35,9 +35,14 @@ class RedriveOptions(DiscardOptions):
     rate: float | None = Field(default=None, gt=0, description="At most so many a second are let go.")
 
 
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+"""A query has no null: what is left out is left out."""
+
+
 class DeadLetterPage(DeadLetterSelection):
     """Which dead letters to list, and where the page begins and ends."""
 
+    ids: Annotated[tuple[str, ...] | None, WithJsonSchema(_TEXTS)] = None
     limit: int = Field(default=100, ge=1, le=1_000)
     after: str | None = None
     """Go on behind the dead letter with this id."""

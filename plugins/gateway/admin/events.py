@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 
 from contracts.messages import CancelReplay, EventTypeInfo, ListEventTypes, ReplayEvents, ReplayResult
+from contracts.patterns import TypePattern
 from contracts.web import EdgeContext
 
 from ..access import Access, read_model
@@ -21,7 +22,7 @@ def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -
 
     @router.get("/types", dependencies=[reads])
     async def list_event_types(
-        pattern: Annotated[str | None, Query(description="Only types that it selects.")] = None,
+        pattern: Annotated[TypePattern | None, Query(description="Only types that it selects.")] = None,
     ) -> tuple[EventTypeInfo, ...]:
         """The catalogue: each version with its schema, who publishes and who handles it."""
         return await context.request(ListEventTypes(pattern=pattern))
