@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, JsonValue, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from contracts.web import EdgeContext
 
@@ -70,16 +70,22 @@ async def read_body(request: Request, limit: int) -> bytes:
     if announced.isascii() and announced.isdigit() and int(announced[:19]) > limit:
         raise _too_large(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:  # nobody hears the answer; but it is no failure of ours, to be logged as one
+        raise Problem(400, "body-cut-short", "the body ended too early: send it again") from None
     return bytes(body)
 
 
 async def read_object(request: Request, limit: int, *, may_be_empty: bool = False) -> dict[str, JsonValue]:
     """The body as a JSON object, no body as an empty one where it may be left out; 400 for anything else."""
-    body = await read_body(request, limit)
+    return _object(await read_body(request, limit), may_be_empty=may_be_empty)
+
+
+def _object(body: bytes, *, may_be_empty: bool) -> dict[str, JsonValue]:
     value = {} if may_be_empty and not body else parse_json(body)
     if not isinstance(value, dict):
         raise Problem(400, "malformed-json", "the body is not a JSON object", fix="send an object, like {}")
@@ -87,10 +93,14 @@ async def read_object(request: Request, limit: int, *, may_be_empty: bool = Fals
 
 
 async def read_model(request: Request, model: type[M], limit: int, *, may_be_empty: bool = False) -> M:
-    """The body as a `model`; 422 with each field that does not fit."""
-    value = await read_object(request, limit, may_be_empty=may_be_empty)
+    """The body as a `model`; 422 with each field that does not fit.
+
+    JSON has types of its own, so nothing is converted: `"7"` and `true` are no numbers.
+    """
+    body = await read_body(request, limit)
+    _object(body, may_be_empty=may_be_empty)
     try:
-        return model.model_validate(value)
+        return model.model_validate_json(body or b"{}", strict=True)
     except ValidationError as error:
         found = list(invalid_fields({**each, "loc": ("body", *each["loc"])} for each in error.errors()))
         raise Problem(

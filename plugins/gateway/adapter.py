@@ -12,11 +12,11 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 
 from contracts.errors import PluginLoadError
 from contracts.web import ASGIApp, StaticMount, WebMount
 
+from .files import Files
 from .problems import PROBLEM_RESPONSES, install_problems
 
 
@@ -47,7 +47,9 @@ def _application(plugin_id: str, router: Any, static: tuple[StaticMount, ...]) -
         raise TypeError(f"{router!r} is not an ASGI application")
     if not static:
         return router  # type: ignore[no-any-return]  # any callable counts as an application
-    return Starlette(routes=[*(_folder(each) for each in static), Mount("", app=router)])
+    app = Starlette(routes=[*(_folder(each) for each in static), Mount("", app=router)])
+    install_problems(app)  # for the folders: the application's own answers pass as they are
+    return app
 
 
 def _from_router(plugin_id: str, router: APIRouter, static: tuple[StaticMount, ...]) -> FastAPI:
@@ -64,7 +66,7 @@ def _folder(static: StaticMount) -> Mount:
     path = static.path.rstrip("/")
     if path and not path.startswith("/"):
         raise ValueError(f"the static path {static.path!r} does not begin with '/'")
-    return Mount(path, app=StaticFiles(directory=static.directory, html=static.html))
+    return Mount(path, app=Files(directory=static.directory, html=static.html))
 
 
 def _document(app: Any) -> Mapping[str, Any] | None:

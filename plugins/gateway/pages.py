@@ -12,14 +12,15 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 
 from contracts.errors import PlugbusError
 from contracts.messages import GetReadiness, Readiness
 from contracts.web import EdgeContext, MountTable
 
 from .access import Access, Credentials
+from .files import Files
 from .openapi import merge
+from .problems import MEDIA_TYPE, PROBLEM_SCHEMA, Problem
 
 _STATIC = Path(__file__).parent / "static"
 _PAGE_HEADERS = {
@@ -45,17 +46,39 @@ def health_router(context: EdgeContext, access: Access) -> APIRouter:
     async def live() -> Alive:
         return Alive()
 
-    @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
-    async def ready(response: Response, credentials: Credentials = None) -> Readiness:
+    @router.get("/readyz", responses={503: _NOT_READY}, openapi_extra={"security": [{}]})  # or the token
+    async def ready(credentials: Credentials = None) -> Readiness:
         """200 while the kernel can take work, even degraded; 503 otherwise, also while the bus does not
         answer. Reasons and notes are told to known tokens only."""
         readiness = await _readiness(context)
-        response.status_code = 503 if readiness.status == "not_ready" else 200
-        if access.holds(credentials, "read"):
+        if not access.holds(credentials, "read"):
+            readiness = readiness.model_copy(update={"reasons": (), "notes": ()})
+        if readiness.status != "not_ready":
             return readiness
-        return readiness.model_copy(update={"reasons": (), "notes": ()})
+        told = readiness.model_dump(mode="json", exclude={"status"})
+        raise Problem(503, "not-ready", "the kernel cannot take work now", extensions=told)
 
     return router
+
+
+_NOT_READY: dict[str, Any] = {
+    "description": "Not ready: a problem document that tells of the bus, and why, besides.",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {
+                **PROBLEM_SCHEMA,
+                "required": [*PROBLEM_SCHEMA["required"], "bus", "durability", "reasons", "notes"],
+                "properties": {
+                    **PROBLEM_SCHEMA["properties"],
+                    "bus": {"enum": ["connected", "unreachable", None]},
+                    "durability": {"enum": ["none", "weak", "strong", None]},
+                    "reasons": {"type": "array", "items": {"type": "string"}},
+                    "notes": {"type": "array", "items": {"type": "string"}},
+                },
+            }
+        }
+    },
+}
 
 
 async def _readiness(context: EdgeContext) -> Readiness:
@@ -86,7 +109,7 @@ def docs_router(describe: Callable[[], bytes]) -> APIRouter:
 
 
 def docs_files() -> Mount:
-    return Mount("/docs/static", app=StaticFiles(directory=_STATIC))
+    return Mount("/docs/static", app=Files(directory=_STATIC))
 
 
 class MergedDocument:

@@ -6,13 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from http.client import responses as phrases
 from typing import Any
+from urllib.parse import quote
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import JsonValue
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from contracts import errors
 from contracts.errors import PlugbusError, ProviderFailed
@@ -47,6 +51,7 @@ _STATUS: Mapping[str, int] = {
 }
 _RETRY_AFTER = {"Retry-After": "1"}
 _WITHOUT_BODY = (204, 304)
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 class Problem(Exception):
@@ -80,13 +85,13 @@ class Problem(Exception):
         self.extensions = dict(extensions or {})
 
     def document(self, instance: str, *, to_operator: bool = False) -> dict[str, Any]:
-        """The members of RFC 9457, then ours."""
+        """The members of RFC 9457, then ours. `instance` is a path as ASGI has it."""
         members = {
             "type": f"/problems/{self.code}",
             "title": self.code.replace("-", " ").capitalize(),
             "status": self.status,
             "detail": self.detail,
-            "instance": instance,
+            "instance": reference(instance),
         }
         ours = {"fix": self.fix, "where": self.where if to_operator else ""}
         return {**members, **{name: text for name, text in ours.items() if text}, **self.extensions}
@@ -96,6 +101,14 @@ class Problem(Exception):
             return Response(None, self.status, self.headers)
         document = self.document(instance, to_operator=to_operator)
         return JSONResponse(document, self.status, self.headers, MEDIA_TYPE)
+
+
+def reference(path: str) -> str:
+    """A decoded path as the URI reference (RFC 3986) that leads to it."""
+    if not path.startswith("/"):  # `*`, or a whole URI as HTTP proxies get it: its colon is no scheme here
+        return quote(path, safe="/!$&'()*+,;=@~", errors="replace")
+    dot = "/." if path.startswith("//") else ""  # else its first part would be a host
+    return dot + quote(path, safe="/!$&'()*+,;=:@~", errors="replace")
 
 
 def problem_of(error: Exception) -> Problem:
@@ -167,36 +180,50 @@ def _first(found: Sequence[Mapping[str, JsonValue]]) -> str:
     return f"{found[0]['in']} {found[0]['pointer'] or '(whole)'}: {found[0]['detail']}"
 
 
-def install_problems(app: FastAPI, *, to_operator: bool = False) -> None:
+def install_problems(app: Starlette, *, to_operator: bool = False) -> None:
     """Have every error of `app` answered with a problem document, with places if operators ask."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return problem_of(error).response(request.scope["path"], to_operator=to_operator)
+        problem = problem_of(error)
+        if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = _allowed(app, request.scope, problem.headers.get("Allow", ""))
+            problem.headers["Allow"] = ", ".join(sorted(allowed))
+        return problem.response(request.scope["path"], to_operator=to_operator)
 
     for kind in (Problem, PlugbusError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)
 
 
+def _allowed(app: Starlette, scope: Scope, named: str) -> set[str]:
+    """Every method that the address takes: the router has `named` those of the first route that fits it."""
+    found = set(named.split(", ")) - {""}
+    if isinstance(scope.get("endpoint"), StaticFiles):
+        found |= {"GET", "HEAD"}
+    routes = [route for route in app.router.routes if not isinstance(route, Mount)]  # they fit every method
+    for method in _METHODS:
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes):
+            found.add(method)
+    return found
+
+
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 300, "maximum": 599},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "format": "uri-reference"},
+        "fix": {"type": "string"},
+        "where": {"type": "string"},
+        "errors": {"type": "array", "items": {}},
+    },
+}
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "A problem document (RFC 9457).",
-        "content": {
-            MEDIA_TYPE: {
-                "schema": {
-                    "type": "object",
-                    "required": ["type", "title", "status", "detail", "instance"],
-                    "properties": {
-                        "type": {"type": "string", "format": "uri-reference"},
-                        "title": {"type": "string"},
-                        "status": {"type": "integer"},
-                        "detail": {"type": "string"},
-                        "instance": {"type": "string"},
-                        "fix": {"type": "string"},
-                        "errors": {"type": "array", "items": {}},
-                    },
-                }
-            }
-        },
+        "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}},
     }
 }
 """Documents the errors of a route, in place of the shape that FastAPI would describe."""

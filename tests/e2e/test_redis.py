@@ -139,7 +139,7 @@ def test_a_kernel_waits_for_its_redis_and_goes_on_by_itself(tmp_path: Path, serv
 
         server.kill()
         gone = running.until_ready_is(503)
-        assert (gone["status"], gone["bus"]) == ("not_ready", "unreachable")
+        assert (gone["type"], gone["bus"]) == ("/problems/not-ready", "unreachable")
         assert gone["reasons"][0].startswith("bus: ")
         assert running.ask("/livez").status_code == 200
         shown = run(tmp_path, "bus", "info")

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -60,8 +61,9 @@ def _readiness(settings: Settings, endpoint: Endpoint) -> Check:
             "kernel", f"does not answer at {where}", "see its log; stop it and start it again", **facts
         )
     reasons = "; ".join([*answer.get("reasons", ()), *answer.get("notes", ())])
-    text = f"{answer['status'].replace('_', ' ')} at {where}{f': {reasons}' if reasons else ''}"
-    if answer["status"] == "not_ready":
+    ready = answer["status"] != HTTPStatus.SERVICE_UNAVAILABLE  # a problem document has that of HTTP
+    text = f"{answer['status'] if ready else 'not ready'} at {where}{f': {reasons}' if reasons else ''}"
+    if not ready:
         return failed("kernel", text, "plugbus plugin list, plugbus bus info", **facts)
     if answer["status"] == "degraded":
         return warning("kernel", text, "plugbus plugin list", **facts)

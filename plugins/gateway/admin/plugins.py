@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
@@ -19,6 +21,8 @@ from contracts.web import EdgeContext
 from ..access import Access
 from .common import COMMAND_TIMEOUT
 
+_ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": CommandResult, "description": "Accepted."}}
+
 
 def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
     router = APIRouter(prefix="/plugins", tags=["plugins"])
@@ -33,13 +37,13 @@ def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
     async def show_plugin(plugin_id: str) -> PluginDetails:
         return await context.request(ShowPlugin(plugin_id=plugin_id))
 
-    @router.post("/{plugin_id}/start", dependencies=[operates])
+    @router.post("/{plugin_id}/start", dependencies=[operates], responses=_ACCEPTED)
     async def start_plugin(plugin_id: str, response: Response) -> CommandResult:
         """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
         command = StartPlugin(plugin_id=plugin_id)
         return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
 
-    @router.post("/{plugin_id}/stop", dependencies=[operates])
+    @router.post("/{plugin_id}/stop", dependencies=[operates], responses=_ACCEPTED)
     async def stop_plugin(plugin_id: str, response: Response) -> CommandResult:
         """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
         command = StopPlugin(plugin_id=plugin_id)

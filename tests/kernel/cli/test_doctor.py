@@ -239,12 +239,9 @@ def test_a_running_kernel_is_asked_how_it_is(
     listens_at(state, kernel.url)
     (state.path / "token").write_text(kernel.token)
     port, where = port_of(kernel), ("--state-dir", str(state.path))
-    for status, expected, code in (
-        ("ready", "ok", 0),
-        ("degraded", "warning", 0),
-        ("not_ready", "failed", 1),
-    ):
-        kernel.answer("GET /readyz", {"status": status, "reasons": ["bus: gone"], "notes": ["weak"]})
+    for status, expected, code in (("ready", "ok", 0), ("degraded", "warning", 0), (503, "failed", 1)):
+        answer = {"status": status, "reasons": ["bus: gone"], "notes": ["weak"]}
+        kernel.answer("GET /readyz", answer, 503 if code else 200)
         checks = doctor(*where, port=port, code=code)
         assert (checks["kernel"]["status"], checks["port"]["status"]) == (expected, "ok")
         assert checks["kernel"]["text"].endswith(": bus: gone; weak")
