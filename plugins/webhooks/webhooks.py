@@ -153,7 +153,7 @@ def check_signature(secret: bytes, body: bytes, signature: str) -> None:
     expected = "sha256=" + hmac.digest(secret, body, hashlib.sha256).hex()
     if not hmac.compare_digest(expected.encode(), signature.encode()):
         detail = "X-Hub-Signature-256 does not fit the body: give GitHub the secret of this plugin"
-        raise HTTPException(HTTPStatus.UNAUTHORIZED, detail)
+        raise HTTPException(HTTPStatus.FORBIDDEN, detail)
 
 
 def make_event(name: str, text: bytes) -> GitHubEvent:

@@ -128,7 +128,7 @@ async def test_what_is_refused_disturbs_nothing(harness: Harness, client: httpx.
     event, good = bodies()[0]
     deep = b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
     cases: list[tuple[bytes, dict[str, str], set[int]]] = [
-        (good, headers(event, "x", good, secret="wrong"), {401}),
+        (good, headers(event, "x", good, secret="wrong"), {403}),
         (good[:-20], headers(event, "x", good[:-20]), {400}),
         (b'{"a": "' + b"x" * 300_000 + b'"}', headers(event, "x", b"-"), {413}),
         (good, headers("no_such_event", "x", good), {422}),

@@ -124,11 +124,11 @@ async def test_the_key_is_the_repository_else_the_organization_else_none(
 
 BODY = b'{"ref": "refs/heads/main"}'
 REFUSED = {
-    "wrong signature": (BODY, {"X-Hub-Signature-256": sign(BODY, "guessed")}, 401, "does not fit"),
-    "no signature": (BODY, {"X-Hub-Signature-256": ""}, 401, "does not fit"),
-    "signature without its method": (BODY, {"X-Hub-Signature-256": sign(BODY)[7:]}, 401, "does not fit"),
-    "signature that is not ASCII": (BODY, {"X-Hub-Signature-256": b"sha256=\xe4"}, 401, "does not fit"),
-    "another body": (BODY, {"X-Hub-Signature-256": sign(b"{}")}, 401, "does not fit"),
+    "wrong signature": (BODY, {"X-Hub-Signature-256": sign(BODY, "guessed")}, 403, "does not fit"),
+    "no signature": (BODY, {"X-Hub-Signature-256": ""}, 403, "does not fit"),
+    "signature without its method": (BODY, {"X-Hub-Signature-256": sign(BODY)[7:]}, 403, "does not fit"),
+    "signature that is not ASCII": (BODY, {"X-Hub-Signature-256": b"sha256=\xe4"}, 403, "does not fit"),
+    "another body": (BODY, {"X-Hub-Signature-256": sign(b"{}")}, 403, "does not fit"),
     "no delivery": (BODY, {"X-GitHub-Delivery": ""}, 400, "X-GitHub-Delivery"),
     "no event": (BODY, {"X-GitHub-Event": ""}, 422, "X-GitHub-Event"),
     "unknown event": (BODY, {"X-GitHub-Event": "tide"}, 422, "'tide'"),
@@ -160,7 +160,7 @@ async def test_what_is_not_from_github_is_refused_and_disturbs_nothing(
 
 async def test_missing_headers_are_refused_like_wrong_ones(http: httpx.AsyncClient) -> None:
     """A request without any of GitHub's headers is not signed."""
-    assert_problem(await http.post("/github", content=BODY), 401, "X-Hub-Signature-256")
+    assert_problem(await http.post("/github", content=BODY), 403, "X-Hub-Signature-256")
 
 
 @pytest.mark.parametrize("size", [1_032_190, 1_032_191, 1_032_192])
