@@ -148,6 +148,7 @@ def test_odd_tokens(edge: Edge, value: str) -> None:
     assert ask(edge, "GET /admin/bus", token=f"Authorization: {value}\r\n" if value else "") == 401
 
 
+CHUNKED = "POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked"
 LENGTH = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length:"
 
 
@@ -159,6 +160,7 @@ LENGTH = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length:"
         f"{LENGTH} 1\r\nContent-Length: 2\r\n\r\nab".encode(),
         f"{LENGTH} {'9' * 30}\r\n\r\n".encode(),
         b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        f"{CHUNKED}\r\nAuthorization: Bearer TOKEN\r\n\r\nzz\r\n".encode(),
         b"GET /livez HTTP/1.1\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
@@ -171,7 +173,21 @@ LENGTH = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length:"
 def test_what_is_no_http_is_answered_by_the_web_server(edge: Edge, request_bytes: bytes) -> None:
     """A 400 as plain text, before there is a request that the gateway could see; the edge goes on. The
     README says so."""
-    status, headers, body = send(edge, request_bytes)
+    status, headers, body = send(edge, request_bytes.replace(b"TOKEN", edge.token.encode()))
     assert (status, headers["content-type"]) == (400, "text/plain; charset=utf-8")
-    assert body == b"Invalid HTTP request received."
+    assert b"Invalid HTTP request received." in body
     assert httpx.get(f"{edge.url}/livez", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"), [("/events", True, 403), ("/plugins/none/", True, 403), ("/", False, 400)]
+)
+def test_a_refused_websocket_is_answered_by_the_web_server(
+    edge: Edge, path: str, key: bool, status: int
+) -> None:
+    """Without a problem document, as the README says."""
+    lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket"]
+    if key:
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+    refused = send(edge, "\r\n".join([*lines, "", ""]).encode())
+    assert (refused[0], refused[1]["content-type"]) == (status, "text/plain; charset=utf-8")

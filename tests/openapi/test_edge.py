@@ -53,8 +53,8 @@ def refusal(answer: httpx.Response) -> int:
 
 
 def test_what_ends_the_run_is_refused_with_problems_too(tmp_path: Path) -> None:
-    """Stopping the gateway: 401, 403 would be, 404 and 405 before; then a plugin's route is 503, and at last
-    the gateway stops itself."""
+    """Stopping the gateway without a token, by another method or name; the route of a stopped plugin. At last
+    the gateway is told to stop itself."""
     with kernel(tmp_path) as edge, edge.client() as client:
         stop = "/admin/plugins/gateway/stop"
         assert refusal(client.post(stop, headers={"Authorization": "Bearer wrong"})) == 401
