@@ -148,6 +148,20 @@ def test_odd_tokens(edge: Edge, value: str) -> None:
     assert ask(edge, "GET /admin/bus", token=f"Authorization: {value}\r\n" if value else "") == 401
 
 
+def test_no_operation_of_ours_answers_without_the_token(edge: Edge) -> None:
+    """Every one that wants it, one after the other: 401, whatever else is missing."""
+    asked = 0
+    with httpx.Client(base_url=edge.url, trust_env=False) as stranger:
+        for path, item in stranger.get("/openapi.json").json()["paths"].items():
+            for method, operation in item.items():
+                if operation.get("security") == [{"token": []}]:
+                    asked += 1
+                    answer = stranger.request(method, path.replace("{", "").replace("}", ""))
+                    judge(answer.status_code, answer.headers, answer.content)
+                    assert answer.status_code == 401, (method, path)
+    assert asked >= 25
+
+
 CHUNKED = "POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked"
 LENGTH = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length:"
 
