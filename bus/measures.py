@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from contracts.event import Receipt
 from contracts.metrics import MOST_POINTS, Histogram, HistogramPoint, Metric, Point
 from contracts.patterns import topic_of
 
 from .clock import Clock
+from .faults import kind_of
 from .spans import Client
 
 T = TypeVar("T")
@@ -84,6 +86,17 @@ class Measures:
         """How long handlers ran, one attempt each, by group, topic and error."""
         self.failed = Family(Count, _GROUP, "plugbus.outcome")
         """Attempts that failed, by group and what became of the delivery."""
+
+    async def sending(self, type: str, publish: Awaitable[Receipt]) -> Receipt:
+        """What `publish` gives; how long that took is measured."""
+        began = self.monotonic()
+        try:
+            receipt = await publish
+        except BaseException as error:
+            self.sent.of(topic_of(type), kind_of(error)).record(self.monotonic() - began)
+            raise
+        self.sent_well[type].record(self.monotonic() - began)
+        return receipt
 
     def handled_well(self, group: str) -> ByType:
         return ByType(lambda topic: self.handled.of(group, topic, ""))

@@ -33,6 +33,10 @@ Named = tuple[str, dict[str, str | int]]
 """Name and attributes of a span."""
 
 
+UNTRACED: tuple[str | None, Any] = (None, None)
+"""As `begin` says it where nothing is traced."""
+
+
 class Tracing(Protocol):
     """What of it is asked for through this door."""
 
@@ -51,9 +55,11 @@ def begin(client: Client, type: str) -> tuple[str, Any]:
 def publishing(
     measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt], span: Any = None
 ) -> Coroutine[Any, Any, Receipt]:
-    """See `tracing.publishing`. A `message` without a trace begins its span here."""
+    """What `publish` gives, in `span` where its flow is sampled. A `message` without a trace gets one."""
     if message.trace is None:
         message.trace, span = begin(measures.client, message.type)
+    if span is None:
+        return measures.sending(message.type, publish)
     return _tracing().publishing(measures, message, span, publish)
 
 

@@ -143,22 +143,16 @@ def begin(client: Client, type: str) -> tuple[str, Span | None]:
 
 
 async def publishing(
-    measures: Measures, message: Message, span: Span | None, publish: Coroutine[Any, Any, Receipt]
+    measures: Measures, message: Message, span: Span, publish: Coroutine[Any, Any, Receipt]
 ) -> Receipt:
-    """What `publish` gives; how long it took is measured, and ends the span."""
-    began = measures.monotonic()
+    """What `publish` gives, and then its span ends."""
     try:
-        receipt = await publish
+        receipt = await measures.sending(message.type, publish)
     except BaseException as error:
-        topic = topic_of(message.type)
-        measures.sent.of(topic, kind_of(error)).record(measures.monotonic() - began)
-        if span is not None:
-            span.set_attributes(_names_of(message, message.id))
-            _close(span, error)
+        span.set_attributes(_names_of(message, message.id))
+        _close(span, error)
         raise
-    measures.sent_well[message.type].record(measures.monotonic() - began)
-    if span is not None:
-        _sent(span, message, receipt)
+    _sent(span, message, receipt)
     return receipt
 
 

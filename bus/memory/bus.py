@@ -55,7 +55,6 @@ __all__ = ["MemoryBroker", "MemoryBus", "open_bus"]
 _BREATH = 128
 """After so many publishes in a row a publisher lets the event loop turn, so that consumers keep up."""
 _new, _address = object.__new__, id
-_UNTRACED: tuple[str | None, Any] = (None, None)
 _AT_ONCE = 1e-9
 """Seconds of a publish that may not wait."""
 
@@ -94,7 +93,7 @@ class MemoryBus(Administration):
 
     # --- publish ----------------------------------------------------------------------------------
 
-    async def publish(  # noqa: C901 - each call less is felt at every publish
+    async def publish(
         self,
         event: AnyEvent,
         *,
@@ -110,7 +109,7 @@ class MemoryBus(Administration):
         # The way of most events is written out here: each call less is felt at every publish.
         if not self._is_usable:
             await self._be_usable()
-        begun = _UNTRACED
+        begun = spans.UNTRACED
         broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
@@ -129,11 +128,8 @@ class MemoryBus(Administration):
             plain.time_ns = now_ns = broker.clock.time_ns()
             receipt = broker.publish_plain(plain, now_ns)
             if receipt is None:
-                message = plain.spelled_out()
-                waiting = self._wait_for_room(message, False, False, timeout)
-                if trace is not None:
-                    waiting = spans.publishing(self._measures, message, waiting)
-                receipt = await waiting
+                waiting = self._wait_for_room(plain.spelled_out(), False, False, timeout)
+                receipt = await (waiting if trace is None else self._measures.sending(plain.type, waiting))
             elif trace is not None:
                 self._measures.sent_well[plain.type].record(self._measures.monotonic() - began)
             self._breath -= 1

@@ -263,19 +263,20 @@ class RedisBus:
     ) -> Receipt:
         if not self._is_usable:
             await self._be_usable()
+        begun = spans.UNTRACED
         core, current, plan = self._core, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT and plan is not None
-            and not TRACING.is_on
+            and (not TRACING.is_on or (begun := spans.begin(core.measures.client, plan.name))[1] is None)
         ):  # fmt: skip
             # The way of most events is written out here: each call less is felt at every publish.
             data = checked_size(plan.name, dump_event(event))
             new_id = core.ids()
-            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data)
+            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, begun[0])
             sent = core.publisher.send_plain(plan.topic, new_id, source, fields, timeout)
             if sent is not None:
-                return await sent
+                return await (sent if begun[0] is None else core.measures.sending(plan.name, sent))
         name, version, shared, encoded = encode(event)
         check_type_name(name)
         now_ns = core.clock.time_ns()
@@ -296,7 +297,8 @@ class RedisBus:
             when = (
                 f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
             )
-        receipt = await self._send(message, id is not None, is_handling(current), timeout, when)
+        message.trace, span = begun
+        receipt = await self._send(message, id is not None, is_handling(current), timeout, when, span)
         if when and not receipt.duplicate:
             core.delayed.expect(ahead_ns / 1e9)
         return receipt
@@ -332,12 +334,13 @@ class RedisBus:
         return await self._send(message, True, is_handling(current), timeout)
 
     async def _send(
-        self, message: Message, repeated: bool, handling: bool, timeout: float, due: str = ""
-    ) -> Receipt:
+        self, message: Message, repeated: bool, handling: bool, timeout: float, due: str = "",
+        span: Any = None,
+    ) -> Receipt:  # fmt: skip
         sent = self._core.publisher.publish(
             message, repeated=repeated, handling=handling, timeout=timeout, due=due
         )
-        return await (spans.publishing(self._core.measures, message, sent) if TRACING.is_on else sent)
+        return await (spans.publishing(self._core.measures, message, sent, span) if TRACING.is_on else sent)
 
     # --- groups -------------------------------------------------------------------------------------
 

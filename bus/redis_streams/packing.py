@@ -225,10 +225,13 @@ def _chain(line: bytes) -> tuple[int, tuple[str, ...], str | None]:
         raise Undecodable(f"its bus line is {line[:40]!r}") from error
 
 
-def pack_plain(id: str, source: str, time_ns: int, kind: bytes, data: bytes) -> Fields:
+def pack_plain(
+    id: str, source: str, time_ns: int, kind: bytes, data: bytes, trace: str | None = None
+) -> Fields:
     """The same for what most events are: nothing but its source, and an id that needs no escaping."""
     head = f'{{"id":"{id}","source":{quoted(source)},"time":"{write_time(time_ns)}"}}'.encode()
-    return kind, head, data, b"%08x" % zlib.crc32(kind + head + data)
+    line = b"%08x" % zlib.crc32(kind + head + data)
+    return kind, head, data, line if trace is None else b"%b 0 []\n%b" % (line, trace.encode())
 
 
 def _head(message: Message) -> str:
