@@ -1,8 +1,9 @@
 """What tracing costs a hop, publish to handled: `python tests/benchmarks/bus_tracing.py`.
 
 One subscriber with an empty handler on the memory bus, the events and the bursts of `bus_memory.py`.
-Processor time of the median burst; the cost is the difference to tracing off. Spans go to a batch processor
-and an exporter that throws them away. The plain SDK is what one writes by hand around publish and handler:
+Processor time of the median burst; the cost is the difference to tracing off. Everything is made as the plugin
+`telemetry` makes it, metrics and the record of the last spans included, but for the exporter, which throws
+away. The plain SDK is what one writes by hand around publish and handler:
 context managers, three attributes each, the context injected into a dict and extracted from it.
 
 `--redis`: the same on a Redis server of its own on loopback, 64 publishers at once; also hops a second.
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -24,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bus_memory import BURST, EVENTS
 from opentelemetry import context, propagate, trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from rounds import Result, interleave, table
 
@@ -35,6 +37,10 @@ from contracts.bus import EventBus, SubscriptionSpec
 from contracts.event import Event
 from contracts.message import PluginEvent
 from contracts.tracing import TRACING
+from plugins.telemetry.export_queue import ExportQueue
+from plugins.telemetry.provider import Provider
+from plugins.telemetry.record import FlowRecord
+from plugins.telemetry.telemetry import Gate, Patient
 
 CASES = ("off", "not sampled", "1 %", "100 %", "plain SDK, 1 %", "plain SDK, 100 %")
 ON_REDIS = ("Redis, off", "Redis, not sampled", "Redis, 100 %")
@@ -50,10 +56,18 @@ class Nowhere(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def provide(ratio: float) -> None:
-    sampler: Sampler = ParentBased(TraceIdRatioBased(ratio))
-    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=100_000))
+def provide(ratio: float, *, is_plain: bool = False) -> None:
+    os.environ |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(ratio)}
+    room = 100_000
+    if is_plain:
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=room))
+    else:
+        exporter = Patient(Nowhere(), "nowhere")
+        batches = BatchSpanProcessor(exporter, max_queue_size=room)
+        queue = ExportQueue(batches, room, lambda: exporter.taken)
+        provider = Provider(Resource.create())
+        provider.add_span_processor(Gate(FlowRecord(20_000), queue))
     trace.set_tracer_provider(provider)
 
 
@@ -72,7 +86,7 @@ def flow(case: str) -> Iterator[None]:
 async def measure(case: str, seconds: float) -> Result:
     is_plain = case.startswith("plain")
     if case != "off":
-        provide(0.01 if case.endswith("1 %") else 1.0)
+        provide(0.01 if case.endswith("1 %") else 1.0, is_plain=is_plain)
         TRACING.is_on = not is_plain
     tracer = trace.get_tracer("bench")
     attributes = {"messaging.system": "memory", "messaging.destination.name": "bench", "n": 1}
