@@ -26,6 +26,8 @@ from contracts.tracing import SCHEMA, TraceContext, trace_of
 from contracts.web import ASGIApp
 
 Scope = MutableMapping[str, Any]
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""Of RFC 9110 and RFC 5789: those that the conventions know."""
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 """Whoever asks for these asks again and again: no span."""
 
@@ -36,11 +38,10 @@ async def serve_traced(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> N
     if origin is not None and not origin.is_sampled:
         await _within(parent, app, scope, receive, send)
         return
-    method = scope["method"]
+    method, said = _method(scope["method"])
     span = trace.get_tracer("plugbus", schema_url=SCHEMA).start_span(
         method, parent, SpanKind.SERVER,
-        {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope.get("scheme", "http"),
-         **_client(scope)},
+        {**said, "url.path": scope["path"], "url.scheme": scope.get("scheme", "http"), **_client(scope)},
     )  # fmt: skip
     status = 0
 
@@ -76,6 +77,13 @@ def _end(span: Span, scope: Scope, method: str, status: int) -> None:
         span.set_attribute("error.type", str(status) if status else "no response")
         span.set_status(Status(StatusCode.ERROR))
     span.end()
+
+
+def _method(method: str) -> tuple[str, dict[str, str]]:
+    """As names of spans and the attribute have it: whoever asks cannot make them as many as he likes."""
+    if method in _METHODS:
+        return method, {"http.request.method": method}
+    return "HTTP", {"http.request.method": "_OTHER", "http.request.method_original": method}
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

@@ -1,7 +1,7 @@
 """What tracing costs a hop, publish to handled: `python tests/benchmarks/bus_tracing.py`.
 
 One subscriber with an empty handler on the memory bus, the events and the bursts of `bus_memory.py`.
-Processor time of the median burst; the cost is the difference to tracing off. Everything is made as the plugin
+Processor time of the median burst; the cost is the difference to tracing off. All is made as the plugin
 `telemetry` makes it, metrics and the record of the last spans included, but for the exporter, which throws
 away. The plain SDK is what one writes by hand around publish and handler:
 context managers, three attributes each, the context injected into a dict and extracted from it.

@@ -316,6 +316,43 @@ def test_what_is_sent_speaks_the_words_of_the_conventions(kernels: list[Kernel],
     assert {"messaging.system", "rpc.method", "http.route", "exception.type", "service.name"} <= said
 
 
+def test_each_kernel_counts_what_it_has_sent_and_handled(
+    kernels: list[Kernel], receiver: Receiver, system: str
+) -> None:
+    """The same at `/metrics` and by OTLP, at the latest when it ends."""
+    assert kernels[0].post({}).is_success
+    until(lambda: receiver.named("process fixer"))
+    scraped = {kernel.name: kernel.ask("/metrics").text for kernel in kernels}
+    end_all(kernels)
+    front, back = kernels[0].name, kernels[-1].name
+    last = {export[0].resource["service.name"]: export for export in receiver.measured}
+    handled = {
+        (service, point.attributes["messaging.consumer.group.name"], point.attributes.get("error.type")):
+        point.value
+        for service, points in last.items()
+        for point in points
+        if point.name == "messaging.process.duration" and point.attributes["messaging.system"] == system
+    }  # fmt: skip
+    ours = {key: count for key, count in handled.items() if not key[1].startswith(("audit.", "gateway."))}
+    assert ours == {
+        (front, "triage.look", None): 1, (back, "fixer.fix", "ConnectionError"): 1,
+        (back, "fixer.fix", None): 1, (back, "pricer.close", None): 1,
+    }  # fmt: skip
+    sent = {
+        (service, point.attributes["messaging.destination.name"]): point.value
+        for service, points in last.items()
+        for point in points
+        if point.name == "messaging.client.sent.messages"
+    }
+    assert {key: count for key, count in sent.items() if key[1] in ("github", "triage", "fixer")} == {
+        (front, "github"): 1, (front, "triage"): 1, (back, "fixer"): 1,
+    }  # fmt: skip
+    group = 'messaging_consumer_group_name="fixer.fix"'
+    assert f'plugbus_attempts_failed_total{{{group},plugbus_outcome="retry"}} 1' in scraped[back]
+    for text in scraped.values():  # what holds for the bus as a whole, each of them tells
+        assert f"plugbus_group_handled_total{{{group}}} 1" in text
+
+
 @pytest.mark.parametrize(
     "name", ["messaging.operation", "messaging.destination", "messaging.kafka.consumer.group",
              "messaging.key", "messaging.message_id", "rpc.system", "http.status_code"],

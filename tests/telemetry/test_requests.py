@@ -24,7 +24,9 @@ def served(spans: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     tracer = spans.provider.get_tracer("plugbus")
     monkeypatch.setattr(plugins.gateway.tracing.trace, "get_tracer", lambda *args, **kwargs: tracer)
 
-    async def serve(*headers: tuple[str, str], status: int = 200, route: str = "/x/{id}") -> Any:
+    async def serve(
+        *headers: tuple[str, str], status: int = 200, route: str = "/x/{id}", method: str = "POST"
+    ) -> Any:
         seen: list[Any] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -39,7 +41,7 @@ def served(spans: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         scope = {
             "type": "http",
-            "method": "POST",
+            "method": method,
             "path": "/x/1",
             "scheme": "http",
             "server": ("127.0.0.1", 8000),
@@ -82,6 +84,15 @@ async def test_what_the_server_could_not_do_is_an_error(
     [span] = spans.all
     assert (span.status.status_code is StatusCode.ERROR) == is_error
     assert ("error.type" in span.attributes) == is_error
+
+
+async def test_a_method_that_nobody_knows_makes_no_name_of_its_own(served: Any, spans: Any) -> None:
+    """Else a stranger makes as many names as he likes."""
+    await served(method="BREW")
+    [span] = spans.all
+    assert span.name == "HTTP /x/{id}"
+    assert span.attributes["http.request.method"] == "_OTHER"
+    assert span.attributes["http.request.method_original"] == "BREW"
 
 
 async def test_a_request_that_is_not_sampled_makes_no_span(served: Any, spans: Any) -> None:
