@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -29,16 +28,9 @@ from .conftest import (
     variables,
 )
 
-SERVICES = ("kernel", "redis")
+SERVICES = ("kernel", "redis", "jaeger")
 WAVES = 3
 """Plugins stop in waves: the web edge, the others, the audit log."""
-
-
-@pytest.fixture(scope="module")
-def specification() -> Draft202012Validator:
-    schema = json.loads((Path(__file__).parent / "compose-spec.json").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
 
 
 def container_environment(**given: str) -> dict[str, str]:
@@ -136,8 +128,8 @@ def test_a_kernel_can_be_scaled() -> None:
     assert int(service("kernel", TOKEN | {"KERNEL_REPLICAS": "3"})["deploy"]["replicas"]) == 3
 
 
-def test_a_kernel_waits_for_redis_and_comes_back() -> None:
-    """It starts once Redis answers, and is restarted unless somebody stopped it."""
+def test_a_kernel_waits_for_redis_and_all_come_back() -> None:
+    """It starts once Redis answers, and every service is restarted unless somebody stopped it."""
     assert service("kernel")["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert service("redis")["healthcheck"]["test"] == ["CMD-SHELL", "redis-cli ping | grep -q '^PONG$'"]
     assert {service(name)["restart"] for name in SERVICES} == {"unless-stopped"}
@@ -204,7 +196,51 @@ def test_only_kernels_reach_redis() -> None:
     assert "bus" in service("kernel")["networks"]
 
 
-# --- both ----------------------------------------------------------------------------------------------
+# --- Jaeger --------------------------------------------------------------------------------------------
+
+
+def test_jaeger_is_there_only_for_those_who_ask() -> None:
+    """Only with its profile, and no service waits for it: without it nothing changes."""
+    assert {name: found.get("profiles") for name, found in compose()["services"].items()} == {
+        "kernel": None,
+        "redis": None,
+        "jaeger": ["observability"],
+    }
+    assert "jaeger" not in service("kernel")["depends_on"]
+    assert service("kernel")["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == ""
+
+
+def test_kernels_reach_jaeger_by_the_address_of_the_guide() -> None:
+    """It shares a network with them, not that of Redis, and listens there and not on its loopback only."""
+    jaeger = service("jaeger")
+    assert set(jaeger["networks"]) == {"edge"}
+    assert "edge" in service("kernel")["networks"]
+    assert jaeger["environment"] == {"JAEGER_LISTEN_HOST": "0.0.0.0"}  # noqa: S104 - the container
+    assert "http://jaeger:4318" in (DEPLOY / ".env.example").read_text(encoding="utf-8")
+
+
+def test_only_the_page_of_jaeger_is_published() -> None:
+    """On this machine: it has no login, and what takes spans takes them from anybody."""
+    [published] = service("jaeger")["ports"]
+    assert (published["host_ip"], published["target"]) == ("127.0.0.1", 16686)
+
+
+def test_jaeger_is_bounded() -> None:
+    """In traces, and in memory where these are large."""
+    jaeger = service("jaeger", TOKEN | {"JAEGER_MAX_TRACES": "7", "JAEGER_MEMORY": "64m"})
+    [limit] = jaeger["command"]
+    assert re.fullmatch(r"--set=extensions\.jaeger_storage\.backends\.\w+\.memory\.max_traces=7", limit)
+    assert jaeger["mem_limit"] == "64m"
+
+
+def test_metrics_are_not_sent_where_nobody_takes_them() -> None:
+    """Unless somebody says otherwise."""
+    assert service("kernel")["environment"]["OTEL_METRICS_EXPORTER"] == "none"
+    asked = service("kernel", TOKEN | {"OTEL_METRICS_EXPORTER": "otlp"})
+    assert asked["environment"]["OTEL_METRICS_EXPORTER"] == "otlp"
+
+
+# --- all of them ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -214,7 +250,7 @@ def test_a_container_may_do_little(name: str) -> None:
     assert (found["read_only"], found["init"], found["cap_drop"]) == (True, True, ["ALL"])
     assert found["security_opt"] == ["no-new-privileges:true"]
     assert [line.partition(":")[0] for line in found["tmpfs"]] == ["/tmp"]
-    user = found["user"] if name == "redis" else final("USER").rest
+    user = final("USER").rest if name == "kernel" else found["user"]
     assert user.partition(":")[0] not in {"", "root", "0"}
     assert not found.keys() & {"privileged", "cap_add", "pid", "ipc", "network_mode", "devices"}
 

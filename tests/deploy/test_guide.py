@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from contracts import errors
 from kernel.cli import execute
@@ -16,14 +17,16 @@ from kernel.settings_problems import leaves
 from plugins.gateway.access import Access
 from plugins.gateway.pages import health_router
 
-from .conftest import DEPLOY, Variable, compose, variables
+from .conftest import DEPLOY, Variable, compose, final, variables
 
 GUIDE = (DEPLOY / "README.md").read_text(encoding="utf-8")
 EXAMPLE = (DEPLOY / ".env.example").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL))
 SETTINGS = GUIDE.partition("## Settings\n")[2].partition("\n## ")[0]
-OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "APP_", "EXTRA_", "PYTHON_IMAGE", "OTEL_")
+OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "JAEGER_", "APP_", "EXTRA_", "PYTHON_IMAGE", "OTEL_")
+COMPOSES_OWN = {"COMPOSE_PROFILES"}
+"""Variables that Compose reads by itself, without being named in compose.yaml."""
 
 
 def commands() -> Iterator[list[str]]:
@@ -48,7 +51,13 @@ def assigned(text: str) -> dict[str, str]:
 
 def test_the_example_covers_exactly_what_compose_reads() -> None:
     """Nothing is missing, nothing is there for nobody."""
-    assert assigned(EXAMPLE).keys() == {variable.name for variable in variables()}
+    assert assigned(EXAMPLE).keys() == {variable.name for variable in variables()} | COMPOSES_OWN
+
+
+def test_the_example_starts_a_profile_that_there_is() -> None:
+    """The line needs no more than its `#` taken away."""
+    [profile] = compose()["services"]["jaeger"]["profiles"]
+    assert assigned(EXAMPLE)["COMPOSE_PROFILES"] == profile
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -149,7 +158,26 @@ def test_every_file_of_this_folder_is_explained() -> None:
     assert [link for link in links if not (DEPLOY / link).exists()] == []
 
 
-def test_the_example_of_an_override_is_a_compose_file() -> None:
-    """What it adds is added to a service that there is."""
-    [text] = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-    assert yaml.safe_load(text)["services"].keys() <= compose()["services"].keys()
+def yaml_blocks(key: str) -> list[dict[str, Any]]:
+    """The guide's examples in YAML that have this key at the top."""
+    read = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
+    return [block for block in read if key in block]
+
+
+def test_the_examples_of_an_override_are_compose_files(specification: Draft202012Validator) -> None:
+    """What they add is added to a service that there is."""
+    blocks = yaml_blocks("services")
+    assert blocks
+    for block in blocks:
+        assert block["services"].keys() <= compose()["services"].keys()
+        assert [error.message for error in specification.iter_errors(block)] == []
+
+
+def test_prometheus_is_shown_the_kernels() -> None:
+    """By the name and the port at which they are in their network, with a token from a file."""
+    [block] = yaml_blocks("scrape_configs")
+    [job] = block["scrape_configs"]
+    [found] = job["dns_sd_configs"]
+    assert found["names"] == ["kernel"]
+    assert str(found["port"]) == final("EXPOSE").rest
+    assert job["authorization"].keys() == {"credentials_file"}
