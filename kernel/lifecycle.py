@@ -123,8 +123,8 @@ class PluginLifecycleManager:
 
     async def initialize(self, record: PluginRecord, reason: str) -> None:
         generation = _current(record)
-        setup = self._setup(record, generation.security)
         async with self._step(record, "initialize", Activity.INITIALIZING, self._deadlines.initialize):
+            setup = self._setup(record, generation.security)
             await generation.host.initialize(setup, generation.port)
             try:
                 generation.mount = await generation.host.asgi()
@@ -183,7 +183,8 @@ class PluginLifecycleManager:
         )
 
     def _configuration(self, record: PluginRecord) -> dict[str, JsonValue]:
-        return {**record.metadata.default_configuration, **self._policy(record).config, **record.config}
+        settings, defaults = self._services.settings, record.metadata.default_configuration
+        return {**settings.configuration(record.plugin_id, defaults), **record.config}
 
     async def _configure(self, record: PluginRecord, host: Host) -> None:
         result = await host.configure(self._configuration(record))

@@ -8,6 +8,10 @@ One name, three spellings: `bus.url` as a flag's key, `[bus] url = …` in the f
 the environment (two underscores stand for the dot; an empty variable counts as not set). Below
 `plugins.ID.config` everything is the plugin's: names from the environment are lower-cased there, and
 values are read as JSON where they are JSON, else as text.
+
+A variable with `_FILE` behind its name names a file that holds the value, such as a mounted secret. A
+setting that is itself called so is what it is: `token_file`, and in a plugin's configuration each key of
+its `default_configuration`.
 """
 
 import ast
@@ -44,6 +48,7 @@ from contracts.patterns import RESERVED_TOPICS, is_type_name, topic_of
 from contracts.security import Permission, SecurityLevel
 
 from .settings_problems import (
+    Problem,
     annotation,
     is_plugin_config,
     leaves,
@@ -58,7 +63,11 @@ from .settings_problems import (
 from .settings_sources import (
     ENV_PREFIX,
     FILE_NAME,
+    FILE_SUFFIX,
     Entry,
+    KeyPath,
+    beside_file,
+    content,
     find_settings_file,
     flatten,
     from_environment,
@@ -229,6 +238,7 @@ class Settings(_Frozen):
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(default=None)
+    _value_files: dict[KeyPath, Entry] = PrivateAttr(default_factory=dict)
 
     @property
     def file(self) -> Path | None:
@@ -253,6 +263,23 @@ class Settings(_Frozen):
                 fix="openssl rand -hex 32 > FILE, readable by the user who runs the kernel",
             )
         return SecretStr(words[0])
+
+    def configuration(self, plugin_id: str, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """A plugin's `default_configuration`, and over it what the operator says; files are read here.
+
+        Only now is it known whether a key ends in `_file` by itself: `defaults` has it then. Raises
+        `SettingsError` if a file cannot be read, or if a value is given beside its file.
+        """
+        policy = self.plugins.get(plugin_id) or PluginSettings()
+        config: dict[str, JsonValue] = {**defaults, **policy.config}
+        for path, entry in self._value_files.items():
+            below = path[3:]
+            if path[1] == plugin_id and not _has(defaults, below):
+                value = (*below[:-1], below[-1].removesuffix(FILE_SUFFIX))
+                if _has(policy.config, value):
+                    raise settings_error([_twice(entry, self.source_of(".".join((*path[:3], *value))))])
+                config = _replaced(config, below, value[-1], content(str(entry.value), entry.source))
+        return config
 
     def source_of(self, key: str) -> str:
         """Where the value of a dotted key came from: `plugbus.toml:4`, a variable's name, `default` …"""
@@ -285,7 +312,8 @@ def load_settings(
     here = Path.cwd()
     found = file if file is not None else find_settings_file()
     home = found.absolute().parent if found else here
-    variables = [_typed(entry) for entry in from_environment(os.environ if environ is None else environ)]
+    read = from_environment(os.environ if environ is None else environ)
+    variables = [_typed(entry) for entry in _with_contents(read)]
     layers = [
         _anchored(from_flags(overrides or {}), here),
         _anchored(variables, here),
@@ -298,7 +326,49 @@ def load_settings(
     settings = _validated(layers)
     settings._file = found
     settings._sources = {".".join(e.path): e.source for layer in reversed(layers) for e in layer}
+    of_plugins = (e for e in read if is_plugin_config(e.path) and beside_file(e.path))
+    settings._value_files = {
+        e.path: e for e in of_plugins if settings.source_of(".".join(e.path)) == e.source
+    }
     return settings
+
+
+def _with_contents(variables: Sequence[Entry]) -> list[Entry]:
+    """`variables`, those that name the file of one of our settings replaced by what the file holds."""
+    set_by = {entry.path: entry.source for entry in variables}
+    entries, problems = [], []
+    for entry in variables:
+        value = None if annotation(Settings, entry.path) else beside_file(entry.path)
+        if value is None or not annotation(Settings, value):
+            entries.append(entry)
+        elif value in set_by:
+            problems.append(_twice(entry, set_by[value]))
+        else:
+            entries.append(entry._replace(path=value, value=content(entry.value, entry.source)))
+    if problems:
+        raise settings_error(problems)
+    return entries
+
+
+def _twice(entry: Entry, other: str) -> Problem:
+    text = f"{entry.source} and {other} are both set: which of the two is meant"
+    return Problem(text, entry.source, f"unset {entry.source}, or the value at {other}")
+
+
+def _has(table: Any, path: KeyPath) -> bool:
+    for word in path:
+        if not isinstance(table, Mapping) or word not in table:
+            return False
+        table = table[word]
+    return True
+
+
+def _replaced(table: Any, path: KeyPath, name: str, value: str) -> Any:
+    """`table` with `name` and its `value` in place of the key at `path`; the original is left alone."""
+    first, *rest = path
+    if rest:
+        return {**table, first: _replaced(table[first], tuple(rest), name, value)}
+    return {**{key: kept for key, kept in table.items() if key != first}, name: value}
 
 
 def _validated(layers: Sequence[Sequence[Entry]]) -> Settings:

@@ -15,6 +15,8 @@ from contracts.errors import SettingsError
 FILE_NAME = "plugbus.toml"
 ENV_PREFIX = "PLUGBUS_"
 COMMAND_LINE = "command line"
+FILE_SUFFIX = "_file"
+"""Of a variable's name, behind that of a setting: the value is what the named file holds."""
 
 # Not ours to judge: the client's address, the tests' switches, and what Kubernetes and Docker put into
 # every container beside a service that is called plugbus.
@@ -57,6 +59,33 @@ def from_environment(environ: Mapping[str, str]) -> list[Entry]:
             path = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
             entries.append(Entry(path, value, name))
     return entries
+
+
+def beside_file(path: KeyPath) -> KeyPath | None:
+    """The setting whose value a `…_file` holds: `bus.url` for `bus.url_file`; None for any other name."""
+    name = path[-1].removesuffix(FILE_SUFFIX)
+    return (*path[:-1], name) if name and name != path[-1] else None
+
+
+def content(file: str, variable: str) -> str:
+    """What a file holds that `variable` names, without the line end behind it; it stays a secret.
+
+    Raises `SettingsError`, which shows nothing of it.
+    """
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        problem = "" if text else "is empty"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except ValueError:  # no UTF-8, or a name that cannot be one of a file
+        problem = "is no text"
+    if problem:
+        raise SettingsError(
+            f"{variable} names the file {file}, which {problem}",
+            where=variable,
+            fix=f"put the value into {file}, readable by the user who runs the kernel, or unset {variable}",
+        )
+    return text
 
 
 def from_file(file: Path) -> list[Entry]:

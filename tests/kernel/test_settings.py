@@ -7,9 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.bus import BusLimits
-from contracts.errors import SettingsError
+from contracts.errors import PlugbusError, SettingsError
 from contracts.security import Permission, SecurityLevel
+from kernel.manager import PluginManager
 from kernel.settings import Settings, find_settings_file, load_settings, settings_table
+from plugbus import BasePlugin, PluginStatus
 
 
 @pytest.fixture(autouse=True)
@@ -368,6 +370,124 @@ def test_a_token_and_its_file_are_not_both_set(tmp_path: Path) -> None:
     error = _refusal(environ={"PLUGBUS_TOKEN": "hidden", "PLUGBUS_TOKEN_FILE": str(tmp_path / "secret")})
     assert "token" in error.message
     assert "hidden" not in error.explain()
+
+
+# --- values from files ---------------------------------------------------------------------------------
+
+URL, SECRET = "PLUGBUS_BUS__URL", "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET"
+
+
+def test_a_variable_may_name_the_file_of_its_value(tmp_path: Path) -> None:
+    """Of any setting; the line end behind the value is no part of it, what stands in it is not shown."""
+    (tmp_path / "url").write_text("redis://user:hidden@host/0\n")
+    (tmp_path / "deny").write_text("orders.**,bills.*")
+    settings = load_settings(
+        environ={f"{URL}_FILE": str(tmp_path / "url"), "PLUGBUS_PLUGINS__A__DENY_FILE": "deny"}
+    )
+    assert settings.bus.url == "redis://user:hidden@host/0"
+    assert settings.source_of("bus.url") == f"{URL}_FILE"
+    assert settings.plugins["a"].deny == ("orders.**", "bills.*")
+    assert "hidden" not in f"{settings!r} {settings.describe()}"
+
+
+def test_the_flag_wins_over_the_file_of_a_variable(tmp_path: Path) -> None:
+    """The order of the sources is the same."""
+    (tmp_path / "url").write_text("redis://file")
+    settings = load_settings(overrides={"bus.url": "redis://flag"}, environ={f"{URL}_FILE": "url"})
+    assert settings.bus.url == "redis://flag"
+
+
+def test_a_plugin_is_given_what_the_file_holds(tmp_path: Path) -> None:
+    """As text, also where it looks like a number, and in tables; read when the plugin is configured."""
+    environ = {f"{SECRET}_FILE": "secret", "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__AUTH__KEY_FILE": "key"}
+    settings = load_settings(environ=environ)
+    (tmp_path / "secret").write_text("0123\r\n")
+    (tmp_path / "key").write_text("hidden")
+    found = settings.configuration("webhooks", {"limit": 1})
+    assert found == {"limit": 1, "secret": "0123", "auth": {"key": "hidden"}}
+    assert settings.configuration("other", {"limit": 1}) == {"limit": 1}
+    assert "hidden" not in f"{settings!r} {settings.describe()}"
+
+
+def test_a_key_that_is_called_so_is_what_it_is() -> None:
+    """No file is read for `token_file`, nor for what the plugin itself has in its configuration."""
+    environ = {
+        "PLUGBUS_TOKEN_FILE": "absent",
+        "PLUGBUS_PLUGINS__A__CONFIG__LOG_FILE": "absent",
+        "PLUGBUS_PLUGINS__A__CONFIG__TLS__KEY_FILE": "absent",
+    }
+    settings = load_settings(environ=environ)
+    assert settings.token_file == Path.cwd() / "absent"
+    defaults: dict[str, Any] = {"log_file": "", "tls": {"key_file": ""}}
+    assert settings.configuration("a", defaults) == {"log_file": "absent", "tls": {"key_file": "absent"}}
+
+
+def test_in_plugbus_toml_a_key_of_a_plugin_is_what_it_is() -> None:
+    """Only variables name files of values."""
+    _write('[plugins.a.config]\nkey_file = "absent"')
+    assert load_settings(environ={}).configuration("a", {}) == {"key_file": "absent"}
+
+
+def test_a_value_and_its_file_are_not_both_set(tmp_path: Path) -> None:
+    """Both variables are named, for ours and for a plugin's; nobody has to guess which one holds."""
+    error = _refusal(environ={URL: "redis://hidden", f"{URL}_FILE": "url"})
+    assert all(name in error.explain() for name in (f"{URL}_FILE and {URL} ", f"unset {URL}_FILE"))
+    assert "hidden" not in error.explain()
+    settings = load_settings(environ={SECRET: "hidden", f"{SECRET}_FILE": "secret"})
+    with pytest.raises(SettingsError) as caught:
+        settings.configuration("webhooks", {})
+    assert f"{SECRET}_FILE and {SECRET} are both set" in caught.value.explain()
+    assert "hidden" not in caught.value.explain()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"hidden\xff", "is no text"),
+    ],
+)
+def test_a_file_that_gives_no_value_is_refused(tmp_path: Path, given: bytes | None, problem: str) -> None:
+    """With variable, path, cause and fix, and without what it holds."""
+    file = tmp_path / "value"
+    if given is not None:
+        file.write_bytes(given)
+    ours = _refusal(environ={f"{URL}_FILE": str(file)})
+    settings = load_settings(environ={f"{SECRET}_FILE": str(file)})
+    with pytest.raises(SettingsError) as caught:
+        settings.configuration("webhooks", {})
+    for error, variable in ((ours, f"{URL}_FILE"), (caught.value, f"{SECRET}_FILE")):
+        assert all(part in error.explain() for part in (variable, str(file), problem))
+        assert str(file) in error.fix
+        assert "hidden" not in error.explain()
+
+
+def test_a_file_for_what_is_no_setting_is_refused() -> None:
+    """It is not read either."""
+    assert "PLUGBUS_COLOUR_FILE" in _refusal(environ={"PLUGBUS_COLOUR_FILE": "absent"}).message
+
+
+async def test_a_plugin_whose_file_is_missing_says_so(tmp_path: Path) -> None:
+    """It is not started, for that reason; once the file is there, the next start takes it."""
+
+    class Billing(BasePlugin, plugin_id="billing", version="1.0.0", security_level="trusted"):
+        """Shows what it was configured with."""
+
+    variable = "PLUGBUS_PLUGINS__BILLING__CONFIG__KEY_FILE"
+    environ = {
+        variable: "key",
+        "PLUGBUS_STATE_DIR": str(tmp_path / "state"),
+    }
+    async with PluginManager(load_settings(environ=environ)) as manager:
+        handle = await manager.register_plugin(Billing)
+        with pytest.raises(PlugbusError) as caught:
+            await manager.start_plugin("billing")
+        assert f"{variable} names the file key" in caught.value.explain()
+        (tmp_path / "key").write_text("k\n")
+        await manager.start_plugin("billing")
+        assert handle.status is PluginStatus.STARTED
 
 
 def test_constructing_settings_reads_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
