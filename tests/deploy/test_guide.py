@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,6 +22,7 @@ from plugins.gateway.pages import health_router
 
 from .conftest import DEPLOY, Variable, compose, final, variables
 
+CHECK = DEPLOY / "check.sh"
 GUIDE = (DEPLOY / "README.md").read_text(encoding="utf-8")
 EXAMPLE = (DEPLOY / ".env.example").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -27,6 +31,27 @@ SETTINGS = GUIDE.partition("## Settings\n")[2].partition("\n## ")[0]
 OURS = ("PLUGBUS_", "KERNEL_", "REDIS_", "JAEGER_", "APP_", "EXTRA_", "PYTHON_IMAGE", "OTEL_")
 COMPOSES_OWN = {"COMPOSE_PROFILES"}
 """Variables that Compose reads by itself, without being named in compose.yaml."""
+
+
+NOT_RUN = {
+    "docker compose logs -f kernel": "does not end",
+    "PLUGBUS_BUS__URL='rediss://user:password@redis.example.com:6380/0'": "that Redis is the operator's",
+    "docker compose up -d --wait --no-deps kernel": "that Redis is the operator's",
+    "docker build -f deploy/Dockerfile -t plugbus:local .": "`up` has built it; this name may be taken",
+    "docker run --rm --init -p 127.0.0.1:8000:8000 -v plugbus-state:/var/lib/plugbus"
+    " -e PLUGBUS_TOKEN -e PLUGBUS_PLUGINS__GATEWAY__CONFIG__HOST=0.0.0.0"
+    " -e PLUGBUS_PLUGINS__GATEWAY__CONFIG__ALLOW_REMOTE=true plugbus:local": "does not end",
+}
+"""Commands of the guide that check.sh does not run, and why."""
+IN_ENV = {"COMPOSE_PROFILES=observability", "OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318"}
+"""Lines of the guide that go into `.env`; check.sh takes them from it."""
+
+
+def lines(blocks: list[str]) -> set[str]:
+    """Each command of these blocks as one line, without its comment."""
+    joined = "\n".join(blocks).replace("\\\n", "")
+    plain = (re.sub(r"(^|\s+)# .*$", "", line) for line in joined.splitlines())
+    return {" ".join(line.split()) for line in plain if line.strip()}
 
 
 def commands() -> Iterator[list[str]]:
@@ -92,17 +117,19 @@ def test_without_an_answer_the_example_starts_nothing() -> None:
     assert re.findall(r"^([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE) == [("PLUGBUS_TOKEN", "")]
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_every_variable_of_the_guide_is_known() -> None:
+def test_every_variable_of_the_guide_is_known(elsewhere: Path) -> None:
     """PLUGBUS_ ones to the kernel, ours beside them to compose.yaml."""
     named = set(re.findall(r"(?<![A-Z_<{])([A-Z][A-Z]*_[A-Z_]*[A-Z])(?![A-Z_<])", GUIDE))
     ours = {name for name in named if name.startswith(OURS)}
     read = {variable.name for variable in variables()}
     assert read <= ours
-    beyond = ours - read
+    beyond = {name for name in ours - read if not name.startswith("OTEL_")}  # those are the SDK's
     assert all(name.startswith("PLUGBUS_") for name in beyond)
+    (elsewhere / "value").write_text("redis://host")
     values = {"PLUGBUS_PLUGINS__GATEWAY__CONFIG__ALLOW_REMOTE": "true"}
-    load_settings(environ={name: values.get(name, "x") for name in beyond})
+    load_settings(
+        environ={name: "value" if name.endswith("_FILE") else values.get(name, "x") for name in beyond}
+    )
 
 
 def test_every_setting_of_the_guide_exists() -> None:
@@ -181,3 +208,34 @@ def test_prometheus_is_shown_the_kernels() -> None:
     assert found["names"] == ["kernel"]
     assert str(found["port"]) == final("EXPOSE").rest
     assert job["authorization"].keys() == {"credentials_file"}
+
+
+def test_every_command_is_run_by_the_check_or_has_a_reason_not_to_be() -> None:
+    """check.sh runs them as they stand here, so a guide that is wrong fails it."""
+    text = CHECK.read_text(encoding="utf-8")
+    run = lines(re.findall(r"^(?:DEADLINE=\d+ )?guide '([^']*)'$", text, re.MULTILINE))
+    run |= lines(re.findall(r'^guide "([^"]*)"$', text, re.MULTILINE))
+    guide = lines(BLOCKS)
+    assert run - guide == set()
+    assert guide - run == NOT_RUN.keys() | IN_ENV
+    assert all(f"{line.partition('=')[0]}" in text for line in IN_ENV)
+
+
+def test_the_check_says_when_it_cannot_run(tmp_path: Path) -> None:
+    """With exit code 3 and one line, where neither an engine nor what it takes to start one is there."""
+    for name in ("bash", "dirname", "env"):
+        (tmp_path / name).symlink_to(cast(str, shutil.which(name)))
+    done = subprocess.run(  # noqa: S603 - our own script
+        [str(CHECK)], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert re.fullmatch(r" +0 s  cannot run here: \w+ is missing\n", done.stdout)
+
+
+def test_the_check_explains_itself() -> None:
+    """Asked for anything, it says what it does, and starts nothing."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [str(CHECK), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Exit codes: 0 OK, 1 FAILED, 3" in done.stdout
