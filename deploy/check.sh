@@ -16,7 +16,7 @@ DEADLINE=300     # seconds for one step
 WEBHOOKS=120
 root=$(cd "$(dirname "$0")/.." && pwd)
 begun=$SECONDS
-work='' daemon='' installed='' group='' job='' inside=()
+work='' daemon='' installed='' policy='' group='' job='' inside=()
 
 say() { printf '%4d s  %s\n' $((SECONDS - begun)) "$*"; }
 fail() { say "FAILED: $*" && exit 1; }
@@ -41,6 +41,7 @@ clean_up() {
       timeout 10 bash -c "while find /sys/fs/cgroup -depth -type d -path '*/$group*' -exec rmdir {} + 2>&1 |
         grep -q busy; do sleep 0.1; done"
     else
+      remove_volumes
       docker image rm -f "plugbus-check/kernel:$$" "plugbus-check/base:$$" "plugbus-check/otlp:$$" >/dev/null 2>&1
     fi
     # Containers of an engine of our own end with its process namespace, at once but not before this line.
@@ -53,6 +54,7 @@ clean_up() {
     # shellcheck disable=SC2086 # a list of words
     DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $installed >/dev/null 2>&1
   fi
+  [ -n "$policy" ] && rm -f "$policy"
   case $code in
     0) say OK ;;
     1) say FAILED ;;
@@ -84,7 +86,22 @@ run() {
 }
 
 # A command of README.md, as it stands there: a test compares both.
-guide() { run "$1" || fail "$1"; }
+guide() {
+  run "$1" || fail "$1"
+  note_volumes
+}
+
+# The state folders of kernels that are removed later: unnamed volumes, which nothing says to be ours then.
+note_volumes() {
+  local containers
+  containers=$(docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")
+  # shellcheck disable=SC2086 # a list of words
+  [ -z "$containers" ] ||
+    docker inspect -f '{{range .Mounts}}{{if eq .Type "volume"}}{{println .Name}}{{end}}{{end}}' $containers \
+      >>"$work/volumes" 2>/dev/null || true
+}
+
+remove_volumes() { sort -u "$work/volumes" 2>/dev/null | grep . | xargs -r docker volume rm -f >/dev/null 2>&1; }
 
 # Each fact is waited for, and says what it found.
 until_so() {
@@ -115,13 +132,12 @@ install() {
   aside apt-get update -qq || cannot 'the lists of packages cannot be fetched'
   # Nothing that is installed for this check begins to serve by itself.
   if [ ! -e /usr/sbin/policy-rc.d ]; then
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-    each=policy
+    policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
   fi
   installed+=" $(apt-get install -s "${wanted[@]}" | awk '/^Inst/ {print $2}' | tr '\n' ' ')"
-  aside env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${wanted[@]}" || each+=' failed'
-  [ "${each%% *}" != policy ] || rm -f /usr/sbin/policy-rc.d
-  [[ $each != *failed ]] || cannot "${wanted[*]} cannot be installed"
+  aside env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${wanted[@]}" ||
+    cannot "${wanted[*]} cannot be installed"
 }
 
 # Compose 2.20 or newer: the one that is here, else that of the next Debian, unpacked into our folder.
@@ -153,8 +169,9 @@ start_engine() {
   install dockerd=docker.io docker=docker.io ip=iproute2 iptables=iptables unshare=util-linux
   export DOCKER_HOST="unix://$work/engine.sock"
   group=plugbus-check-$$
+  # Whatever happens to this script, the engine ends with it, and with the engine all that it has started.
   # shellcheck disable=SC2016 # expanded there
-  unshare --net --mount --pid --fork --kill-child --mount-proc bash -c '
+  setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc bash -c '
     ip link set lo up
     dockerd --host "unix://$0/engine.sock" --data-root "$0/data" --exec-root "$0/exec" --pidfile "$0/engine.pid" \
       --cgroup-parent "$1" --iptables=true --ip6tables=false &
@@ -335,10 +352,14 @@ if ! run "$keys" || ! grep -q '^0' "$work/out"; then fail 'Redis is not where it
 say "backup and restore: $(du -k redis.tar | cut -f 1) KiB, Redis is where it was, the kernels are healthy"
 
 run 'docker compose down -v' || fail 'docker compose down -v'
+# shellcheck disable=SC2016 # expanded there
+run 'docker volume ls -q | sort | comm -12 - <(sort -u ../../volumes) | grep -c . || true'
+former=$(cat "$work/out")
+remove_volumes || true
 for kind in container network volume; do
   list="docker $kind ls -q --filter label=com.docker.compose.project=$COMPOSE_PROJECT_NAME"
   [ "$kind" != container ] || list+=' --all'
   if ! run "$list" || [ -s "$work/out" ]; then fail "a $kind is left behind"; fi
 done
-say 'down -v: no container, network or volume is left'
-[ $is_real = yes ] || say 'not tried here: the real images, Jaeger among them (no registry is asked)'
+say "down -v: no container, network or named volume is left; state folders of $former replaced kernels removed"
+[ $is_real = yes ] || say 'not tried here: the real images, Jaeger among them, since no registry can be asked'
