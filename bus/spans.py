@@ -33,21 +33,23 @@ Named = tuple[str, dict[str, str | int]]
 """Name and attributes of a span."""
 
 
-UNTRACED: tuple[str | None, Any] = (None, None)
+Begun = tuple[str | None, Any]
+"""Of what is published: its trace, and its span where its flow is sampled."""
+UNTRACED: Begun = (None, None)
 """As `begin` says it where nothing is traced."""
 
 
 class Tracing(Protocol):
     """What of it is asked for through this door."""
 
-    def begin(self, client: Client, type: str) -> tuple[str, Any]: ...
+    def begin(self, client: Client, type: str) -> Begun: ...
 
     def publishing(
         self, measures: Measures, message: Message, span: Any, publish: Coroutine[Any, Any, Receipt]
     ) -> Coroutine[Any, Any, Receipt]: ...
 
 
-def begin(client: Client, type: str) -> tuple[str, Any]:
+def begin(client: Client, type: str) -> Begun:
     """See `tracing.begin`."""
     return _tracing().begin(client, type)
 

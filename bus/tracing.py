@@ -39,7 +39,7 @@ from contracts.tracing import SCHEMA, exception_of, read_trace, trace_of
 from .faults import described, kind_of
 from .measures import Measures
 from .policy.causes import CURRENT
-from .spans import Client, Named
+from .spans import Begun, Client, Named
 
 if TYPE_CHECKING:
     from .groups import Delivery
@@ -132,7 +132,7 @@ def _below(parent: SpanContext | None) -> variables.Context:
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-def begin(client: Client, type: str) -> tuple[str, Span | None]:
+def begin(client: Client, type: str) -> Begun:
     """The trace of what is published now, and the span of that; None: its flow is not sampled."""
     parent = here()
     if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:

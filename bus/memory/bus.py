@@ -37,7 +37,7 @@ from contracts.tracing import TRACING
 
 from .. import spans
 from ..checks import checked_id, checked_timeout, due, expiry
-from ..codec import SURELY_FITS, encode, plans, relayed
+from ..codec import SURELY_FITS, Plan, encode, plans, relayed
 from ..groups import Delivery, is_handling
 from ..policy.causes import CURRENT, ROOT, caused_by
 from ..storms import continue_chain
@@ -109,33 +109,30 @@ class MemoryBus(Administration):
         # The way of most events is written out here: each call less is felt at every publish.
         if not self._is_usable:
             await self._be_usable()
-        begun = spans.UNTRACED
         broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT
             and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
-            and (not TRACING.is_on or (begun := spans.begin(self._measures.client, plan.name))[1] is None)
         ):  # fmt: skip
-            trace, began = begun[0], 0.0
-            if trace is None:
+            if not TRACING.is_on:
                 plain = _new(PlainMessage)
-            else:
-                plain, began = _new(TracedMessage), self._measures.monotonic()
-                plain.trace = trace
-            plain.source, plain.type, plain.version = source, plan.name, plan.version
-            plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
-            plain.time_ns = now_ns = broker.clock.time_ns()
-            receipt = broker.publish_plain(plain, now_ns)
-            if receipt is None:
-                waiting = self._wait_for_room(plain.spelled_out(), False, False, timeout)
-                receipt = await (waiting if trace is None else self._measures.sending(plain.type, waiting))
-            elif trace is not None:
-                self._measures.sent_well[plain.type].record(self._measures.monotonic() - began)
-            self._breath -= 1
-            if not self._breath:
-                await self._take_breath()
-            return receipt
+                plain.source, plain.type, plain.version = source, plan.name, plan.version
+                plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
+                plain.time_ns = now_ns = broker.clock.time_ns()
+                receipt = broker.publish_plain(plain, now_ns)
+                if receipt is None:
+                    receipt = await self._wait_for_room(plain.spelled_out(), False, False, timeout)
+                self._breath -= 1
+                if not self._breath:
+                    await self._take_breath()
+                return receipt
+            begun = spans.begin(self._measures.client, plan.name)
+            if begun[1] is None:
+                taken = self._take_traced(event, plan, source, begun[0])
+                return await self._measures.sending(plan.name, taken)
+        else:
+            begun = spans.UNTRACED
         name, version, shared, data = encode(event)
         now_ns = broker.clock.time_ns()
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
@@ -156,6 +153,21 @@ class MemoryBus(Administration):
             return await taken
         message.trace, span = begun
         return await spans.publishing(self._measures, message, taken, span)
+
+    async def _take_traced(self, event: AnyEvent, plan: Plan, source: str, trace: str | None) -> Receipt:
+        """The plain way for what belongs to a flow that is not sampled."""
+        plain = _new(TracedMessage)
+        plain.trace = trace
+        plain.source, plain.type, plain.version = source, plan.name, plan.version
+        plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
+        plain.time_ns = now_ns = self.broker.clock.time_ns()
+        receipt = self.broker.publish_plain(plain, now_ns)
+        if receipt is None:
+            receipt = await self._wait_for_room(plain.spelled_out(), False, False, DEFAULT_TIMEOUT)
+        self._breath -= 1
+        if not self._breath:
+            await self._take_breath()
+        return receipt
 
     async def _take(
         self, message: Message, now_ns: int, due_ns: int, knows_id: bool, over: bool, timeout: float

@@ -263,7 +263,7 @@ class RedisBus:
     ) -> Receipt:
         if not self._is_usable:
             await self._be_usable()
-        begun = spans.UNTRACED
+        begun = None
         core, current, plan = self._core, CURRENT.get(), plans.get(_address(type(event)))
         if (
             current is None and key is None and id is None and subject is None and delay is None
@@ -273,10 +273,10 @@ class RedisBus:
             # The way of most events is written out here: each call less is felt at every publish.
             data = checked_size(plan.name, dump_event(event))
             new_id = core.ids()
-            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, begun[0])
+            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, begun and begun[0])
             sent = core.publisher.send_plain(plan.topic, new_id, source, fields, timeout)
             if sent is not None:
-                return await (sent if begun[0] is None else core.measures.sending(plan.name, sent))
+                return await (sent if begun is None else core.measures.sending(plan.name, sent))
         name, version, shared, encoded = encode(event)
         check_type_name(name)
         now_ns = core.clock.time_ns()
@@ -297,7 +297,7 @@ class RedisBus:
             when = (
                 f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
             )
-        message.trace, span = begun
+        message.trace, span = begun or spans.UNTRACED
         receipt = await self._send(message, id is not None, is_handling(current), timeout, when, span)
         if when and not receipt.duplicate:
             core.delayed.expect(ahead_ns / 1e9)
