@@ -129,8 +129,7 @@ class MemoryBus(Administration):
                 return receipt
             begun = spans.begin(self._measures.client, plan.name)
             if begun[1] is None:
-                taken = self._take_traced(event, plan, source, begun[0])
-                return await self._measures.sending(plan.name, taken)
+                return await self._publish_unsampled(event, plan, source, begun[0])
         else:
             begun = spans.UNTRACED
         name, version, shared, data = encode(event)
@@ -154,8 +153,12 @@ class MemoryBus(Administration):
         message.trace, span = begun
         return await spans.publishing(self._measures, message, taken, span)
 
-    async def _take_traced(self, event: AnyEvent, plan: Plan, source: str, trace: str | None) -> Receipt:
-        """The plain way for what belongs to a flow that is not sampled."""
+    async def _publish_unsampled(
+        self, event: AnyEvent, plan: Plan, source: str, trace: str | None
+    ) -> Receipt:
+        """The same for what belongs to a flow that is not sampled; how long it took is measured."""
+        measures = self._measures
+        began = measures.monotonic()
         plain = _new(TracedMessage)
         plain.trace = trace
         plain.source, plain.type, plain.version = source, plan.name, plan.version
@@ -163,7 +166,9 @@ class MemoryBus(Administration):
         plain.time_ns = now_ns = self.broker.clock.time_ns()
         receipt = self.broker.publish_plain(plain, now_ns)
         if receipt is None:
-            receipt = await self._wait_for_room(plain.spelled_out(), False, False, DEFAULT_TIMEOUT)
+            waiting = self._wait_for_room(plain.spelled_out(), False, False, DEFAULT_TIMEOUT)
+            return await measures.sending(plan.name, waiting)
+        measures.sent_well[plan.name].record(measures.monotonic() - began)
         self._breath -= 1
         if not self._breath:
             await self._take_breath()

@@ -100,8 +100,9 @@ def play(case: str, seconds: float) -> Result:
 
 
 async def work(seconds: float) -> Result:
+    from plugins.telemetry.backend import within
     from plugins.telemetry.record import FlowRecord
-    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force, within
+    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force
 
     export = exporting(os.environ)
     assert export is not None
@@ -125,7 +126,7 @@ async def work(seconds: float) -> Result:
             hops += BURST
         took, used = time.perf_counter() - began, time.process_time() - used
     end, lost = time.monotonic(), export.lost
-    await within(1.5, export.processor.shutdown)
+    await within(1.5, export.processor.shutdown, "spans")
     return {"rate": hops / took, "micros": used / hops * 1e6, "lost": lost / hops, "end": end}
 
 
