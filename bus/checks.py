@@ -26,6 +26,14 @@ def checked_id(id: str) -> str:
     return id
 
 
+def checked_source(source: str) -> str:
+    if not source:
+        raise InvalidOption(
+            "an event's source must not be empty", fix="a URI reference, such as /plugins/shop"
+        )
+    return source
+
+
 def checked_timeout(timeout: float) -> float:
     if not 0 < timeout < math.inf:
         raise InvalidOption(f"timeout is {timeout!r}", fix="seconds, more than 0")

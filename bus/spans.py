@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
+
+from contracts.tracing import unsampled_trace
 
 if TYPE_CHECKING:
     from contracts.event import Receipt
@@ -33,10 +35,9 @@ Named = tuple[str, dict[str, str | int]]
 """Name and attributes of a span."""
 
 
-Begun = tuple[str | None, Any]
-"""Of what is published: its trace, and its span where its flow is sampled."""
-UNTRACED: Begun = (None, None)
-"""As `begin` says it where nothing is traced."""
+Begun = tuple[str | int, Any]
+"""Of what is published: its trace, and its span where its flow is sampled. Of one that begins and is not
+sampled only the id, because hardly anybody asks for the rest: see `trace_of`."""
 
 
 class Tracing(Protocol):
@@ -49,17 +50,28 @@ class Tracing(Protocol):
     ) -> Coroutine[Any, Any, Receipt]: ...
 
 
-def begin(client: Client, type: str) -> Begun:
-    """See `tracing.begin`."""
-    return _tracing().begin(client, type)
+def _first(client: Client, type: str) -> Begun:
+    global begin  # noqa: PLW0603 - whoever comes later does not come by this door
+    begin = _tracing().begin
+    return begin(client, type)
+
+
+begin: Callable[[Client, str], Begun] = _first
+"""See `tracing.begin`."""
+
+
+def trace_of(begun: Begun) -> str:
+    """As it travels."""
+    trace = begun[0]
+    return unsampled_trace(trace) if isinstance(trace, int) else trace
 
 
 def publishing(
-    measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt], span: Any = None
+    measures: Measures, message: Message, publish: Coroutine[Any, Any, Receipt], begun: Begun | None = None
 ) -> Coroutine[Any, Any, Receipt]:
-    """What `publish` gives, in `span` where its flow is sampled. A `message` without a trace gets one."""
-    if message.trace is None:
-        message.trace, span = begin(measures.client, message.type)
+    """What `publish` gives, in a span where its flow is sampled; `message` gets its trace here."""
+    begun = begin(measures.client, message.type) if begun is None else begun
+    message.trace, span = trace_of(begun), begun[1]
     if span is None:
         return measures.sending(message.type, publish)
     return _tracing().publishing(measures, message, span, publish)

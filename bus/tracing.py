@@ -64,7 +64,6 @@ def tracer() -> Tracer:
 # those that are not sampled are the same for a whole flow: so what was converted lately is kept.
 _KEPT = 4_096
 _contexts: dict[str, SpanContext] = {}
-_unsampled: dict[str, variables.Context] = {}
 _last: tuple[SpanContext, str] = (trace.INVALID_SPAN_CONTEXT, "")
 
 
@@ -104,8 +103,8 @@ def _keep(kept: dict[str, T], text: str, what: T) -> None:
 
 def here() -> SpanContext | None:
     """Of whoever publishes: the span that is current, else the event that is being handled."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
+    around = variables.get_current()
+    if around and (context := trace.get_current_span(around).get_span_context()).is_valid:
         return context
     current = CURRENT.get()
     if current is None:
@@ -122,7 +121,23 @@ def forget() -> None:
 
 
 def _around(span: Span) -> variables.Context:
-    return trace.set_span_in_context(span)
+    """Nothing else is in it: what a handler has left attached in its lane is not handed on to the next."""
+    return trace.set_span_in_context(span, _NOWHERE)
+
+
+class _Unsampled(NonRecordingSpan):
+    """The span of whatever is handled here: one for all, because hardly anybody asks for its context."""
+
+    def __init__(self) -> None:
+        super().__init__(trace.INVALID_SPAN_CONTEXT)
+
+    def get_span_context(self) -> SpanContext:
+        current = CURRENT.get()
+        text = None if current is None else current.message.trace
+        return (text and context_of(text)) or trace.INVALID_SPAN_CONTEXT
+
+
+_UNSAMPLED = _around(_Unsampled())
 
 
 def _below(parent: SpanContext | None) -> variables.Context:
@@ -133,10 +148,17 @@ def _below(parent: SpanContext | None) -> variables.Context:
 
 
 def begin(client: Client, type: str) -> Begun:
-    """The trace of what is published now, and the span of that; None: its flow is not sampled."""
+    """The trace of what is published now, and the span of that; None: its flow is not sampled.
+
+    A tracer that can `draw` tells of a flow that begins whether it is sampled, without a span.
+    """
     parent = here()
     if parent is not None and not parent.trace_flags & TraceFlags.SAMPLED:
         return text_of(parent), None
+    if parent is None and (draw := getattr(tracer(), "draw", None)) is not None:
+        dropped: int | None = draw()
+        if dropped is not None:
+            return dropped, None
     name, attributes = client.sends.get(type) or _send_of(client, type)
     span = tracer().start_span(name, _below(parent), SpanKind.PRODUCER, attributes)
     return text_of(span.get_span_context()), span if span.is_recording() else None
@@ -215,9 +237,9 @@ def traced(handler: Handler, spec: SubscriptionSpec, measures: Measures) -> Hand
     async def handle(event: PluginEvent) -> EventResult | None:
         """It is a `Delivery`: the loop calls it."""
         message, span = event.message, None
-        text = message.trace
-        if text is not None and text[54:55] not in _SAMPLED:  # the last digit of the flags
-            variables.attach(_unsampled.get(text) or _unsampled_in(text))
+        if message.is_unsampled or ((text := message.trace) is not None and text[54:55] not in _SAMPLED):
+            if variables.get_current() is not _UNSAMPLED:
+                variables.attach(_UNSAMPLED)
         else:
             named = kinds.get(message.type)
             if named is None:
@@ -253,12 +275,6 @@ def _wrong(result: object) -> str:
     if not isinstance(result, EventResult):
         return "TypeError"
     return "" if result.action in ("ok", "discard") else f"EventResult.{result.action}"
-
-
-def _unsampled_in(text: str) -> variables.Context:
-    context = _below(context_of(text))
-    _keep(_unsampled, text, context)
-    return context
 
 
 def _start(event: Delivery, origin: SpanContext | None, named: Named) -> Span:

@@ -448,8 +448,8 @@ class EventBus(Protocol):
         context, if any.
         Raises `BusFull`, `PayloadTooLarge`, `PublishUnknown`, `StormDetected`, `BusClosed`, and
         `InvalidPattern` for what is no type name, `InvalidOption` for a negative delay, `delay` and `at`
-        together, an `expires` that has passed, a moment without time zone, an empty id, a timeout that is
-        not positive.
+        together, an `expires` that has passed, a moment without time zone, an empty id or source, a timeout
+        that is not positive.
         """
 
     async def publish_many(

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic_core import CoreSchema, core_schema
@@ -55,6 +55,9 @@ class Message:
         "type",
         "version",
     )
+
+    is_unsampled: ClassVar[bool] = False
+    """Known to belong to a flow that is not sampled, without a look at its trace."""
 
     def __init__(
         self,

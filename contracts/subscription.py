@@ -199,7 +199,7 @@ class SubscriptionSpec(BaseModel):
     patterns: tuple[str, ...] = Field(min_length=1)
     options: SubscriptionOptions = SubscriptionOptions()
     source: str = ""
-    """Stamped on the events that the handler returns."""
+    """Stamped on the events that the handler returns; left out, `/plugins/<plugin_id>`."""
     generation: int = 0
     plugin_version: str = "0"
     """PEP 440. Of several replicas only those with the highest may own partitions of the group."""
@@ -208,6 +208,13 @@ class SubscriptionSpec(BaseModel):
     def precedence(self) -> Version:
         """What `plugin_version` is compared by; parsed anew at each look."""
         return precedence_of(self.plugin_version)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_source(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("source") and given.get("plugin_id"):
+            return {**given, "source": f"/plugins/{given['plugin_id']}"}
+        return given
 
     @field_validator("plugin_version")
     @classmethod

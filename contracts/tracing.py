@@ -6,6 +6,7 @@ never keeps an event from being delivered. Nothing here imports OpenTelemetry.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -46,6 +47,11 @@ class TraceContext(NamedTuple):
     def __str__(self) -> str:
         """As it travels with an event: `traceparent`, and behind a space `tracestate`, if there is one."""
         return f"{self.traceparent} {self.state}" if self.state else self.traceparent
+
+
+def unsampled_trace(trace_id: int) -> str:
+    """As `str` of a context: of a flow that begins here and is not sampled; `trace_id` is random."""
+    return f"00-{trace_id:032x}-{random.getrandbits(64) or 1:016x}-02"
 
 
 def read_trace(text: str) -> TraceContext | None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from contracts.bus import DEFAULT_TIMEOUT, MAX_PAYLOAD
+from contracts.bus import DEFAULT_TIMEOUT, MAX_PAYLOAD, SubscriptionSpec
 from contracts.envelope import Envelope
 from contracts.errors import (
     InvalidOption,
     InvalidPattern,
     PayloadTooLarge,
 )
-from contracts.event import Event, EventData
+from contracts.event import Event, EventData, EventResult
 from contracts.message import PluginEvent
 from contracts.messages.delivery import DeliveryDiscarded
 
@@ -24,6 +24,10 @@ from .order import soon
 from .probe import Gate
 from .rig import SOURCE, Item, Rig, now, payload
 from .suite import Suite
+
+
+class Bill(Event, type="bills.item"):
+    n: int
 
 
 class Publishing(Suite):
@@ -75,6 +79,27 @@ class Publishing(Suite):
             await rig.publish(bus, *range(10))
             [receipt] = await rig.publish(bus, 1, id="x")
             assert receipt.duplicate
+
+    async def test_a_source_is_never_empty(self, rig: Rig) -> None:
+        """Source and id together name an event; what a handler returns has the source of its plugin."""
+        bus = await rig.open()
+        with pytest.raises(InvalidOption, match="source"):
+            await bus.publish(Item(n=1), source="")
+        with pytest.raises(InvalidOption, match="source"):
+            await bus.publish(Item(n=1), source="", key="k")
+        seen: list[tuple[str, str]] = []
+
+        async def handle(event: PluginEvent) -> EventResult | None:
+            seen.append((event.type, event.message.source))
+            return EventResult.ok(Bill(n=1)) if event.type == "orders.item" else None
+
+        spec = SubscriptionSpec(
+            group="shop.handle", plugin_id="shop", handler="handle", patterns=("orders.item", "bills.item")
+        )
+        await bus.subscribe(spec, handle)
+        await bus.publish(Item(n=2), source="/elsewhere")
+        await rig.until(lambda: len(seen) == 2)
+        assert seen == [("orders.item", "/elsewhere"), ("bills.item", "/plugins/shop")]
 
     async def test_ids_are_made_and_positions_differ(self, rig: Rig) -> None:
         """Without an id each publish is an event of its own; positions are all different."""

@@ -36,7 +36,7 @@ from contracts.patterns import check_pattern
 from contracts.tracing import TRACING
 
 from .. import spans
-from ..checks import checked_id, checked_timeout, due, expiry
+from ..checks import checked_id, checked_source, checked_timeout, due, expiry
 from ..codec import SURELY_FITS, Plan, encode, plans, relayed
 from ..groups import Delivery, is_handling
 from ..policy.causes import CURRENT, ROOT, caused_by
@@ -111,7 +111,7 @@ class MemoryBus(Administration):
             await self._be_usable()
         broker, current, plan = self.broker, CURRENT.get(), plans.get(_address(type(event)))
         if (
-            current is None and key is None and id is None and subject is None and delay is None
+            current is None and source and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT
             and plan is not None and plan.is_shared and plan.weigh(event.__dict__) < SURELY_FITS
         ):  # fmt: skip
@@ -131,13 +131,13 @@ class MemoryBus(Administration):
             if begun[1] is None:
                 return await self._publish_unsampled(event, plan, source, begun[0])
         else:
-            begun = spans.UNTRACED
+            begun = None
         name, version, shared, data = encode(event)
         now_ns = broker.clock.time_ns()
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
             "" if id is None else checked_id(id),
-            source, name, version, now_ns, shared, data, key, subject,
+            checked_source(source), name, version, now_ns, shared, data, key, subject,
             None if expires is None else expiry(now_ns, expires),
             correlationid, causationid, depth,
         )  # fmt: skip
@@ -150,17 +150,14 @@ class MemoryBus(Administration):
         taken = self._take(message, now_ns, due_ns, id is not None, is_handling(current), timeout)
         if not TRACING.is_on:
             return await taken
-        message.trace, span = begun
-        return await spans.publishing(self._measures, message, taken, span)
+        return await spans.publishing(self._measures, message, taken, begun)
 
-    async def _publish_unsampled(
-        self, event: AnyEvent, plan: Plan, source: str, trace: str | None
-    ) -> Receipt:
+    async def _publish_unsampled(self, event: AnyEvent, plan: Plan, source: str, trace: str | int) -> Receipt:
         """The same for what belongs to a flow that is not sampled; how long it took is measured."""
         measures = self._measures
         began = measures.monotonic()
         plain = _new(TracedMessage)
-        plain.trace = trace
+        plain._trace = trace
         plain.source, plain.type, plain.version = source, plan.name, plan.version
         plain.event = event  # type: ignore[assignment]  # with a plan it is an Event
         plain.time_ns = now_ns = self.broker.clock.time_ns()

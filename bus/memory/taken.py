@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from contracts.event import Event, Receipt, dump_event
 from contracts.message import Message
+from contracts.tracing import unsampled_trace
 
 if TYPE_CHECKING:
     from .partition import Partition
@@ -60,9 +61,23 @@ class PlainMessage(Message):
 
 
 class TracedMessage(PlainMessage):
-    """One of a flow that is not sampled: it hands its trace on, no more."""
+    """One of a flow that is not sampled: it hands its trace on, no more. Where the flow begins with it, that
+    is made when somebody asks for it."""
 
-    __slots__ = ("trace",)
+    __slots__ = ("_trace",)
+
+    _trace: str | int
+    """An int: the id of a trace that begins here."""
+
+    is_unsampled = True
+
+    @property
+    def trace(self) -> str:  # type: ignore[override]  # read-only: nobody writes it
+        """As it travels, made when it is asked for."""
+        found = self._trace
+        if isinstance(found, int):
+            found = self._trace = unsampled_trace(found)
+        return found
 
 
 class PlainReceipt(Receipt):

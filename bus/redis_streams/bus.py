@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from random import Random
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -43,7 +43,7 @@ from contracts.patterns import check_pattern, check_type_name
 from contracts.tracing import TRACING
 
 from .. import spans
-from ..checks import check_open, checked_id, checked_timeout, closed, due, expiry
+from ..checks import check_open, checked_id, checked_source, checked_timeout, closed, due, expiry
 from ..clock import Ids, SystemClock
 from ..codec import checked_size, encode, plans, relayed
 from ..groups import Delivery, is_handling
@@ -266,14 +266,15 @@ class RedisBus:
         begun = None
         core, current, plan = self._core, CURRENT.get(), plans.get(_address(type(event)))
         if (
-            current is None and key is None and id is None and subject is None and delay is None
+            current is None and source and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT and plan is not None
             and (not TRACING.is_on or (begun := spans.begin(core.measures.client, plan.name))[1] is None)
         ):  # fmt: skip
             # The way of most events is written out here: each call less is felt at every publish.
             data = checked_size(plan.name, dump_event(event))
             new_id = core.ids()
-            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, begun and begun[0])
+            trace = None if begun is None else spans.trace_of(begun)
+            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, trace)
             sent = core.publisher.send_plain(plan.topic, new_id, source, fields, timeout)
             if sent is not None:
                 return await (sent if begun is None else core.measures.sending(plan.name, sent))
@@ -283,7 +284,7 @@ class RedisBus:
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
             core.ids() if id is None else checked_id(id),
-            source, name, version, now_ns, shared, encoded, key, subject,
+            checked_source(source), name, version, now_ns, shared, encoded, key, subject,
             None if expires is None else expiry(now_ns, expires),
             correlationid, causationid, depth,
         )  # fmt: skip
@@ -297,8 +298,7 @@ class RedisBus:
             when = (
                 f"{due(now_ns, None, at) // 1_000_000}" if at is not None else f"+{math.ceil(ahead_ns / 1e6)}"
             )
-        message.trace, span = begun or spans.UNTRACED
-        receipt = await self._send(message, id is not None, is_handling(current), timeout, when, span)
+        receipt = await self._send(message, id is not None, is_handling(current), timeout, when, begun)
         if when and not receipt.duplicate:
             core.delayed.expect(ahead_ns / 1e9)
         return receipt
@@ -335,12 +335,12 @@ class RedisBus:
 
     async def _send(
         self, message: Message, repeated: bool, handling: bool, timeout: float, due: str = "",
-        span: Any = None,
+        begun: spans.Begun | None = None,
     ) -> Receipt:  # fmt: skip
         sent = self._core.publisher.publish(
             message, repeated=repeated, handling=handling, timeout=timeout, due=due
         )
-        return await (spans.publishing(self._core.measures, message, sent, span) if TRACING.is_on else sent)
+        return await (spans.publishing(self._core.measures, message, sent, begun) if TRACING.is_on else sent)
 
     # --- groups -------------------------------------------------------------------------------------
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
+import re
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -27,8 +30,8 @@ from opentelemetry.sdk.trace import (
     TracerProvider,
 )
 from opentelemetry.sdk.trace import Tracer as SdkTracer
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
@@ -53,6 +56,8 @@ log = logging.getLogger("plugbus.telemetry")
 _UNSET = Status(StatusCode.UNSET)
 _SIMPLE = frozenset({str, int, float, bool})
 """Values that are what the conventions want already."""
+_LOWER_HALF = TraceIdRatioBased.TRACE_ID_LIMIT
+_RATIO = re.compile(r"(?:ParentBased\{root:)?TraceIdRatioBased\{([0-9.e-]+)\}")
 _FOLLOWS = (
     "remoteParentSampled:AlwaysOnSampler,remoteParentNotSampled:AlwaysOffSampler,"
     "localParentSampled:AlwaysOnSampler,localParentNotSampled:AlwaysOffSampler}"
@@ -63,15 +68,17 @@ _FOLLOWS = (
 class Provider(TracerProvider):
     """Gives tracers whose spans are light."""
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, sampler: Sampler | None = None) -> None:
+        """`sampler`: where it is not the one that the variables name."""
+        self.ids = _Ids()
         self.processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
         self.limits = limits = SpanLimits()
         most = math.inf if limits.max_span_attributes is None else limits.max_span_attributes
         self.room = -1 if limits.max_span_attribute_length is not None else most
         """Attributes of a span that need no care: none where their length is limited."""
         super().__init__(
-            resource=resource, shutdown_on_exit=False,
-            active_span_processor=self.processors, span_limits=self.limits,
+            resource=resource, sampler=sampler, shutdown_on_exit=False,
+            active_span_processor=self.processors, span_limits=self.limits, id_generator=self.ids,
         )  # fmt: skip
 
     def get_tracer(
@@ -92,15 +99,41 @@ class Provider(TracerProvider):
         return _Tracer(theirs, self, scope)
 
 
+class _Ids(RandomIdGenerator):
+    """The SDK's, but that a trace gets the id by which it was decided upon."""
+
+    def __init__(self) -> None:
+        self._decided = threading.local()
+
+    def decide(self, trace_id: int) -> None:
+        """The next trace that begins in this thread has this id."""
+        self._decided.id = trace_id
+
+    def generate_trace_id(self) -> int:
+        decided: int | None = self._decided.__dict__.pop("id", None)
+        return super().generate_trace_id() if decided is None else decided
+
+
 class _Tracer(SdkTracer):
     def __init__(self, theirs: SdkTracer, provider: Provider, scope: InstrumentationScope) -> None:
         vars(self).update(vars(theirs))  # it is theirs, but for the spans that it starts
         self._provider = provider
         self._scope = scope
         self._sampler: Sampler = provider.sampler
-        self._ids: IdGenerator = provider.id_generator
+        self._ids = provider.ids
         self._follows = self._sampler.get_description().endswith(_FOLLOWS)
+        self._bound = _bound_of(self._sampler)
         self._random = TraceFlags.RANDOM_TRACE_ID if self._ids.is_trace_id_random() else 0
+
+    def draw(self) -> int | None:
+        """A new trace that its sampler drops, by its id. None: begin a span, which asks the sampler."""
+        if self._bound is None:
+            return None
+        trace_id = random.getrandbits(128) or 1  # as the SDK makes them
+        if trace_id & _LOWER_HALF >= self._bound:
+            return trace_id
+        self._ids.decide(trace_id)
+        return None
 
     def start_span(
         self,
@@ -135,6 +168,12 @@ class _Tracer(SdkTracer):
             self._provider, self._scope, name, own, parent, kind, attributes, links, start_time, context,
             (record_exception, set_status_on_exception),
         )  # fmt: skip
+
+
+def _bound_of(sampler: Sampler) -> int | None:
+    """Where the id of a trace alone decides about one that begins: what its lower half must be below."""
+    rate = _RATIO.match(sampler.get_description())
+    return None if rate is None else TraceIdRatioBased.get_bound_for_rate(float(rate[1]))
 
 
 _FLAGS = tuple(TraceFlags(number) for number in range(4))

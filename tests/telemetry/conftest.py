@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,6 +23,7 @@ from bus.memory import MemoryBroker, MemoryBus
 from bus.redis_streams import RedisBus
 from contracts.bus import BusLimits, EventBus
 from contracts.tracing import SCHEMA, TRACING
+from plugins.telemetry.provider import Provider
 
 LIMITS = BusLimits(lease=2.0, partitions=2)
 
@@ -29,9 +31,9 @@ LIMITS = BusLimits(lease=2.0, partitions=2)
 class Spans:
     """What was traced, in the order in which it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+        self.provider = provider
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
     @property
@@ -42,9 +44,12 @@ class Spans:
         return [span for span in self.all if span.name == name]
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
-    spans = Spans()
+@pytest.fixture(params=["ours", "the application's"])
+def spans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    """By the plugin's own provider, and by the SDK's, which an application may have."""
+    sampler = ParentBased(ALWAYS_ON)
+    is_ours = request.param == "ours"
+    spans = Spans(Provider(Resource.create(), sampler) if is_ours else TracerProvider(sampler=sampler))
     tracer = spans.provider.get_tracer("plugbus", schema_url=SCHEMA)
     monkeypatch.setattr(bus.tracing, "tracer", lambda: tracer)
     monkeypatch.setattr(TRACING, "is_on", True)

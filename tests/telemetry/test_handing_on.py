@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ import httpx
 import pytest
 from fault_tools.servers import Server
 from opentelemetry import propagate, trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 
 import bus.tracing
+from contracts.bus import EventBus, SubscriptionSpec
+from contracts.event import EventData, EventResult
+from contracts.message import PluginEvent
 from contracts.tracing import TRACING
 from contracts.web import StaticMount
 from kernel.manager import PluginManager
 from kernel.settings import load_settings
 from kernel.testing import Harness
 from plugbus import BasePlugin, Event, Query, on, provides
+from plugins.telemetry.provider import Provider
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GUIDE = Path(__file__).resolve().parents[2] / "plugins/telemetry/README.md"
@@ -37,6 +43,14 @@ class Placed(Event, type="orders.placed"):
 
 class Billed(Event, type="bills.made"):
     n: int
+
+
+class Made(Event, type="first.made"):
+    of: str
+
+
+class Returned(Event, type="returned.made"):
+    of: str
 
 
 class AskOutside(Query[dict[str, str]], capability="outside.ask"):
@@ -127,10 +141,17 @@ def flow(spans: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return spans
 
 
-@pytest.fixture
-def never(monkeypatch: pytest.MonkeyPatch) -> None:
+PROVIDERS: dict[str, Callable[[], TracerProvider]] = {
+    "the application's": lambda: TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False),
+    "ours": lambda: Provider(Resource.create(), ALWAYS_OFF),
+    "ours, by the id": lambda: Provider(Resource.create(), ParentBased(TraceIdRatioBased(0.0))),
+}
+
+
+@pytest.fixture(params=PROVIDERS)
+def never(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced, by a sampler that takes nothing."""
-    tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("plugbus")
+    tracer = PROVIDERS[request.param]().get_tracer("plugbus")
     monkeypatch.setattr(trace, "get_tracer", lambda *args, **kwargs: tracer)
     monkeypatch.setattr(bus.tracing, "tracer", lambda: tracer)
     monkeypatch.setattr(TRACING, "is_on", True)
@@ -319,3 +340,49 @@ async def test_the_hop_decides_whether_it_is_sampled(flow: Any, client: httpx.As
     placed, _ = await came_back(client, **sent("structured", {"traceparent": BEGAN}, hop))
     assert placed["traceparent"] == BEGAN
     assert made(flow) == set()
+
+
+# --- flows that begin with an event -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never")
+async def test_a_flow_that_begins_with_an_event_and_is_not_sampled_is_one_all_the_same(
+    event_bus: EventBus,
+) -> None:
+    """Whoever asks, whenever: in the handler, in a task that outlives it, and in what both publish."""
+    seen: dict[str, list[str]] = {}
+    may_go_on, left = asyncio.Event(), list[asyncio.Task[None]]()
+
+    def look(of: str) -> None:
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        seen.setdefault(of, []).append(headers["traceparent"])
+
+    async def outlive(of: str) -> None:
+        await may_go_on.wait()
+        look(of)
+        await event_bus.publish(EventData(type="late.made", data=json.dumps({"of": of})), source="/t")
+
+    async def handle(event: PluginEvent) -> EventResult | None:
+        of = json.loads(event.message.data.decode())["of"]
+        look(of)
+        if event.type != "first.made":
+            return None
+        left.append(asyncio.create_task(outlive(of)))
+        await event_bus.publish(EventData(type="next.made", data=json.dumps({"of": of})), source="/t")
+        return EventResult.ok(Returned(of=of))
+
+    patterns = ("first.made", "next.made", "returned.made", "late.made")
+    spec = SubscriptionSpec(group="a.b", plugin_id="a", handler="b", patterns=patterns)
+    await event_bus.subscribe(spec, handle)
+    for of in ("x", "y", "z"):
+        await event_bus.publish(Made(of=of), source="/t")
+    await event_bus.quiet()
+    may_go_on.set()
+    await asyncio.gather(*left)
+    await event_bus.quiet()
+    assert {of: len(told) for of, told in seen.items()} == {"x": 5, "y": 5, "z": 5}
+    for told in seen.values():
+        assert len({text.split("-")[1] for text in told}) == 1, "one flow"
+        assert all(text[-2:] in ("00", "02") for text in told)
+    assert len({told[0].split("-")[1] for told in seen.values()}) == 3, "each its own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,13 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    AlwaysRecordSampler,
+    ParentBased,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     Link,
@@ -31,6 +39,7 @@ from opentelemetry.trace import (
 
 from plugins.telemetry.provider import Provider
 
+_LOWER = (1 << 64) - 1
 Program = Callable[[Tracer], None]
 REMOTE = SpanContext(7, 9, True, TraceFlags(3), TraceState([("vendor", "1")]))
 
@@ -247,3 +256,42 @@ def test_it_is_written_as_the_sdk_writes_it() -> None:
     for one in (mine, said):
         del one["context"], one["start_time"], one["end_time"], one["events"][0]["timestamp"]
     assert mine == said
+
+
+def test_a_flow_that_begins_is_decided_upon_by_its_id_without_a_span() -> None:
+    """As the sampler would decide, and by the same id: others who sample by ids agree."""
+    sampler = ParentBased(TraceIdRatioBased(0.5))
+    tracer: Any = Provider(Resource.create(), sampler).get_tracer("x")
+    taken = dropped = 0
+    for _ in range(200):
+        trace_id = tracer.draw()
+        if trace_id is None:
+            span = tracer.start_span("x", Context())
+            assert span.is_recording()
+            assert span.get_span_context().trace_id & _LOWER < _LOWER / 2
+            taken += 1
+        else:
+            assert not sampler.should_sample(None, trace_id, "x").decision.is_sampled()
+            dropped += 1
+    assert taken + dropped == 200
+    assert min(taken, dropped) > 40, "by chance less than once in 10^15 times"
+
+
+def test_what_was_drawn_is_of_the_thread_that_has_drawn_it() -> None:
+    tracer: Any = Provider(Resource.create(), TraceIdRatioBased(0.999999)).get_tracer("x")
+    drawn = tracer.draw()
+    assert drawn is None, "by chance not so once in a million times"
+    elsewhere: list[Span] = []
+    other = threading.Thread(target=lambda: elsewhere.append(tracer.start_span("x", Context())))
+    other.start()
+    other.join()
+    own = tracer.start_span("x", Context())
+    assert own.get_span_context().trace_id != elsewhere[0].get_span_context().trace_id
+
+
+@pytest.mark.parametrize(
+    "sampler", [ALWAYS_ON, ALWAYS_OFF, ParentBased(ALWAYS_ON), AlwaysRecordSampler(ALWAYS_OFF)]
+)
+def test_other_samplers_are_asked_each_time(sampler: Any) -> None:
+    tracer: Any = Provider(Resource.create(), sampler).get_tracer("x")
+    assert tracer.draw() is None
