@@ -76,7 +76,7 @@ async def test_a_full_memory_holds_publishers_back_and_nobody_else(
     await rig.pause(30)  # longer than a lease: nobody is judged gone for want of memory
     assert set((await other.info()).replicas) == {"a", "b"}
     with pytest.raises(BusFull):
-        await rig.publish(other, 201, timeout=0.2)
+        await rig.publish(other, 201, timeout=0.6)
     free_memory(store.server)
     await rig.publish(other, 202)
     await rig.until(lambda: 202 in probe.done)
