@@ -50,10 +50,9 @@ class Attempts:
     def handler(self) -> Handler:
         """What is called for what starts now: where flows are traced, with a span around it."""
         if not TRACING.is_on:
-            if self._traced is not None:
+            if self._traced is not None:  # what the lane that asks was in then is over
                 from .tracing import forget
 
-                self._traced = None
                 forget()
             return self._handler
         if self._traced is None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from contracts.event import Receipt
-from contracts.metrics import MOST_POINTS, Histogram, HistogramPoint, Metric, Point
+from contracts.metrics import MOST_POINTS, Attributes, Histogram, HistogramPoint, Metric, Point
 from contracts.patterns import topic_of
 
 from .clock import Clock
@@ -26,7 +26,7 @@ class Count:
     def __init__(self) -> None:
         self.value = 0
 
-    def point(self, attributes: dict[str, str]) -> Point:
+    def point(self, attributes: Attributes) -> Point:
         return Point(attributes=attributes, value=self.value)
 
 
@@ -49,12 +49,12 @@ class Family(Generic[T]):
             values = _OVERFLOW
         return self._kept.setdefault(values, self._make())
 
-    def items(self) -> list[tuple[dict[str, str], T]]:
+    def items(self) -> list[tuple[Attributes, T]]:
         return [(self._attributes(values), kept) for values, kept in self._kept.items()]
 
-    def _attributes(self, values: tuple[str, ...]) -> dict[str, str]:
+    def _attributes(self, values: tuple[str, ...]) -> Attributes:
         if values is _OVERFLOW:
-            return {"otel.metric.overflow": "true"}
+            return {"otel.metric.overflow": True}
         return {name: value for name, value in zip(self._names, values, strict=True) if value}
 
 
@@ -123,7 +123,7 @@ class Measures:
             Metric(
                 name="messaging.process.duration", kind="histogram", unit="s",
                 description="Time that a handler ran, one attempt.",
-                points=tuple(_timed(handled, {"messaging.operation.type": "process"})),
+                points=tuple(_timed(handled, {})),
             ),
             Metric(
                 name="plugbus.attempts.failed", kind="counter", unit="{attempt}",
@@ -132,23 +132,23 @@ class Measures:
             ),
         ]  # fmt: skip
 
-    def _sending(self, more: dict[str, str]) -> dict[str, str]:
+    def _sending(self, more: Attributes) -> Attributes:
         return {"messaging.operation.name": "publish", **self._broker(), **more}
 
-    def _handling(self, more: dict[str, str]) -> dict[str, str]:
+    def _handling(self, more: Attributes) -> Attributes:
         return {"messaging.operation.name": "process", **self._broker(), **more}
 
-    def _broker(self) -> dict[str, str]:
+    def _broker(self) -> Attributes:
         known = self.client.attributes
-        return {name: str(known[name]) for name in _OF_BROKER if name in known}
+        return {name: known[name] for name in _OF_BROKER if name in known}
 
 
-Found = list[tuple[dict[str, str], Histogram]]
+Found = list[tuple[Attributes, Histogram]]
 
 
 def _counted(found: Found) -> list[Point]:
     return [Point(attributes=attributes, value=histogram.count) for attributes, histogram in found]
 
 
-def _timed(found: Found, more: dict[str, str]) -> list[HistogramPoint]:
+def _timed(found: Found, more: Attributes) -> list[HistogramPoint]:
     return [histogram.point({**attributes, **more}) for attributes, histogram in found]

@@ -88,7 +88,7 @@ class Settler:
         if self._guard is not None:
             self._guard.ended(delivery, False)
         if result.action == "discard":
-            self.settle(delivery, Discarded(result.reason))
+            self.settle(delivery, Discarded(_asked(result).message))
             _end_span(delivery, "discard", _asked(result))
         else:
             self.settle(delivery, Dead("asked", _asked(result)))

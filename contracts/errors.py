@@ -11,7 +11,7 @@ import traceback as _traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 TRACEBACK_LIMIT = 8_192
 """Characters of a traceback that are kept; the end is kept, because the cause stands there."""
@@ -390,6 +390,12 @@ class ErrorInfo(BaseModel):
     """Seconds, where the error asks to be tried again."""
     attributes: dict[str, JsonValue] = Field(default_factory=dict)
     """What an error of ours carries beside its sentence."""
+
+    @field_validator("message", "traceback", "fix", "place", mode="before")
+    @classmethod
+    def _can_be_sent(cls, text: object) -> object:
+        """What is no Unicode (lone surrogates) is spelled out: nothing that keeps it could be read again."""
+        return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
 
     @classmethod
     def of(cls, error: BaseException) -> ErrorInfo:

@@ -18,12 +18,15 @@ MOST_POINTS = 2_000
 in a point with the one attribute `otel.metric.overflow`."""
 
 
+Attributes = dict[str, str | int | bool]
+
+
 class Point(BaseModel):
     """One value of a counter or gauge."""
 
     model_config = ConfigDict(frozen=True)
 
-    attributes: dict[str, str] = {}
+    attributes: Attributes = {}
     value: float
 
 
@@ -32,7 +35,7 @@ class HistogramPoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    attributes: dict[str, str] = {}
+    attributes: Attributes = {}
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     """Above the bound before and up to this one; the last is what is above all: one more than bounds."""
@@ -55,6 +58,8 @@ class Metric(BaseModel):
     unit: str
     """UCUM: `s`, or what is counted: `{message}`."""
     description: str
+    is_shared: bool = False
+    """Of the bus as a whole: each replica tells the same, and when counting began nobody knows."""
     points: tuple[Point | HistogramPoint, ...] = ()
 
 
@@ -76,7 +81,7 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts)
 
-    def point(self, attributes: dict[str, str]) -> HistogramPoint:
+    def point(self, attributes: Attributes) -> HistogramPoint:
         """As it is now."""
         return HistogramPoint(
             attributes=attributes, bounds=self.bounds, counts=tuple(self.counts), sum=self.sum

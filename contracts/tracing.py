@@ -21,6 +21,8 @@ _VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3
 _MEMBERS = 32
 _LENGTH = 512
 """Characters of a tracestate that are handed on; one that is longer loses its long members, then the last."""
+_LONGEST = _MEMBERS * (256 + 1 + 256 + 1)
+"""Characters that one which keeps the rules can have: a stranger's header costs no more."""
 _LONG = 128
 _SAMPLED = 1
 
@@ -78,7 +80,10 @@ def trace_of(parents: Sequence[str], states: Sequence[str]) -> TraceContext | No
 
 def _state_of(states: Sequence[str]) -> str:
     members: dict[str, str] = {}
-    for member in ",".join(states).split(","):
+    given = ",".join(states)
+    if len(given) > _LONGEST:
+        return ""
+    for member in given.split(","):
         text = member.strip(" \t")
         if not text:
             continue
@@ -109,9 +114,14 @@ def exception_of(error: ErrorInfo) -> dict[str, str]:
     return found
 
 
+def is_disabled(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry is switched off as a whole."""
+    return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
 def is_export_wanted(environment: Mapping[str, str], signal: str = "TRACES") -> bool:
     """Whether OpenTelemetry's standard variables ask for an export of `TRACES`, or `METRICS`, by OTLP."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if is_disabled(environment):
         return False
     wanted = environment.get(f"OTEL_{signal}_EXPORTER", "").replace(" ", "").split(",")
     if "none" in wanted:

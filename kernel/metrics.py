@@ -13,13 +13,13 @@ from typing import NamedTuple
 from contracts.bus import EventBus, GroupInfo, TopicInfo
 from contracts.errors import BusError
 from contracts.messages import MetricsRecord
-from contracts.metrics import Metric, Point
+from contracts.metrics import MOST_POINTS, Attributes, Metric, Point
 from contracts.plugin import PluginStatus
 
 from .loop_lag import LoopLag
 from .registry import PluginRecord
 
-PATIENCE = 2.0
+PATIENCE = 3.0
 """Seconds after which a bus that does not answer is left out: whoever scrapes waits for ten."""
 
 
@@ -33,6 +33,7 @@ class _Figure(NamedTuple):
     of: Callable[..., float | None]
 
 
+Named = tuple[Attributes, object]
 _MESSAGE = "{message}"
 _GROUP_FIGURES = (
     _Figure("waiting", "gauge", _MESSAGE, "Events that nobody has taken yet: the lag.", lambda g: g.waiting),
@@ -76,22 +77,42 @@ class Metrics:
         self._plugins = plugins
         self._since = datetime.now(UTC)
         self.loop = LoopLag()
+        self._looking: asyncio.Future[MetricsRecord] | None = None
 
     async def look(self) -> MetricsRecord:
-        """As it is now. What only a bus that does not answer knows is left out."""
-        shared = await self._shared()
-        metrics = (*self._bus.metrics(), *self._own(is_connected=shared is not None), *(shared or ()))
+        """As it is now. What only a bus that does not answer knows is left out.
+
+        Who asks while somebody is asking hears the same.
+        """
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
+            self._looking.add_done_callback(self._looked)
+        return await asyncio.shield(self._looking)
+
+    def _looked(self, looking: asyncio.Future[MetricsRecord]) -> None:
+        self._looking = None
+
+    async def _look(self) -> MetricsRecord:
+        is_connected = await self._is_connected()
+        shared = await self._shared() if is_connected else []
+        metrics = (*self._bus.metrics(), *self._own(is_connected=is_connected), *shared)
         return MetricsRecord(replica=self._bus.replica, since=self._since, metrics=metrics)
 
-    async def _shared(self) -> list[Metric] | None:
+    async def _is_connected(self) -> bool:
         try:
             async with asyncio.timeout(PATIENCE):
-                if not (await self._bus.info()).connected:
-                    return None
+                return (await self._bus.info()).connected
+        except (TimeoutError, BusError):
+            return False
+
+    async def _shared(self) -> list[Metric]:
+        """Of a bus that is too big to be looked at in time: nothing."""
+        try:
+            async with asyncio.timeout(PATIENCE):
                 groups, topics = await self._bus.groups(), await self._bus.topics()
         except (TimeoutError, BusError):
-            return None
-        return [*_of_groups(groups), *_of_topics(topics)]
+            return []
+        return [*_of_groups(groups[:MOST_POINTS]), *_of_topics(topics[:MOST_POINTS])]
 
     def _own(self, *, is_connected: bool) -> list[Metric]:
         return [
@@ -122,21 +143,21 @@ class Metrics:
 
 
 def _of_groups(groups: Sequence[GroupInfo]) -> list[Metric]:
-    named = [({"messaging.consumer.group.name": group.group}, group) for group in groups]
+    named: list[Named] = [({"messaging.consumer.group.name": group.group}, group) for group in groups]
     return [_metric("plugbus.group", figure, named) for figure in _GROUP_FIGURES]
 
 
 def _of_topics(topics: Sequence[TopicInfo]) -> list[Metric]:
-    named = [({"messaging.destination.name": topic.topic}, topic) for topic in topics]
+    named: list[Named] = [({"messaging.destination.name": topic.topic}, topic) for topic in topics]
     return [_metric("plugbus.topic", figure, named) for figure in _TOPIC_FIGURES]
 
 
-def _metric(prefix: str, figure: _Figure, named: Iterable[tuple[dict[str, str], object]]) -> Metric:
+def _metric(prefix: str, figure: _Figure, named: Iterable[Named]) -> Metric:
     values = ((attributes, figure.of(what)) for attributes, what in named)
     return Metric.model_validate(
         {
             "name": f"{prefix}.{figure.name}", "kind": figure.kind, "unit": figure.unit,
-            "description": figure.description,
+            "description": figure.description, "is_shared": True,
             "points": [Point(attributes=attributes, value=v) for attributes, v in values if v is not None],
         }
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 
 from contracts.errors import SettingsError
 
-from .settings_sources import ENV_PREFIX, Entry, KeyPath
+from .settings_sources import ENV_PREFIX, FILE_SUFFIX, Entry, KeyPath
 
 _MASK = "••••"
 _SHOWN = 6
@@ -121,8 +121,9 @@ def misfit(entries: Mapping[KeyPath, Entry], location: Sequence[int | str], mess
     path = next((words[:n] for n in range(len(words), 0, -1) if words[:n] in entries), words)
     entry = entries.get(path) or next((e for p, e in entries.items() if p[: len(path)] == path), None)
     text = message.removeprefix("Value error, ").replace("Input should", "should")
-    value = f" = {_short(masked(path, entry.value))}" if entry and entry.path == path else ""
     where = entry.source if entry else ""
+    is_shown = entry is not None and entry.path == path and not where.endswith(FILE_SUFFIX.upper())
+    value = f" = {_short(masked(path, entry.value))}" if entry and is_shown else ""
     return Problem(f"{'.'.join(path)!r}{value}: {text}", where, "give such a value, or remove it")
 
 

@@ -24,12 +24,12 @@ def _points(bus: EventBus, name: str) -> dict[tuple[str, ...], float]:
         "plugbus.outcome", "error.type",
     )  # fmt: skip
     [metric] = [metric for metric in bus.metrics() if metric.name == name]
-    return {
-        tuple(point.attributes[name].rpartition(".")[2] if name == "error.type" else point.attributes[name]
-              for name in names if name in point.attributes):
-        point.count if isinstance(point, HistogramPoint) else point.value
-        for point in metric.points
-    }  # fmt: skip
+    found = dict[tuple[str, ...], float]()
+    for point in metric.points:
+        told = [(name, str(point.attributes[name])) for name in names if name in point.attributes]
+        key = tuple(text.rpartition(".")[2] if name == "error.type" else text for name, text in told)
+        found[key] = point.count if isinstance(point, HistogramPoint) else point.value
+    return found
 
 
 class Inspection(Suite):

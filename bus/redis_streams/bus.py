@@ -268,16 +268,18 @@ class RedisBus:
         if (
             current is None and source and key is None and id is None and subject is None and delay is None
             and at is None and expires is None and timeout is DEFAULT_TIMEOUT and plan is not None
-            and (not TRACING.is_on or (begun := spans.begin(core.measures.client, plan.name))[1] is None)
         ):  # fmt: skip
             # The way of most events is written out here: each call less is felt at every publish.
             data = checked_size(plan.name, dump_event(event))
-            new_id = core.ids()
-            trace = None if begun is None else spans.trace_of(begun)
-            fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, trace)
-            sent = core.publisher.send_plain(plan.topic, new_id, source, fields, timeout)
-            if sent is not None:
-                return await (sent if begun is None else core.measures.sending(plan.name, sent))
+            if TRACING.is_on:
+                begun = spans.begin(core.measures.client, plan.name)
+            if begun is None or begun[1] is None:
+                new_id = core.ids()
+                trace = None if begun is None else spans.trace_of(begun)
+                fields = pack_plain(new_id, source, core.clock.time_ns(), plan.kind, data, trace)
+                sent = core.publisher.send_plain(plan.topic, new_id, source, fields, timeout)
+                if sent is not None:
+                    return await (sent if begun is None else core.measures.sending(plan.name, sent))
         name, version, shared, encoded = encode(event)
         check_type_name(name)
         now_ns = core.clock.time_ns()

@@ -36,13 +36,12 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         own_path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         app, scope = self._route(scope)
+        scope["fastapi.telemetry"] = None  # newer FastAPIs would make SERVER spans of their own
         if scope["type"] == "http" and TRACING.is_on:
-            from .tracing import QUIET, serve_traced  # loads OpenTelemetry
+            from .tracing import QUIET, serve_quietly, serve_traced  # loads OpenTelemetry
 
-            # Newer FastAPIs would make a SERVER span of their own below ours.
-            scope["fastapi.telemetry"] = None
             if own_path in QUIET:
-                await _guarded(app, scope, receive, send)
+                await serve_quietly(functools.partial(_guarded, app), scope, receive, send)
             else:
                 await serve_traced(functools.partial(_guarded, app), scope, receive, send)
         elif scope["type"] == "http":

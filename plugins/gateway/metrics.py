@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +22,9 @@ def metrics_router(context: EdgeContext, access: Access) -> APIRouter:
         """Figures of this kernel, and of the bus as a whole, in Prometheus' text format or as OpenMetrics."""
         from .prometheus import exposed  # loads a library that not everybody needs
 
-        text, media_type = exposed(await context.request(ShowMetrics()), request.headers.get("accept", ""))
+        record = await context.request(ShowMetrics())
+        # Of a big system these are megabytes: the event loop goes on meanwhile.
+        text, media_type = await asyncio.to_thread(exposed, record, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 
     return router

@@ -24,7 +24,10 @@ _UNITS = {"s": "seconds"}
 
 def exposed(record: MetricsRecord, accept: str) -> tuple[bytes, str]:
     """The text and its media type: Prometheus' text format, or OpenMetrics for whoever accepts it."""
-    encode, media_type = exposition.choose_encoder(accept)
+    try:
+        encode, media_type = exposition.choose_encoder(accept)
+    except (TypeError, ValueError):  # it accepts a version that is none
+        encode, media_type = exposition.choose_encoder("")
     return encode(_Record(record)), media_type
 
 
@@ -58,7 +61,11 @@ def _family(metric: Metric) -> Family:
 
 
 def _values(point: Point | HistogramPoint, attributes: list[str]) -> list[str]:
-    return [point.attributes.get(attribute, "") for attribute in attributes]
+    return [_spelled(point.attributes.get(attribute, "")) for attribute in attributes]
+
+
+def _spelled(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _buckets(point: HistogramPoint) -> list[tuple[str, float]]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Literal
+
+from opentelemetry import context as variables
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 Signal = Literal["TRACES", "METRICS"]
 """As OpenTelemetry's variables spell it."""
@@ -78,7 +82,8 @@ class Backend:
 def endpoint(environment: Mapping[str, str], signal: Signal) -> str:
     """As the exporter understands the variables; for messages."""
     wanted = (environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in (f"{signal}_ENDPOINT", "ENDPOINT"))
-    return next(filter(None, wanted), "http://localhost:4318")
+    url = next(filter(None, wanted), "http://localhost:4318")
+    return re.sub(r"//[^/@]*@", "//••••@", url)  # whoever reads a log need not know the password
 
 
 def not_installed(what: str, signal: Signal) -> None:
@@ -88,7 +93,7 @@ def not_installed(what: str, signal: Signal) -> None:
     )  # fmt: skip
 
 
-def wrong_variable(what: str, error: ValueError) -> None:
+def wrong_variable(what: str, error: Exception) -> None:
     log.error("%s are not exported: an OTEL_* variable is wrong: %s", what, error)
 
 
@@ -98,6 +103,8 @@ async def in_thread(run: Callable[[], object]) -> None:
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def work() -> None:
+        # As the SDK's own threads do it: what exports is not traced by who instruments HTTP clients.
+        variables.attach(variables.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
             run()
         except Exception:

@@ -43,6 +43,7 @@ class MetricsExport(NamedTuple):
     interval: float
     """Seconds from one export to the next."""
     resource: Resource
+    """Which kernel it is: each tells its own figures, also where two are in one process."""
     exporter: MetricExporter
     backend: Backend
 
@@ -55,7 +56,9 @@ class MetricsExport(NamedTuple):
         self.backend.end()
 
 
-def exporting_metrics(environment: Mapping[str, str], resource: Resource) -> MetricsExport | None:
+def exporting_metrics(
+    environment: Mapping[str, str], resource: Resource, replica: str
+) -> MetricsExport | None:
     """What the standard variables ask for; None where they ask for nothing, or for what cannot be had.
 
     That is said: a variable that is wrong costs the metrics, never the kernel.
@@ -70,12 +73,13 @@ def exporting_metrics(environment: Mapping[str, str], resource: Resource) -> Met
     except ImportError:
         not_installed("metrics", "METRICS")
         return None
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is that a variable has led to
         wrong_variable("metrics", error)
         return None
     backend = Backend("metrics", "METRICS", endpoint(environment, "METRICS"))
     backend.begin()
-    return MetricsExport(interval, resource, exporter, backend)
+    own = resource.merge(Resource({"service.instance.id": replica}))
+    return MetricsExport(interval, own, exporter, backend)
 
 
 def _milliseconds(text: str) -> float:
@@ -91,7 +95,11 @@ def _milliseconds(text: str) -> float:
 
 def as_otlp(record: MetricsRecord, resource: Resource, now: datetime) -> MetricsData:
     since_ns, now_ns = (int(moment.timestamp() * 1e9) for moment in (record.since, now))
-    metrics = [_metric(metric, since_ns, now_ns) for metric in record.metrics if metric.points]
+    metrics = [
+        _metric(metric, 0 if metric.is_shared else since_ns, now_ns)  # 0: OTLP's word for not known
+        for metric in record.metrics
+        if metric.points
+    ]
     scope = ScopeMetrics(InstrumentationScope("plugbus", schema_url=SCHEMA), metrics, SCHEMA)
     return MetricsData([ResourceMetrics(resource, [scope], resource.schema_url)])
 

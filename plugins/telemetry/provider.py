@@ -15,6 +15,7 @@ import re
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TypeVar, cast
@@ -197,7 +198,8 @@ class _Span(ReadableSpan, Span):
         self._linked: Sequence[Link] = links or ()
         if links and not all(_is_plain(link) for link in links):
             self._linked = [self._link(link.context, link.attributes) for link in links if _is_one(link)]
-        self._happened: list[Event] = []
+        self._happened: deque[Event] = deque(maxlen=provider.limits.max_events)
+        self._event_count = 0
         self._ended_as = _UNSET
         self._on_exit = on_exit
         self._began: int = time.time_ns() if start_time is None else start_time
@@ -247,6 +249,7 @@ class _Span(ReadableSpan, Span):
                 limits.max_event_attributes, attributes, max_value_len=limits.max_attribute_length
             )
             self._happened.append(Event(name, told, timestamp))
+            self._event_count += 1
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         if _is_one(Link(context, attributes)) and self._may("a link"):
@@ -340,7 +343,7 @@ class _Span(ReadableSpan, Span):
 
     @property
     def events(self) -> Sequence[Event]:
-        return tuple(_last(self._happened, self._provider.limits.max_events))
+        return tuple(self._happened)
 
     @property
     def links(self) -> Sequence[Link]:
@@ -352,7 +355,7 @@ class _Span(ReadableSpan, Span):
 
     @property
     def dropped_events(self) -> int:
-        return len(self._happened) - len(self.events)
+        return self._event_count - len(self._happened)
 
     @property
     def dropped_links(self) -> int:

@@ -10,24 +10,28 @@ in the same way, see `metrics.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
 import os
+import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from opentelemetry import context as variables
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 from pydantic import BaseModel, Field
 
 from contracts.messages import ShowBus, ShowMetrics, ShowTrace, TraceRecord
-from contracts.tracing import TRACING, is_export_wanted
+from contracts.tracing import TRACING, is_disabled, is_export_wanted
 from plugbus import BasePlugin, provides
 
 from .backend import Backend, endpoint, in_thread, not_installed, within, wrong_variable
@@ -86,17 +90,20 @@ class Telemetry(BasePlugin):
         self.record = FlowRecord(settings.spans)
         self._replica = (await self.context.request(ShowBus())).replica
         provider, is_ours = provider_in_force()
-        self._export = exporting(os.environ) if is_ours else None
-        self._gate = Gate(self.record, *([] if self._export is None else [self._export.processor]))
+        self._export = share_export(provider) if is_ours else None
+        self._gate = Gate(self.record)
+        self._metrics = exporting_metrics(os.environ, provider.resource, self._replica)
         provider.add_span_processor(self._gate)
-        TRACING.turn_on()
-        self._metrics = exporting_metrics(os.environ, provider.resource)
+        if not is_disabled(os.environ):
+            TRACING.turn_on()
+            self.context.on_close(TRACING.turn_off)
         if self._metrics is not None:
             self.context.every(self._metrics.interval, self._export_metrics, name="metrics")
 
     async def _export_metrics(self) -> None:
         if self._metrics is not None:
-            record = await self.context.request(ShowMetrics())
+            with unsampled():
+                record = await self.context.request(ShowMetrics())
             await in_thread(functools.partial(self._metrics.export, record))
 
     @provides
@@ -111,20 +118,24 @@ class Telemetry(BasePlugin):
         )  # fmt: skip
 
     async def stop(self) -> None:
-        TRACING.turn_off()
         self._gate.shut()
         ends: list[Awaitable[None]] = []
         if self._metrics is not None:
             ends.append(self._end_metrics(self._metrics))
         if self._export is not None:
-            ends.append(within(_LAST, self._export.processor.shutdown, "spans"))
-        await asyncio.gather(*ends)
+            ends.append(end_export(trace.get_tracer_provider(), self._export))
+        for failed in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(failed, Exception):
+                log.error("what was measured or traced last could not be exported: %s", failed)
 
     async def _end_metrics(self, metrics: MetricsExport) -> None:
         """The last figures, and then nothing more."""
-        record = await self.context.request(ShowMetrics())
-        await within(_LAST, functools.partial(metrics.export, record), "metrics")
-        metrics.end()
+        try:
+            with unsampled():
+                record = await self.context.request(ShowMetrics(), timeout=_LAST)
+            await within(_LAST, functools.partial(metrics.export, record), "metrics")
+        finally:
+            metrics.end()
 
 
 def provider_in_force() -> tuple[TracerProvider, bool]:
@@ -137,6 +148,49 @@ def provider_in_force() -> tuple[TracerProvider, bool]:
     ours.made_by = "plugbus"  # type: ignore[attr-defined]  # another generation of this plugin finds it
     trace.set_tracer_provider(ours)
     return ours, True
+
+
+@contextlib.contextmanager
+def unsampled() -> Iterator[None]:
+    """What is asked here again and again makes no spans."""
+    origin = SpanContext(random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False)
+    token = variables.attach(trace.set_span_in_context(NonRecordingSpan(origin), Context()))
+    try:
+        yield
+    finally:
+        variables.detach(token)
+
+
+class _Shared(NamedTuple):
+    """The export of a provider of ours: several kernels in one process have one."""
+
+    export: Export
+    gate: Gate
+    users: list[None]
+
+
+def share_export(provider: TracerProvider) -> Export | None:
+    """That of the provider, which is begun here if there is none. Each who gets one ends it once."""
+    shared: _Shared | None = getattr(provider, "export", None)
+    if shared is None:
+        export = exporting(os.environ)
+        if export is None:
+            return None
+        shared = _Shared(export, Gate(export.processor), [])
+        provider.export = shared  # type: ignore[attr-defined]  # whoever comes next finds it
+        provider.add_span_processor(shared.gate)
+    shared.users.append(None)
+    return shared.export
+
+
+async def end_export(provider: Any, export: Export) -> None:
+    """It ends with the last who has it; others have their spans sent soon."""
+    shared: _Shared = provider.export
+    shared.users.pop()
+    if not shared.users:
+        provider.export = None
+        shared.gate.shut()
+        await within(_LAST, export.processor.shutdown, "spans")
 
 
 class Patient(SpanExporter):
@@ -202,7 +256,7 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
     except ImportError:
         not_installed("traces", "TRACES")
         return None
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is that a variable has led to
         wrong_variable("traces", error)
         return None
     exporter.begin()

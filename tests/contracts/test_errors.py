@@ -101,3 +101,10 @@ def test_every_error_of_ours_can_cross(cls: type[errors.PlugbusError]) -> None:
     there = ErrorInfo(type=errors.qualified_name(cls), message="m").to_exception()
     assert type(there) is cls
     assert str(there) == "m"
+
+
+def test_a_text_that_is_no_unicode_is_spelled_out() -> None:
+    """Else no list that the error is in could be written."""
+    info = ErrorInfo.of(ValueError("broken \ud800 text"))
+    assert info.message == "broken \\ud800 text"
+    assert ErrorInfo.model_validate_json(info.model_dump_json()) == info

@@ -518,3 +518,11 @@ def test_the_table_names_every_setting_with_its_meaning() -> None:
     rows = settings_table().splitlines()[2:]
     assert any("`plugins.ID.config.KEY`" in row and "PLUGBUS_PLUGINS__ID__CONFIG__KEY" in row for row in rows)
     assert not [row for row in rows if "None" in row or row.rstrip("| ").endswith("|")]
+
+
+def test_what_is_in_a_file_is_never_shown(tmp_path: Path) -> None:
+    """Whoever names the wrong file does not publish the secret in it."""
+    (tmp_path / "secret").write_text("example-secret\n")
+    error = _refusal(environ={"PLUGBUS_BUS__URL_FILE": str(tmp_path / "secret")})
+    assert "example-secret" not in str(error)
+    assert "PLUGBUS_BUS__URL_FILE" in f"{error} {error.where}"

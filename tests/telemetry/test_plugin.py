@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
@@ -31,8 +32,9 @@ from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
 from kernel.testing import Harness
 from plugins.telemetry.export_queue import ExportQueue, room_of
+from plugins.telemetry.provider import Provider
 from plugins.telemetry.record import FlowRecord
-from plugins.telemetry.telemetry import Export, Patient, Telemetry, exporting
+from plugins.telemetry.telemetry import Export, Patient, Telemetry, end_export, exporting, share_export
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -346,3 +348,26 @@ def test_what_is_exported_arrives_whole() -> None:
         assert len(receiver.named("publish x")) == len(receiver.named("process x")) == 3000
         assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
         assert {span.schema_url for span in receiver.spans} == {"https://opentelemetry.io/schemas/1.44.0"}
+
+
+async def test_kernels_of_one_process_share_one_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each span goes once, and goes on going until the last of them has ended."""
+    provider = Provider(Resource.create())
+    tracer = provider.get_tracer("x")
+    with Receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        first, second = share_export(provider), share_export(provider)
+        assert first is not None
+        assert first is second
+        tracer.start_span("one").end()
+        await end_export(provider, first)
+        tracer.start_span("two").end()
+        await end_export(provider, first)
+        tracer.start_span("three").end()
+        assert [span.name for span in receiver.spans] == ["one", "two"]
+        again = share_export(provider)
+        assert again is not None
+        assert again is not first
+        tracer.start_span("four").end()
+        await end_export(provider, again)
+        assert [span.name for span in receiver.spans] == ["one", "two", "four"]

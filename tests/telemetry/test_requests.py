@@ -146,11 +146,12 @@ async def test_who_asks_whether_we_live_is_not_traced(
 ) -> None:
     """Wherever the gateway is mounted; what a plugin calls by such a name is its own. And no SERVER span of
     the framework stands below ours."""
-    tracer, seen = spans.provider.get_tracer("plugbus"), list[Any]()
+    tracer, seen, below = spans.provider.get_tracer("plugbus"), list[Any](), list[Any]()
     monkeypatch.setattr(plugins.gateway.tracing.trace, "get_tracer", lambda *args, **kwargs: tracer)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
+        below.append(trace.get_current_span().get_span_context())
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -164,3 +165,5 @@ async def test_who_asks_whether_we_live_is_not_traced(
     [served] = seen
     assert served["fastapi.telemetry"] is None
     assert len(spans.all) == int(is_traced)
+    assert below[0].is_valid, "what is asked of the kernel for it begins no flow of its own"
+    assert below[0].trace_flags.sampled == is_traced

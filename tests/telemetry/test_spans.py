@@ -497,3 +497,32 @@ def test_where_redis_listens_is_said_without_a_password(url: str, server: dict[s
     """Not where sentinels tell it: it moves."""
     client = RedisBus(url, replica="front-1")._core.measures.client
     assert client.attributes == {"messaging.system": "redis", "messaging.client.id": "front-1", **server}
+
+
+async def test_where_tracing_has_ended_no_lane_is_below_an_old_span(
+    event_bus: EventBus, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several lanes each forgets what it was in, however many ask first."""
+    gate, began = asyncio.Event(), list[bool]()
+
+    async def handle(event: PluginEvent) -> None:
+        began.append(trace.get_current_span().get_span_context().is_valid)
+        await gate.wait()
+
+    spec = SubscriptionSpec(
+        group="a.b", plugin_id="a", handler="b", patterns=("x.*",),
+        options=SubscriptionOptions(concurrency=3, order="none"),
+    )  # fmt: skip
+    await event_bus.subscribe(spec, handle)
+    for is_on in (True, False):
+        monkeypatch.setattr(TRACING, "is_on", is_on)
+        began.clear()
+        gate.clear()
+        for _ in range(3):
+            await event_bus.publish(EventData(type="x.y", data="{}"), source="/t")
+        async with asyncio.timeout(20):
+            while len(began) < 3:  # noqa: ASYNC110 - handlers on several lanes tell
+                await asyncio.sleep(0.01)
+        assert began == [is_on] * 3
+        gate.set()
+        await event_bus.quiet()

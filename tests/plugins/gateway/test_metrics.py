@@ -55,6 +55,13 @@ def test_names_units_labels_and_buckets_are_prometheus_own() -> None:
         }
 
 
+def test_an_accept_that_is_none_gets_the_text_format() -> None:
+    for accept in ("application/openmetrics-text;version=abc", "application/openmetrics-text; version=1.x.0"):
+        text, media_type = exposed(record(), accept)
+        assert media_type.startswith("text/plain")
+        assert b"messaging_client_sent_messages_total" in text
+
+
 async def test_it_asks_for_a_token_that_may_read(http: httpx.AsyncClient) -> None:
     assert ShowMetrics.__capability__ == "kernel.metrics.show"
     for token, status in (("", 401), ("Bearer t-publish", 403)):
