@@ -76,6 +76,7 @@ async def run_apart(coro: Coroutine[Any, Any, T], what: str) -> T:
 def _can_be_told(error: Exception) -> bool:
     try:
         ErrorInfo.of(error).model_dump_json()
+        str(error).encode()  # as the log has it, not spelled out
     except Exception:  # noqa: BLE001 - a `__str__` may raise anything
         return False
     return True
