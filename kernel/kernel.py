@@ -41,6 +41,9 @@ SETTLE_GRACE = 2.0
 WAITS_FOR_DEPENDENCY = DependencyError.__name__
 """Code of the reason of a plugin that is well, but needs one that is not started."""
 
+OBSERVERS_FIRST = "it handles only what the kernel and the bus say; such plugins see the others start"
+EDGE_LAST = "it is the web edge, which starts last: nothing comes in before it can be handled"
+
 
 class Kernel:
     """Boots and stops all plugins, and starts and stops one on command."""
@@ -65,7 +68,9 @@ class Kernel:
         self._version = version
         self.operations = Operations()
         self._retries: dict[str, asyncio.Task[None]] = {}
-        self._waves: tuple[tuple[str, ...], ...] = ()
+        self.waves: tuple[tuple[str, ...], ...] = ()
+        """The start order as it was when the kernel started."""
+        self._rules: dict[str, str] = {}
         self._booted = False
         self._stopping = False
 
@@ -82,9 +87,9 @@ class Kernel:
         resolution = self.resolve()
         for plugin_id, problems in resolution.problems.items():
             self._refuse_unresolved(self.registry.record(plugin_id), problems)
-        self._waves = self._arrange(resolution)
-        self.registry.reorder(tuple(id for wave in self._waves for id in wave))
-        for wave in self._waves:
+        self.waves = self._arrange(resolution)
+        self.registry.reorder(tuple(id for wave in self.waves for id in wave))
+        for wave in self.waves:
             await asyncio.gather(*(self._start_in_turn(self.registry.record(id), "boot") for id in wave))
             if self._stopping:
                 return
@@ -127,10 +132,15 @@ class Kernel:
         observers = tuple(id for id in resolution.order if id in free and _observes(self._metadata(id)))
         edge_ids = self.services.settings.edge_plugins
         edge = tuple(id for id in resolution.order if id in edge_ids and not self.needed_by(id))
+        self._rules = dict.fromkeys(observers, OBSERVERS_FIRST) | dict.fromkeys(edge, EDGE_LAST)
         middle = tuple(
             tuple(id for id in wave if id not in observers and id not in edge) for wave in resolution.waves
         )
         return tuple(wave for wave in (observers, *middle, edge) if wave)
+
+    def rule_of(self, plugin_id: str) -> str:
+        """Why a plugin comes first or last; empty where only those decide that it starts after."""
+        return self._rules.get(plugin_id, "")
 
     def _metadata(self, plugin_id: str) -> PluginMetadata:
         return self.registry.record(plugin_id).metadata
@@ -345,7 +355,7 @@ class Kernel:
         for error in await self.scope.close():  # no more retries, no more commands
             self._log.error("%s", error)
         await self.operations.end()
-        for wave in reversed(self._waves):
+        for wave in reversed(self.waves):
             await asyncio.gather(*(self._stop_at_shutdown(id, reason) for id in wave))
             await self._announcer.settle(SETTLE_GRACE)
         for record in reversed(list(self.registry)):  # those that came after boot

@@ -48,6 +48,7 @@ from .delivery import (
     Redriven,
     StormFound,
 )
+from .explain import ExplainPlugin, PluginExplanation
 from .lifecycle import (
     KernelStarted,
     KernelStopping,
@@ -77,6 +78,7 @@ __all__ = [
     "DiscardDeadLetters",
     "DropGroup",
     "EventTypeInfo",
+    "ExplainPlugin",
     "GapFound",
     "GetReadiness",
     "GroupOverflowed",
@@ -97,6 +99,7 @@ __all__ = [
     "PauseGroup",
     "PluginDetails",
     "PluginDiscovered",
+    "PluginExplanation",
     "PluginFailed",
     "PluginInfo",
     "PluginInitialized",

@@ -1,4 +1,4 @@
-"""`plugbus plugin …`: what is there, and starting and stopping it."""
+"""`plugbus plugin …`: what is there and why, and starting and stopping it."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from .client import Client, with_client, word
+from .explain import explain
 from .output import AsJson, clean, pretty, say, say_fields, say_item, say_items, say_table, short
 
-app = typer.Typer(help="Plugins: list, show, start, stop.")
+app = typer.Typer(help="Plugins: list, show, explain, start, stop.")
 
 PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
 
@@ -84,6 +85,9 @@ def _option(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_option, value)) + "]"
     return str(value)
+
+
+app.command("explain")(with_client(explain))
 
 
 @app.command("start")

@@ -9,6 +9,7 @@ from ..kernel import Kernel
 from .dead_letters import DeadLetterCommands
 from .desk import CommandDesk
 from .events import EventCommands
+from .explain import ExplainCommands
 from .groups import GroupCommands
 from .plugins import PluginCommands, plugin_details, plugin_info
 from .system import SystemCommands
@@ -23,6 +24,7 @@ class Commands:
         desk = CommandDesk(kernel)
         self._nouns = (
             PluginCommands(desk),
+            ExplainCommands(desk),
             GroupCommands(desk),
             DeadLetterCommands(desk),
             EventCommands(desk),

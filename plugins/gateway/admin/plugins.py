@@ -9,8 +9,10 @@ from starlette.responses import Response
 
 from contracts.messages import (
     CommandResult,
+    ExplainPlugin,
     ListPlugins,
     PluginDetails,
+    PluginExplanation,
     PluginInfo,
     ShowPlugin,
     StartPlugin,
@@ -36,6 +38,11 @@ def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
     @router.get("/{plugin_id}", dependencies=[reads])
     async def show_plugin(plugin_id: str) -> PluginDetails:
         return await context.request(ShowPlugin(plugin_id=plugin_id))
+
+    @router.get("/{plugin_id}/explain", dependencies=[reads])
+    async def explain_plugin(plugin_id: str) -> PluginExplanation:
+        """Why it is loaded or not, why in this place of the start order, and what hangs on it."""
+        return await context.request(ExplainPlugin(plugin_id=plugin_id))
 
     @router.post("/{plugin_id}/start", dependencies=[operates], responses=_ACCEPTED)
     async def start_plugin(plugin_id: str, response: Response) -> CommandResult:

@@ -136,3 +136,80 @@ def test_a_handler_tells_the_options_that_are_not_the_default(
     kernel.answer("GET /admin/plugins/alerts", plugin | {"handlers": [told]})
     shown = "concurrency=4, rate={limit=10, per=1.0}, retry={rules=[{action=pause}]}, where=…"
     assert f"  alerts.watch  ← a.*  ({shown})\n" in plugbus("plugin", "show", "alerts").out
+
+
+def explanation(plugin: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """As `GET /admin/plugins/{id}/explain` answers."""
+    after = {"plugin_id": "store", "tie": "dependency", "version_spec": ">=1", "status": "started", "wave": 1}
+    told = {
+        "enabled": True, "path": "/srv/alerts", "shadowed": ["/opt/alerts"], "known_from": "code",
+        "start": {
+            "wave": 2, "waves": 3, "beside": ["mail"], "why": "it starts after store",
+            "after": [after | {"decides": True}],
+        },
+        "needed_by": [
+            {"plugin_id": "pager", "status": "started", "tie": "dependency", "chain": ["pager", "alerts"]},
+            {
+                "plugin_id": "shift", "status": "error", "tie": "dependency",
+                "chain": ["shift", "pager", "alerts"],
+            },
+            {"plugin_id": "wiki", "status": "started", "tie": "optional", "chain": ["wiki", "alerts"]},
+        ],
+        "provides": [{"capability": "alerts.active", "others": ["pager"], "is_only": True}],
+        "requests": [{"capability": "clock.now", "others": []}],
+        "publishes": [{"pattern": "alerts.raised", "others": ["pager.ring"], "is_only": True}],
+        "handles": [{"pattern": "github.**", "group": "alerts.watch", "others": ["webhooks"]}],
+    }  # fmt: skip
+    return plugin | told | more
+
+
+def test_a_plugin_is_explained_on_one_screen(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """Where it is from, why it starts when it does, who needs it, the other sides, and what breaks."""
+    answer = explanation(plugin)
+    kernel.answer("GET /admin/plugins/alerts/explain", answer)
+    assert plugbus("plugin", "explain", "alerts").out.splitlines() == [
+        "✔ alerts 1.0.0  started",
+        "found:      builtin, /srv/alerts",
+        "            passed over: /opt/alerts",
+        "start:      wave 2 of 3, beside mail: it starts after store",
+        "            after store>=1 (needs it; started, wave 1, decides the place)",
+        "needed by:  pager (needs it; started)",
+        "            shift (needs it, by shift → pager → alerts; error)",
+        "            wiki (optional; started)",
+        "provides:   alerts.active → pager",
+        "requests:   clock.now ← nobody",
+        "publishes:  alerts.raised → pager.ring",
+        "handles:    github.** in alerts.watch ← webhooks",
+        "without it: pager, shift cannot run",
+        "            pager: requests of alerts.active are not answered",
+        "            pager.ring: no more alerts.raised",
+    ]
+    assert plugbus("plugin", "explain", "alerts", "--json").json == {
+        "schema": "plugbus.plugin.explain/1",
+        "item": answer,
+    }
+
+
+def test_a_refused_plugin_is_explained_with_its_reason(
+    plugbus: Plugbus, kernel: CannedKernel, refused: dict[str, Any]
+) -> None:
+    """Place and next step; of hundreds of users the first, so that it stays one screen."""
+    users = [
+        {"plugin_id": f"user{n}", "status": "error", "tie": "dependency", "chain": [f"user{n}", "scoring"]}
+        for n in range(300)
+    ]
+    place = {"wave": None, "waves": 3, "beside": [], "why": "it has no place: it was refused", "after": []}
+    told = explanation(refused, start=place, needed_by=users, known_from="manifest")
+    kernel.answer("GET /admin/plugins/scoring/explain", told)
+    lines = plugbus("plugin", "explain", "scoring").out.splitlines()
+    assert lines[:3] == [
+        "✖ scoring 1.0.0  error (handler-definition): handler 'score' has no annotation",
+        "    at:  scoring/plugin.py:14",
+        "    fix: annotate its first parameter",
+    ]
+    assert "start:      it has no place: it was refused" in lines
+    assert any("… and 294 more" in line for line in lines)
+    assert any("what its manifest says" in line for line in lines)
+    assert len(lines) <= 24

@@ -18,11 +18,13 @@ from contracts.messages import (
     DiscardDeadLetters,
     DropGroup,
     EventTypeInfo,
+    ExplainPlugin,
     ImportDeadLetters,
     ListDeadLetters,
     ListEventTypes,
     PauseGroup,
     PluginDetails,
+    PluginExplanation,
     PluginInfo,
     PluginReason,
     Readiness,
@@ -36,6 +38,7 @@ from contracts.messages import (
     StartPlugin,
     StopPlugin,
 )
+from contracts.messages.explain import EventLink, StartPlace
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginStatus
 
@@ -53,6 +56,11 @@ PLUGIN = PluginInfo(
     level_effective="trusted",
 )
 DETAILS = PluginDetails(**dict(PLUGIN), metadata=PluginMetadata(plugin_id="alerts", version="1.0.0"))
+EXPLANATION = PluginExplanation(
+    plugin_id="alerts", version="1.0.0", status=PluginStatus.STARTED, activity="none", enabled=True,
+    start=StartPlace(wave=1, waves=2, why="it waits for nobody"), known_from="code",
+    publishes=(EventLink(pattern="alerts.raised", others=("pager.ring",), is_only=True),),
+)  # fmt: skip
 DEAD = DeadLetter(
     id="d1",
     group="alerts.watch",
@@ -98,6 +106,7 @@ def remote(error: Exception) -> ProviderFailed:
     [
         ("/admin/plugins", "kernel.plugin.list", (PLUGIN,)),
         ("/admin/plugins/alerts", "kernel.plugin.show", DETAILS),
+        ("/admin/plugins/alerts/explain", "kernel.plugin.explain", EXPLANATION),
         ("/admin/dead-letters", "kernel.dlq.list", (DEAD,)),
         ("/admin/dead-letters/d1", "kernel.dlq.show", DEAD),
         ("/admin/groups", "kernel.group.list", (GROUP,)),
@@ -124,7 +133,9 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     """Ids, filters and limits of the address are those of the query."""
     context.answers |= {"kernel.plugin.show": DETAILS, "kernel.dlq.show": DEAD, "kernel.dlq.list": ()}
     context.answers |= {"kernel.group.show": GROUP, "kernel.event.types": ()}
+    context.answers["kernel.plugin.explain"] = EXPLANATION
     await http.get("/admin/plugins/alerts")
+    await http.get("/admin/plugins/alerts/explain")
     await http.get("/admin/dead-letters/d1")
     await http.get("/admin/dead-letters", params={"group": "alerts.watch", "limit": 7})
     await http.get("/admin/dead-letters")
@@ -132,6 +143,7 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     await http.get("/admin/events/types", params={"pattern": "orders.*"})
     assert [query for _, query, _ in context.asked] == [
         ShowPlugin(plugin_id="alerts"),
+        ExplainPlugin(plugin_id="alerts"),
         ShowDeadLetter(id="d1"),
         ListDeadLetters(selection=DeadLetterSelection(group="alerts.watch"), limit=7),
         ListDeadLetters(),
