@@ -23,6 +23,8 @@ class Speech:
     known_from: Literal["code", "manifest"]
     publishes: tuple[str, ...] = ()
     """Types, and patterns of which no type is known. Not those that it only handles."""
+    wide: tuple[str, ...] = ()
+    """Patterns by which its manifest grants it to publish."""
     provides: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
     """Names of capabilities, or patterns."""
@@ -58,6 +60,7 @@ def speech_of(record: PluginRecord) -> Speech:
             [entry.type for entry in declared.event_types],
             handled=() if metadata.publishes is not None else declared.patterns,
         ),
+        wide=tuple(sorted(grant for grant in grants.publishes if not is_type_name(grant))),
         provides=tuple(sorted(declared.capabilities)),
         requests=tuple(sorted(grants.requests)),
     )

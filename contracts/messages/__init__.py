@@ -49,6 +49,7 @@ from .delivery import (
     StormFound,
 )
 from .explain import ExplainPlugin, PluginExplanation
+from .graph import PluginGraph, ShowGraph
 from .lifecycle import (
     KernelStarted,
     KernelStopping,
@@ -101,6 +102,7 @@ __all__ = [
     "PluginDiscovered",
     "PluginExplanation",
     "PluginFailed",
+    "PluginGraph",
     "PluginInfo",
     "PluginInitialized",
     "PluginLeaked",
@@ -118,6 +120,7 @@ __all__ = [
     "Severity",
     "ShowBus",
     "ShowDeadLetter",
+    "ShowGraph",
     "ShowGroup",
     "ShowMetrics",
     "ShowPlugin",

@@ -13,7 +13,7 @@ Item = Mapping[str, Any]
 _MARKS = {"started": "✔", "error": "✖"}
 _MOST = 6
 """Lines of one kind; a screen has few."""
-_NAMES = 8
+_NAMES = 5
 _WIDTH = 160
 _LABEL = 11
 _FROM_MANIFEST = "nothing of it is loaded; what follows is what its manifest says"
@@ -41,9 +41,9 @@ def explained(item: Item) -> Iterator[str]:
     yield from _block("start", [_start(item["start"]), *map(_starts_after, item["start"]["after"])])
     yield from _block("needed by", [_dependent(one) for one in item["needed_by"]] or ["nobody"])
     yield from _block("known", [] if item["known_from"] == "code" else [_FROM_MANIFEST])
-    yield from _block("provides", [_link(one["capability"], "→", one) for one in item["provides"]])
-    yield from _block("requests", [_link(one["capability"], "←", one) for one in item["requests"]])
-    yield from _block("publishes", [_link(one["pattern"], "→", one) for one in item["publishes"]])
+    yield from _block("provides", _links("capability", "→", item["provides"]))
+    yield from _block("requests", _links("capability", "←", item["requests"]))
+    yield from _block("publishes", _links("pattern", "→", item["publishes"]))
     handled = [(f"{one['pattern']} in {one['group'] or '?'}", one) for one in item["handles"]]
     yield from _block("handles", [_link(name, "←", one) for name, one in handled])
     yield from _block("without it", list(_losses(item)) or ["nothing that is known breaks"])
@@ -94,6 +94,19 @@ def _dependent(one: Item) -> str:
     return f"{one['plugin_id']} ({_TIES[one['tie']]}{through}; {one['status']})"
 
 
+def _links(key: str, arrow: str, links: Sequence[Item]) -> list[str]:
+    """A line for each other side."""
+    return [f"{_names(names)} {arrow} {_names(others) or 'nobody'}" for others, names in _by_side(key, links)]
+
+
+def _by_side(key: str, links: Sequence[Item]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Who is on the other side → names of what has just these there."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for link in links:
+        found.setdefault(tuple(link["others"]), []).append(link[key])
+    return list(found.items())
+
+
 def _link(name: str, arrow: str, link: Item) -> str:
     return f"{name} {arrow} {_names(link['others']) or 'nobody'}"
 
@@ -103,12 +116,15 @@ def _losses(item: Item) -> Iterator[str]:
     lost = [one["plugin_id"] for one in item["needed_by"] if one["tie"] == "dependency"]
     if lost:
         yield f"{_names(lost)} cannot run"
-    for link in item["provides"]:
-        if link["is_only"] and link["others"]:
-            yield f"{_names(link['others'])}: requests of {link['capability']} are not answered"
-    for link in item["publishes"]:
-        if link["is_only"] and link["others"]:
-            yield f"{_names(link['others'])}: no more {link['pattern']}"
+    for others, names in _by_side("capability", _only(item["provides"])):
+        yield f"{_names(others)}: requests of {_names(names)} are not answered"
+    for others, names in _by_side("pattern", _only(item["publishes"])):
+        yield f"{_names(others)}: no more {_names(names)}"
+
+
+def _only(links: Sequence[Item]) -> list[Item]:
+    """Those whose other side nobody else serves."""
+    return [link for link in links if link["is_only"] and link["others"]]
 
 
 def _names(names: Sequence[str]) -> str:

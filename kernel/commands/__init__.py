@@ -10,6 +10,7 @@ from .dead_letters import DeadLetterCommands
 from .desk import CommandDesk
 from .events import EventCommands
 from .explain import ExplainCommands
+from .graph import GraphCommands
 from .groups import GroupCommands
 from .plugins import PluginCommands, plugin_details, plugin_info
 from .system import SystemCommands
@@ -28,6 +29,7 @@ class Commands:
             GroupCommands(desk),
             DeadLetterCommands(desk),
             EventCommands(desk),
+            GraphCommands(desk),
             SystemCommands(desk),
         )
 

@@ -12,6 +12,7 @@ from .bus import bus_router
 from .capabilities import capabilities_router
 from .dead_letters import dead_letters_router
 from .events import events_router
+from .graph import graph_router
 from .groups import groups_router
 from .plugins import plugins_router
 from .traces import traces_router
@@ -25,5 +26,6 @@ def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) ->
     router.include_router(events_router(context, config, access))
     router.include_router(dead_letters_router(context, config, access))
     router.include_router(capabilities_router(context, config, access))
+    router.include_router(graph_router(context, access))
     router.include_router(traces_router(context, access))
     return router

@@ -25,6 +25,7 @@ from contracts.messages import (
     PauseGroup,
     PluginDetails,
     PluginExplanation,
+    PluginGraph,
     PluginInfo,
     PluginReason,
     Readiness,
@@ -33,12 +34,14 @@ from contracts.messages import (
     ReplayResult,
     ResumeGroup,
     ShowDeadLetter,
+    ShowGraph,
     ShowGroup,
     ShowPlugin,
     StartPlugin,
     StopPlugin,
 )
 from contracts.messages.explain import EventLink, StartPlace
+from contracts.messages.graph import GraphEdge, GraphNode, GraphWarning
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginStatus
 
@@ -61,6 +64,12 @@ EXPLANATION = PluginExplanation(
     start=StartPlace(wave=1, waves=2, why="it waits for nobody"), known_from="code",
     publishes=(EventLink(pattern="alerts.raised", others=("pager.ring",), is_only=True),),
 )  # fmt: skip
+GRAPH = PluginGraph(
+    what="all",
+    nodes=(GraphNode(id="event:a.b", kind="event", name="a.b", marks=("unheard",)),),
+    edges=(GraphEdge(source="plugin:a", target="event:a.b", kind="publishes"),),
+    warnings=(GraphWarning(node="event:a.b", code="unheard", text="nobody hears it", fix="handle it"),),
+)
 DEAD = DeadLetter(
     id="d1",
     group="alerts.watch",
@@ -107,6 +116,7 @@ def remote(error: Exception) -> ProviderFailed:
         ("/admin/plugins", "kernel.plugin.list", (PLUGIN,)),
         ("/admin/plugins/alerts", "kernel.plugin.show", DETAILS),
         ("/admin/plugins/alerts/explain", "kernel.plugin.explain", EXPLANATION),
+        ("/admin/graph", "kernel.graph.show", GRAPH),
         ("/admin/dead-letters", "kernel.dlq.list", (DEAD,)),
         ("/admin/dead-letters/d1", "kernel.dlq.show", DEAD),
         ("/admin/groups", "kernel.group.list", (GROUP,)),
@@ -133,9 +143,10 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     """Ids, filters and limits of the address are those of the query."""
     context.answers |= {"kernel.plugin.show": DETAILS, "kernel.dlq.show": DEAD, "kernel.dlq.list": ()}
     context.answers |= {"kernel.group.show": GROUP, "kernel.event.types": ()}
-    context.answers["kernel.plugin.explain"] = EXPLANATION
+    context.answers |= {"kernel.plugin.explain": EXPLANATION, "kernel.graph.show": GRAPH}
     await http.get("/admin/plugins/alerts")
     await http.get("/admin/plugins/alerts/explain")
+    await http.get("/admin/graph", params={"what": "events"})
     await http.get("/admin/dead-letters/d1")
     await http.get("/admin/dead-letters", params={"group": "alerts.watch", "limit": 7})
     await http.get("/admin/dead-letters")
@@ -144,6 +155,7 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     assert [query for _, query, _ in context.asked] == [
         ShowPlugin(plugin_id="alerts"),
         ExplainPlugin(plugin_id="alerts"),
+        ShowGraph(what="events"),
         ShowDeadLetter(id="d1"),
         ListDeadLetters(selection=DeadLetterSelection(group="alerts.watch"), limit=7),
         ListDeadLetters(),
