@@ -197,6 +197,12 @@ class GroupNotFound(BusError):
     code = "group-not-found"
 
 
+class EventTypeNotFound(BusError):
+    """No plugin that is started declares that type of events, or not in that version."""
+
+    code = "event-type-not-found"
+
+
 class StormDetected(BusError):
     """Events have caused one another more often than the limit allows; `path` names the groups.
 

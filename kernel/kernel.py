@@ -22,6 +22,7 @@ from contracts.plugin import PluginStatus
 
 from .announcer import Announcer
 from .bus_health import BusHealth
+from .event_models import misfits_of
 from .lifecycle import PluginLifecycleManager, Services
 from .metrics import Metrics
 from .operations import Operations, stopping
@@ -59,7 +60,7 @@ class Kernel:
     ) -> None:
         self.services = services
         self.registry = registry
-        self.lifecycle = PluginLifecycleManager(services, log)
+        self.lifecycle = PluginLifecycleManager(services, log, loaded=self._warn_of_misfits)
         self.scope = Scope("kernel", log)
         self.metrics = Metrics(services.bus, registry)
         self._bus_health = BusHealth(services.bus)
@@ -184,6 +185,14 @@ class Kernel:
                     fix=f"mend {needed.plugin_id!r} first: plugbus plugin show {needed.plugin_id}",
                 )
         return None
+
+    def _warn_of_misfits(self, record: PluginRecord) -> None:
+        """Tell of models that cannot read what others publish, when the second of the two is loaded."""
+        try:
+            for misfit in misfits_of(record, self.registry):
+                self._log.warning("%s", misfit)
+        except Exception:  # noqa: BLE001 - a schema may hold anything; that one cannot be read stops no plugin
+            self._log.exception("the event types of %s could not be compared", record.plugin_id)
 
     def _announce_found(self, record: PluginRecord) -> None:
         metadata = record.metadata

@@ -65,8 +65,16 @@ class Services:
 class PluginLifecycleManager:
     """Takes one plugin through its steps. The caller keeps them from overlapping for one plugin."""
 
-    def __init__(self, services: Services, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        services: Services,
+        log: logging.Logger,
+        *,
+        loaded: Callable[[PluginRecord], None] = lambda record: None,
+    ) -> None:
+        """`loaded` is told of each plugin that was loaded, before it is initialized; it must not raise."""
         self._services = services
+        self._loaded = loaded
         self._log = log
 
     @property
@@ -120,6 +128,7 @@ class PluginLifecycleManager:
             record.current = Generation(number, host, declaration, security, port, scope)
             record.transition(S.LOADED)
         self._announce(record, PluginLoaded, reason)
+        self._loaded(record)
 
     async def initialize(self, record: PluginRecord, reason: str) -> None:
         generation = _current(record)

@@ -63,6 +63,7 @@ from .lifecycle import (
     PluginUnloaded,
 )
 from .metrics import MetricsRecord, ShowMetrics
+from .schemas import DiffEventType, EventDiff, SchemaComparison, SchemaDifference, SchemaSide
 from .traces import ShowTrace, TraceRecord, TraceStep
 
 __all__ = [
@@ -76,8 +77,10 @@ __all__ = [
     "DeadLettered",
     "DeadLettersDropped",
     "DeliveryDiscarded",
+    "DiffEventType",
     "DiscardDeadLetters",
     "DropGroup",
+    "EventDiff",
     "EventTypeInfo",
     "ExplainPlugin",
     "GapFound",
@@ -117,6 +120,9 @@ __all__ = [
     "ReplayEvents",
     "ReplayResult",
     "ResumeGroup",
+    "SchemaComparison",
+    "SchemaDifference",
+    "SchemaSide",
     "Severity",
     "ShowBus",
     "ShowDeadLetter",

@@ -12,13 +12,15 @@ from .arguments import Data, File, Pairs, read_data
 from .catalogue import list_types, show_schema
 from .client import Client, with_client
 from .errors import CommandError, ExitCode
+from .event_diff import diff
 from .output import AsJson, note, say, say_event, say_item, say_json_line
 from .replay import replay
 from .sse import ServerEvent
 
-app = typer.Typer(help="Events: list, schema, publish, tail, replay.")
+app = typer.Typer(help="Events: list, schema, diff, publish, tail, replay.")
 app.command("list")(with_client(list_types))
 app.command("schema")(with_client(show_schema))
+app.command("diff")(with_client(diff))
 
 SOURCE = "urn:plugbus:cli"
 _PAUSE = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..kernel import Kernel
 from .dead_letters import DeadLetterCommands
 from .desk import CommandDesk
+from .event_diff import EventDiffCommands
 from .events import EventCommands
 from .explain import ExplainCommands
 from .graph import GraphCommands
@@ -29,6 +30,7 @@ class Commands:
             GroupCommands(desk),
             DeadLetterCommands(desk),
             EventCommands(desk),
+            EventDiffCommands(desk),
             GraphCommands(desk),
             SystemCommands(desk),
         )

@@ -30,6 +30,7 @@ _STATUS: Mapping[str, int] = {
     "PluginNotFound": 404,
     "DeadLetterNotFound": 404,
     "GroupNotFound": 404,
+    "EventTypeNotFound": 404,
     "NoProvider": 404,
     "PluginBusy": 409,
     "PluginStateError": 409,

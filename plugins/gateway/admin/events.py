@@ -7,7 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 
-from contracts.messages import CancelReplay, EventTypeInfo, ListEventTypes, ReplayEvents, ReplayResult
+from contracts.messages import (
+    CancelReplay,
+    DiffEventType,
+    EventDiff,
+    EventTypeInfo,
+    ListEventTypes,
+    ReplayEvents,
+    ReplayResult,
+)
 from contracts.patterns import TypePattern
 from contracts.web import EdgeContext
 
@@ -26,6 +34,17 @@ def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -
     ) -> tuple[EventTypeInfo, ...]:
         """The catalogue: each version with its schema, who publishes and who handles it."""
         return await context.request(ListEventTypes(pattern=pattern))
+
+    @router.get("/types/{type}/diff", dependencies=[reads])
+    async def diff_event_type(
+        type: str,
+        start: Annotated[
+            int | None, Query(alias="from", ge=1, description="The version that is written.")
+        ] = None,
+        end: Annotated[int | None, Query(alias="to", ge=1, description="The version that reads it.")] = None,
+    ) -> EventDiff:
+        """Whether one version can read another, and each handler's model what each publisher writes."""
+        return await context.request(DiffEventType(type=type, from_version=start, to_version=end))
 
     @router.post("/replay", dependencies=[operates], openapi_extra=body_schema(ReplayEvents))
     async def replay_events(request: Request) -> ReplayResult:

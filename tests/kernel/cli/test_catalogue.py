@@ -96,3 +96,50 @@ def test_a_time_that_is_none_is_told(plugbus: Plugbus, kernel: CannedKernel) -> 
     ended = plugbus("event", "replay", "alerts.watch", "--from", "2026-13-40")
     assert (ended.code, kernel.asked) == (2, [])
     assert "is not a time" in ended.err
+
+
+def comparison(reader: int, *differences: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "writer": {"version": 1, "plugin_id": "shop"},
+        "reader": {"version": reader, "plugin_id": "till"},
+        "differences": list(differences),
+        "compatible": all(one["compatible"] for one in differences),
+    }
+
+
+FINE = {"field": "note", "text": "added in till, and optional there", "compatible": True, "fix": ""}
+WRONG = {"field": "total", "text": "is string; till takes integer", "compatible": False, "fix": "lift it"}
+
+
+def test_differences_are_told_with_what_can_be_read(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Between versions, and between publisher and handler of one; exit code 1 where one cannot read."""
+    compared = [comparison(2, WRONG, FINE), comparison(1)]
+    answer = {"type": "orders.placed", "versions": [1, 2], "comparisons": compared}
+    kernel.answer("GET /admin/events/types/orders.placed/diff", answer)
+    ended = plugbus("event", "diff", "orders.placed", "--from", "1", "--to", "2")
+    assert kernel.last.query == {"from": ["1"], "to": ["2"]}
+    assert (ended.code, ended.err) == (1, "")
+    assert ended.out.splitlines() == [
+        "orders.placed, version 1 read as version 2",
+        "  ✖ total: is string; till takes integer; fix: lift it",
+        "  ✔ note: added in till, and optional there",
+        "orders.placed version 1, published by shop, handled by till",
+        "  no difference",
+    ]
+    ended = plugbus("event", "diff", "orders.placed", "--json")
+    assert (ended.code, ended.json) == (1, {"schema": "plugbus.event.diff/1", "item": answer})
+
+
+def test_what_can_be_read_is_exit_code_0(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Also where there is nothing to compare, which is said."""
+    answer = {"type": "orders.placed", "versions": [1], "comparisons": [comparison(1, FINE)]}
+    kernel.answer("GET /admin/events/types/orders.placed/diff", answer)
+    assert plugbus("event", "diff", "orders.placed").code == 0
+    kernel.answer("GET /admin/events/types/orders.placed/diff", answer | {"comparisons": []})
+    ended = plugbus("event", "diff", "orders.placed")
+    assert (ended.code, "no publisher and handler with models of their own" in ended.out) == (0, True)
+
+
+def test_an_unknown_type_has_nothing_to_compare(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Exit code 5."""
+    assert plugbus("event", "diff", "orders.none").code == 5

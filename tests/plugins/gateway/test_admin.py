@@ -15,8 +15,10 @@ from contracts.messages import (
     CancelReplay,
     CapabilityInfo,
     CommandResult,
+    DiffEventType,
     DiscardDeadLetters,
     DropGroup,
+    EventDiff,
     EventTypeInfo,
     ExplainPlugin,
     ImportDeadLetters,
@@ -33,6 +35,9 @@ from contracts.messages import (
     ReplayEvents,
     ReplayResult,
     ResumeGroup,
+    SchemaComparison,
+    SchemaDifference,
+    SchemaSide,
     ShowDeadLetter,
     ShowGraph,
     ShowGroup,
@@ -97,6 +102,15 @@ BUS = BusDetails(
     details={"latency_ms": 0.2}, replica="r1", features=Features(persistent=True, shared=True),
     topics=(TOPIC,),
 )  # fmt: skip
+DIFF = EventDiff(
+    type="orders.placed", versions=(1, 2),
+    comparisons=(
+        SchemaComparison(
+            writer=SchemaSide(version=1, plugin_id="shop"), reader=SchemaSide(version=2, plugin_id="till"),
+            differences=(SchemaDifference(field="total", text="is string", compatible=False, fix="lift it"),),
+        ),
+    ),
+)  # fmt: skip
 REPLAY = ReplayResult(group="alerts.watch", events=7)
 CAPABILITY = CapabilityInfo(
     name="pricing.quote",
@@ -123,6 +137,7 @@ def remote(error: Exception) -> ProviderFailed:
         ("/admin/groups/alerts.watch", "kernel.group.show", GROUP),
         ("/admin/bus", "kernel.bus.show", BUS),
         ("/admin/events/types", "kernel.event.types", (TYPE,)),
+        ("/admin/events/types/orders.placed/diff", "kernel.event.diff", DIFF),
         ("/admin/capabilities", "kernel.capability.list", (CAPABILITY,)),
     ],
 )
@@ -144,6 +159,7 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     context.answers |= {"kernel.plugin.show": DETAILS, "kernel.dlq.show": DEAD, "kernel.dlq.list": ()}
     context.answers |= {"kernel.group.show": GROUP, "kernel.event.types": ()}
     context.answers |= {"kernel.plugin.explain": EXPLANATION, "kernel.graph.show": GRAPH}
+    context.answers["kernel.event.diff"] = DIFF
     await http.get("/admin/plugins/alerts")
     await http.get("/admin/plugins/alerts/explain")
     await http.get("/admin/graph", params={"what": "events"})
@@ -152,6 +168,7 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
     await http.get("/admin/dead-letters")
     await http.get("/admin/groups/alerts.watch")
     await http.get("/admin/events/types", params={"pattern": "orders.*"})
+    await http.get("/admin/events/types/orders.placed/diff", params={"from": 1, "to": 3})
     assert [query for _, query, _ in context.asked] == [
         ShowPlugin(plugin_id="alerts"),
         ExplainPlugin(plugin_id="alerts"),
@@ -161,6 +178,7 @@ async def test_queries_carry_what_the_address_says(http: Any, context: Any) -> N
         ListDeadLetters(),
         ShowGroup(group="alerts.watch"),
         ListEventTypes(pattern="orders.*"),
+        DiffEventType(type="orders.placed", from_version=1, to_version=3),
     ]
 
 
@@ -350,6 +368,7 @@ async def test_any_capability_can_be_requested(http: Any, context: Any, answer: 
         ),
         (remote(errors.DeadLetterNotFound("gone")), 404, "dead-letter-not-found"),
         (remote(errors.GroupNotFound("no group")), 404, "group-not-found"),
+        (remote(errors.EventTypeNotFound("no type")), 404, "event-type-not-found"),
         (remote(errors.GroupConflict("in use")), 409, "group-conflict"),
         (remote(errors.InvalidOption("no position")), 422, "invalid-option"),
         (remote(errors.PluginBusy("starting")), 409, "plugin-busy"),
