@@ -13,7 +13,8 @@ Item = Mapping[str, Any]
 _MARKS = {"started": "✔", "error": "✖"}
 _MOST = 6
 """Lines of one kind; a screen has few."""
-_NAMES = 5
+_NAMES = 60
+"""Characters of a list of names; `--json` has all of them."""
 _WIDTH = 160
 _LABEL = 11
 _FROM_MANIFEST = "nothing of it is loaded; what follows is what its manifest says"
@@ -128,5 +129,11 @@ def _only(links: Sequence[Item]) -> list[Item]:
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return ", ".join(names[:_NAMES]) + more
+    """As many as fit beside what else a line tells, and how many more."""
+    shown = list(names[:1])
+    for name in names[1:]:
+        if len(", ".join([*shown, name])) > _NAMES:
+            break
+        shown.append(name)
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more

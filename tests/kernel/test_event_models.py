@@ -104,6 +104,17 @@ async def test_models_that_fit_are_not_told(
     assert warnings(caplog) == []
 
 
+async def test_who_gets_events_as_they_are_reads_everything(
+    harness: Harness, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class beside a handler of a wider pattern is not what the handler gets."""
+    raw = BOOKS.replace("@on", '@on("orders.**")').replace("event: Placed", "event: PluginEvent")
+    raw = raw.replace("import BasePlugin", "import PluginEvent, BasePlugin")
+    await harness.load(write(SHOP, "shop", "total: int"))
+    await harness.load(write(raw, "books", "buyer: str"))
+    assert warnings(caplog) == []
+
+
 async def test_two_that_only_handle_are_not_compared(
     harness: Harness, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:

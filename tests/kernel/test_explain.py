@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import ProviderFailed
+from contracts.bus import CatalogEntry
+from contracts.errors import BusError, ProviderFailed
 from contracts.messages import ExplainPlugin, PluginExplanation
 from kernel.settings import PluginSettings, Settings
 from kernel.testing import Harness, MockPlugin
@@ -117,12 +118,38 @@ async def test_the_other_side_of_events_and_capabilities_is_told(harness: Harnes
     assert "after the kernel had started" in till.start.why
 
 
-async def test_a_second_publisher_means_that_nothing_breaks(harness: Harness) -> None:
-    """Whoever goes then is not the only one."""
+async def test_a_second_one_means_that_nothing_breaks(harness: Harness) -> None:
+    """Who publishes or provides what another one does too is not the only one."""
     await harness.load(Till)
-    await harness.load(plugin("safe", publishes=["till.paid"], handles=[]))
-    [paid] = (await explained(harness, "till")).publishes
-    assert paid.is_only is False
+    twin = type("Twin", (Till,), {}, plugin_id="twin", version="1", security_level="trusted")
+    await harness.load(twin)
+    told = await explained(harness, "till")
+    assert [one.is_only for one in (*told.publishes, *told.provides)] == [False, False]
+
+
+async def test_a_publisher_of_another_replica_is_known_by_the_catalogue(harness: Harness) -> None:
+    """It has no record here."""
+    await harness.load(plugin("sink", handles=["till.paid"]))
+    entry = CatalogEntry(type="till.paid", version=1, plugin_id="till")
+    remove = harness.bus.add_types([entry, entry.model_copy(update={"plugin_id": "x", "published": False})])
+    [handled] = (await explained(harness, "sink")).handles
+    remove()
+    assert handled.others == ("till",)
+
+
+async def test_a_plugin_is_explained_without_its_bus(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the bus does not answer, with what this kernel knows by itself."""
+
+    async def silent() -> list[Any]:
+        raise BusError("it does not answer")
+
+    await harness.load(Till)
+    await harness.load(Books)
+    monkeypatch.setattr(harness.bus, "groups", silent)
+    [handled] = (await explained(harness, "books")).handles
+    assert (handled.group, handled.others) == ("books.enter", ("till",))
 
 
 async def test_what_is_not_loaded_is_explained_from_its_manifest(tmp_path: Path) -> None:

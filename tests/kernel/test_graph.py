@@ -96,6 +96,19 @@ async def test_what_the_kernel_says_is_shown_as_it_is_handled(harness: Harness) 
         ("kernel:bus", "event:bus.dead_lettered"),
     }
     assert warned(graph) == {"event:kernel.startd": "unpublished"}
+    await harness.load(plugin("narrow", handles=["plugin.failed"]))
+    handled = {(e.source, e.target) for e in (await shown(harness, "events")).edges if e.kind == "handled by"}
+    assert ("event:plugin.failed", "group:audit2.handle_event") in handled
+    assert ("event:plugin.**", "group:narrow.handle_event") not in handled
+
+
+async def test_who_would_publish_is_named_where_it_is_not_started(harness: Harness) -> None:
+    """By its manifest; starting it is the fix."""
+    await harness.load(plugin("shop", publishes=["shop.sold"]))
+    await harness.load(plugin("till", handles=["shop.sold"]))
+    await harness.unload("shop")
+    [warning] = (await shown(harness, "events")).warnings
+    assert (warning.code, warning.fix) == ("unpublished", "plugbus plugin start shop")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ DOT = re.compile(
     r"|  n\d+ -> n\d+ \[label=STRING(, style=\"dashed\")?\];|// .*"
 )
 WITH_TEXT = re.compile(MERMAID.pattern.replace("TEXT", r"([\w .\-]|#\d+;)*"), re.ASCII)
-WITH_STRING = re.compile(DOT.pattern.replace("STRING", r'"([^"\\]|\\\\|\\")*"'))
+WITH_STRING = re.compile(DOT.pattern.replace("STRING", r'"([^"\\&]|&amp;|\\\\|\\")*"'))
 
 
 @pytest.mark.parametrize("graph", [GRAPH, hostile()], ids=["usual", "hostile"])

@@ -201,7 +201,8 @@ def test_a_refused_plugin_is_explained_with_its_reason(
         for n in range(300)
     ]
     place = {"wave": None, "waves": 3, "beside": [], "why": "it has no place: it was refused", "after": []}
-    told = explanation(refused, start=place, needed_by=users, known_from="manifest")
+    feeds = [{"pattern": f"feed.number{n}", "others": ["alerts.watch"], "is_only": True} for n in range(80)]
+    told = explanation(refused, start=place, needed_by=users, publishes=feeds, known_from="manifest")
     kernel.answer("GET /admin/plugins/scoring/explain", told)
     lines = plugbus("plugin", "explain", "scoring").out.splitlines()
     assert lines[:3] == [
@@ -211,5 +212,8 @@ def test_a_refused_plugin_is_explained_with_its_reason(
     ]
     assert "start:      it has no place: it was refused" in lines
     assert any("… and 294 more" in line for line in lines)
+    some = "feed.number0, feed.number1, feed.number2, feed.number3 and 76 more"
+    assert f"publishes:  {some} → alerts.watch" in lines
+    assert f"            alerts.watch: no more {some}" in lines
     assert any("what its manifest says" in line for line in lines)
     assert len(lines) <= 24
