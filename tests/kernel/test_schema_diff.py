@@ -164,3 +164,18 @@ def test_strange_schemas_end(strange: dict[str, Any]) -> None:
     usual = model(a=int, b=(str, "")).model_json_schema()
     for writer, reader in ((strange, usual), (usual, strange), (strange, dict(strange, title="other"))):
         assert isinstance(differences(writer, reader), tuple)
+
+
+def test_parts_of_a_schema_are_read_together() -> None:
+    """What `allOf` joins, and types in a list: other ways to say what pydantic says at once."""
+    usual = model(a=int, b=str | None).model_json_schema()
+    parts = [
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        {"properties": {"b": {"type": ["string", "null"]}}, "required": ["b"]},
+    ]
+    assert differences(usual, {"allOf": parts}) == differences({"allOf": parts}, usual) == ()
+    lacking = model(b=str).model_json_schema()
+    assert [(one.field, one.compatible) for one in differences(lacking, {"allOf": parts})] == [
+        ("a", False),
+        ("b", True),
+    ]
