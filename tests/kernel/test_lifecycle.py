@@ -361,7 +361,8 @@ async def test_an_unloaded_plugin_is_gone_from_the_process(harness: Harness, tmp
     del module
     await harness.unload("leaver")
     assert [name for name in sys.modules if name.startswith("_plugins.leaver")] == []
-    gc.collect()
+    for _ in range(3):  # a class is a ring, and what is in a ring may go only with the second look
+        gc.collect()
     assert gone() is None
     await harness.manager.start_plugin("leaver")
     assert harness.plugin("leaver").generation == 2
