@@ -157,9 +157,9 @@ need_compose() {
     -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
   (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download docker-compose) >>"$work/log" 2>&1 ||
     cannot 'Docker Compose 2.20 or newer is missing, and cannot be fetched'
-  dpkg-deb -x "$apt"/docker-compose_*.deb "$apt/root"
+  dpkg-deb -x "$apt"/docker-compose_*.deb "$apt/unpacked"
   DOCKER_HOST=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || true)}
-  cp "$apt/root/usr/libexec/docker/cli-plugins/docker-compose" "$work/docker/cli-plugins/"
+  cp "$apt/unpacked/usr/libexec/docker/cli-plugins/docker-compose" "$work/docker/cli-plugins/"
   export DOCKER_CONFIG="$work/docker" DOCKER_HOST
   docker compose version >>"$work/log" 2>&1 || cannot "the next Debian's Docker Compose does not run here"
 }
