@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from contracts.bus import EventBus, GroupInfo, TopicInfo
 from contracts.errors import BusError
@@ -27,7 +27,7 @@ class _Figure(NamedTuple):
     """One figure of everything of a kind. None: it has none."""
 
     name: str
-    kind: str
+    kind: Literal["counter", "gauge"]
     unit: str
     description: str
     of: Callable[..., float | None]
@@ -154,10 +154,8 @@ def _of_topics(topics: Sequence[TopicInfo]) -> list[Metric]:
 
 def _metric(prefix: str, figure: _Figure, named: Iterable[Named]) -> Metric:
     values = ((attributes, figure.of(what)) for attributes, what in named)
-    return Metric.model_validate(
-        {
-            "name": f"{prefix}.{figure.name}", "kind": figure.kind, "unit": figure.unit,
-            "description": figure.description, "is_shared": True,
-            "points": [Point(attributes=attributes, value=v) for attributes, v in values if v is not None],
-        }
+    return Metric(
+        name=f"{prefix}.{figure.name}", kind=figure.kind, unit=figure.unit,
+        description=figure.description, is_shared=True,
+        points=tuple(Point(attributes=attributes, value=v) for attributes, v in values if v is not None),
     )  # fmt: skip

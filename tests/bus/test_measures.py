@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bus.clock import SystemClock
 from bus.measures import Count, Family, Measures
 from bus.spans import Client
+from contracts.errors import BusFull
+from contracts.event import Receipt
 from contracts.metrics import MOST_POINTS
 
 
@@ -26,3 +30,17 @@ def test_types_and_topics_without_end_take_no_memory_without_end() -> None:
     assert len(sent.points) == MOST_POINTS
     assert len(measures.sent_well) <= MOST_POINTS
     assert sum(getattr(point, "value", 0) for point in sent.points) == 3 * MOST_POINTS
+
+
+async def test_a_publish_that_fails_is_counted_by_its_error() -> None:
+    measures = Measures(Client("inmemory", "a"), SystemClock())
+
+    async def fail() -> Receipt:
+        raise BusFull("no room")
+
+    with pytest.raises(BusFull):
+        await measures.sending("orders.placed", fail())
+    [sent] = [metric for metric in measures.metrics() if metric.name == "messaging.client.sent.messages"]
+    [point] = sent.points
+    assert point.attributes["error.type"] == "contracts.errors.BusFull"
+    assert getattr(point, "value", 0) == 1

@@ -7,8 +7,11 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
+import kernel.metrics
 from bus.memory import MemoryBus
-from contracts.bus import BusInfo
+from contracts.bus import BusInfo, GroupInfo
 from contracts.messages import MetricsRecord, ShowMetrics
 from contracts.metrics import Histogram, Metric, Point
 from kernel.loop_lag import LoopLag
@@ -96,6 +99,57 @@ async def test_of_a_bus_that_is_gone_only_its_own_figures_are_told() -> None:
     assert "messaging.process.duration" in names
     assert "plugbus.loop.lag" in names
     assert not any(name.startswith(("plugbus.group.", "plugbus.topic.")) for name in names)
+
+
+class HangingBus(MemoryBus):
+    """Answers some questions, and others never."""
+
+    hangs = "info"
+    asked = 0
+
+    async def info(self) -> BusInfo:
+        if self.hangs == "info":
+            await asyncio.Event().wait()
+        return await super().info()
+
+    async def groups(self) -> list[GroupInfo]:
+        self.asked += 1
+        if self.hangs == "groups":
+            await asyncio.Event().wait()
+        return await super().groups()
+
+
+@pytest.mark.parametrize(("hangs", "connected"), [("info", 0), ("groups", 1)])
+async def test_nobody_waits_long_for_a_bus_that_hangs(
+    hangs: str, connected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is only slow to tell of its groups is not called gone."""
+    monkeypatch.setattr(kernel.metrics, "PATIENCE", 0.05)
+    async with HangingBus() as bus:
+        bus.hangs = hangs
+        async with asyncio.timeout(10):
+            record = await Metrics(bus, []).look()
+    assert values(record, "plugbus.bus.connected") == {(): connected}
+    assert not any(metric.is_shared for metric in record.metrics)
+
+
+async def test_who_asks_at_once_has_one_answer() -> None:
+    async with HangingBus() as bus:
+        bus.hangs = ""
+        metrics = Metrics(bus, [])
+        first, second = await asyncio.gather(metrics.look(), metrics.look())
+        assert first is second
+        assert bus.asked == 1
+        assert await metrics.look() is not first
+
+
+async def test_the_loop_is_measured_while_the_kernel_runs(harness: Harness) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            [lag] = [metric for metric in (await ask(harness)).metrics if metric.name == "plugbus.loop.lag"]
+            if getattr(lag.points[0], "count", 0) > 1:  # again and again
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_what_blocks_the_loop_is_seen() -> None:

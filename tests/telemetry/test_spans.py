@@ -526,3 +526,51 @@ async def test_where_tracing_has_ended_no_lane_is_below_an_old_span(
         assert began == [is_on] * 3
         gate.set()
         await event_bus.quiet()
+
+
+@pytest.mark.usefixtures("spans")
+async def test_attempts_are_counted_by_what_was_wrong_with_them(event_bus: EventBus) -> None:
+    """Also what raised nothing: the handler has asked for another attempt, or its time was up."""
+
+    async def handle(event: PluginEvent) -> EventResult | None:
+        match event.type, event.attempt:
+            case "x.asks", 1:
+                return EventResult.retry("not yet")
+            case "x.hangs", 1:
+                await asyncio.Event().wait()
+        return None
+
+    spec = SubscriptionSpec(
+        group="a.b", plugin_id="a", handler="b", patterns=("x.*",),
+        options=SubscriptionOptions(timeout=0.2, retry=RetryPolicy(attempts=2, first_delay=0.05)),
+    )  # fmt: skip
+    await event_bus.subscribe(spec, handle)
+    for type in ("x.asks", "x.hangs"):
+        await event_bus.publish(EventData(type=type, data="{}"), source="/t")
+    await event_bus.quiet()
+    [took] = [metric for metric in event_bus.metrics() if metric.name == "messaging.process.duration"]
+    counted = {point.attributes.get("error.type", ""): getattr(point, "count", 0) for point in took.points}
+    assert counted == {"": 2, "EventResult.retry": 1, "contracts.errors.HandlerTimeout": 1}
+
+
+@pytest.mark.usefixtures("spans")
+async def test_what_is_not_sampled_is_counted_as_well(event_bus: EventBus) -> None:
+    """On the plain way and on any other; what was published, and what was handled."""
+
+    async def handle(event: PluginEvent) -> None:
+        pass
+
+    spec = SubscriptionSpec(group="a.b", plugin_id="a", handler="b", patterns=("orders.*",))
+    await event_bus.subscribe(spec, handle)
+    origin = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
+    with trace.use_span(origin):
+        for key in (None, None, "k"):
+            await event_bus.publish(Placed(n=1), source="/t", key=key)
+    await event_bus.quiet()
+    counted = {
+        metric.name: sum(getattr(point, "value", 0) for point in metric.points)
+        for metric in event_bus.metrics()
+        if metric.kind == "counter"
+    }
+    assert counted["messaging.client.sent.messages"] == 3
+    assert counted["messaging.client.consumed.messages"] == 3
