@@ -17,8 +17,6 @@ Signal = Literal["TRACES", "METRICS"]
 """As OpenTelemetry's variables spell it."""
 
 log = logging.getLogger("plugbus.telemetry")
-
-
 _CHATTY = logging.getLogger("opentelemetry.exporter.otlp.proto.http")
 
 
@@ -41,7 +39,13 @@ class _Hush:
             _CHATTY.setLevel(self._former)
 
 
-_HUSH = _Hush()
+def _hush() -> _Hush:
+    """One for the process: another generation of this plugin finds it at the logger."""
+    found: _Hush | None = getattr(_CHATTY, "plugbus_hush", None)
+    if found is None:
+        found = _Hush()
+        _CHATTY.plugbus_hush = found  # type: ignore[attr-defined]  # where they find it
+    return found
 
 
 class Backend:
@@ -56,13 +60,13 @@ class Backend:
 
     def begin(self) -> None:
         self._has_begun = True
-        _HUSH.begin()
+        _hush().begin()
 
     def end(self) -> None:
         """Safe twice, and without a beginning."""
         if self._has_begun:
             self._has_begun = False
-            _HUSH.end()
+            _hush().end()
 
     def told(self, is_taken: bool, lost: str = "") -> bool:
         """After each try; `lost`: what that cost so far, in words."""

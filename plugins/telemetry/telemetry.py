@@ -13,67 +13,39 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import os
 import random
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
 from opentelemetry import context as variables
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 from pydantic import BaseModel, Field
 
+from contracts.errors import SettingsError
 from contracts.messages import ShowBus, ShowMetrics, ShowTrace, TraceRecord
-from contracts.tracing import TRACING, is_disabled, is_export_wanted
+from contracts.tracing import TRACING, is_disabled
 from plugbus import BasePlugin, provides
 
-from .backend import Backend, endpoint, in_thread, not_installed, within, wrong_variable
-from .export_queue import ExportQueue, room_of
+from .backend import in_thread, within
+from .gate import Gate, gate_of
 from .metrics import MetricsExport, exporting_metrics
 from .provider import Provider
 from .record import FlowRecord
+from .traces import Export, end_export, share_export
 
 log = logging.getLogger("plugbus.telemetry")
 
 _LAST = 1.5
 """Seconds that what is not exported yet may take at the end."""
-_REST = 1.0
-"""Seconds after a failed export in which none is tried."""
 
 
 class Settings(BaseModel, extra="forbid"):
     spans: int = Field(default=20_000, ge=1)
-
-
-class Gate(SpanProcessor):
-    """A provider keeps its processors for ever: this one lets go of what was behind it when it is shut."""
-
-    def __init__(self, *behind: SpanProcessor) -> None:
-        self._behind = behind
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        for processor in self._behind:
-            processor.on_start(span, parent_context)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        for processor in self._behind:
-            processor.on_end(span)
-
-    def shut(self) -> None:
-        self._behind = ()
-
-    def shutdown(self) -> None:
-        """Whoever opened it ends what is behind it."""
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return all(processor.force_flush(timeout_millis) for processor in self._behind)
 
 
 class Telemetry(BasePlugin):
@@ -89,11 +61,18 @@ class Telemetry(BasePlugin):
         settings = self.read_config(Settings)
         self.record = FlowRecord(settings.spans)
         self._replica = (await self.context.request(ShowBus())).replica
-        provider, is_ours = provider_in_force()
-        self._export = share_export(provider) if is_ours else None
-        self._gate = Gate(self.record)
+        try:
+            provider, is_ours = provider_in_force()
+        except ValueError as error:
+            raise SettingsError(
+                f"flows cannot be traced: an OTEL_* variable is wrong: {error}",
+                where="the environment", fix="correct it, or unset it",
+            ) from error  # fmt: skip
+        self._gate = gate_of(provider)
+        self._gate.let_in(self.record)
+        self.context.on_close(lambda: self._gate.let_out(self.record))
+        self._export = share_export(self._gate) if is_ours else None
         self._metrics = exporting_metrics(os.environ, provider.resource, self._replica)
-        provider.add_span_processor(self._gate)
         if not is_disabled(os.environ):
             TRACING.turn_on()
             self.context.on_close(TRACING.turn_off)
@@ -118,12 +97,11 @@ class Telemetry(BasePlugin):
         )  # fmt: skip
 
     async def stop(self) -> None:
-        self._gate.shut()
         ends: list[Awaitable[None]] = []
         if self._metrics is not None:
             ends.append(self._end_metrics(self._metrics))
         if self._export is not None:
-            ends.append(end_export(trace.get_tracer_provider(), self._export))
+            ends.append(end_export(self._gate, _LAST))
         for failed in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(failed, Exception):
                 log.error("what was measured or traced last could not be exported: %s", failed)
@@ -159,105 +137,3 @@ def unsampled() -> Iterator[None]:
         yield
     finally:
         variables.detach(token)
-
-
-class _Shared(NamedTuple):
-    """The export of a provider of ours: several kernels in one process have one."""
-
-    export: Export
-    gate: Gate
-    users: list[None]
-
-
-def share_export(provider: TracerProvider) -> Export | None:
-    """That of the provider, which is begun here if there is none. Each who gets one ends it once."""
-    shared: _Shared | None = getattr(provider, "export", None)
-    if shared is None:
-        export = exporting(os.environ)
-        if export is None:
-            return None
-        shared = _Shared(export, Gate(export.processor), [])
-        provider.export = shared  # type: ignore[attr-defined]  # whoever comes next finds it
-        provider.add_span_processor(shared.gate)
-    shared.users.append(None)
-    return shared.export
-
-
-async def end_export(provider: Any, export: Export) -> None:
-    """It ends with the last who has it; others have their spans sent soon."""
-    shared: _Shared = provider.export
-    shared.users.pop()
-    if not shared.users:
-        provider.export = None
-        shared.gate.shut()
-        await within(_LAST, export.processor.shutdown, "spans")
-
-
-class Patient(SpanExporter):
-    """Exports; says once when that does not work, and once when it does again; counts what is lost.
-
-    After a failure it rests: to encode what is refused takes as much of the processor as what is accepted.
-    Where that makes sense the exporter itself has tried again already.
-    """
-
-    def __init__(self, inner: SpanExporter, where: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._inner = inner
-        self._clock = clock
-        self._rests_until = -math.inf
-        self._backend = Backend("traces", "TRACES", where)
-        self.taken = self.lost = 0
-
-    def begin(self) -> None:
-        self._backend.begin()
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.taken += len(spans)
-        if self._clock() < self._rests_until:
-            self.lost += len(spans)
-            return SpanExportResult.FAILURE
-        result = self._inner.export(spans)
-        is_taken = result is SpanExportResult.SUCCESS
-        if not is_taken:
-            self.lost += len(spans)
-            self._rests_until = self._clock() + _REST
-        self._backend.told(is_taken, f"; {self.lost} spans were lost")
-        return result
-
-    def shutdown(self) -> None:
-        self._inner.shutdown()
-        self._backend.end()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._inner.force_flush(timeout_millis)
-
-
-class Export(NamedTuple):
-    processor: ExportQueue
-    """Before one with a thread of its own; what does not fit into its queue is dropped."""
-    exporter: Patient
-
-    @property
-    def lost(self) -> int:
-        return self.exporter.lost + self.processor.dropped
-
-
-def exporting(environment: Mapping[str, str]) -> Export | None:
-    """What the standard variables ask for; None where they ask for nothing, or for what cannot be had.
-
-    That is said: a variable that is wrong costs the traces, never the kernel.
-    """
-    if not is_export_wanted(environment):
-        return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        exporter = Patient(OTLPSpanExporter(), endpoint(environment, "TRACES"))
-        batches = BatchSpanProcessor(exporter)
-    except ImportError:
-        not_installed("traces", "TRACES")
-        return None
-    except Exception as error:  # noqa: BLE001 - whatever it is that a variable has led to
-        wrong_variable("traces", error)
-        return None
-    exporter.begin()
-    return Export(ExportQueue(batches, room_of(environment), lambda: exporter.taken), exporter)

@@ -101,8 +101,10 @@ def play(case: str, seconds: float) -> Result:
 
 async def work(seconds: float) -> Result:
     from plugins.telemetry.backend import within
+    from plugins.telemetry.gate import Gate
     from plugins.telemetry.record import FlowRecord
-    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force
+    from plugins.telemetry.telemetry import provider_in_force
+    from plugins.telemetry.traces import exporting
 
     export = exporting(os.environ)
     assert export is not None

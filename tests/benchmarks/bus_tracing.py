@@ -38,9 +38,10 @@ from contracts.event import Event
 from contracts.message import PluginEvent
 from contracts.tracing import TRACING
 from plugins.telemetry.export_queue import ExportQueue
+from plugins.telemetry.gate import Gate
 from plugins.telemetry.provider import Provider
 from plugins.telemetry.record import FlowRecord
-from plugins.telemetry.telemetry import Gate, Patient
+from plugins.telemetry.traces import Patient
 
 CASES = ("off", "not sampled", "1 %", "100 %", "plain SDK, 1 %", "plain SDK, 100 %")
 ON_REDIS = ("Redis, off", "Redis, not sampled", "Redis, 100 %")

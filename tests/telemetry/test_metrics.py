@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 from conventions import not_in_force
+from opentelemetry import context as variables
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.semconv._incubating.metrics import messaging_metrics as conventions
 from receiver import Measured, Receiver
 
+from contracts.messages import MetricsRecord
 from contracts.metrics import DURATION_BOUNDS
 from contracts.tracing import SCHEMA, is_export_wanted
+from kernel.metrics import Metrics
 from kernel.testing import Harness
 from plugbus import BasePlugin, Event, RetryPolicy, on
+from plugins.telemetry.backend import endpoint, in_thread
 from plugins.telemetry.metrics import exporting_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,3 +177,34 @@ def test_the_standard_variables_choose_what_is_exported() -> None:
     ):  # fmt: skip
         assert is_export_wanted(environment) == wants_traces
         assert is_export_wanted(environment, "METRICS") == wants_metrics
+
+
+async def test_the_end_comes_also_where_the_last_figures_cannot_be_had(
+    harness: Harness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is left behind: the exporters' own log speaks again."""
+
+    async def broken(self: Metrics) -> MetricsRecord:
+        raise RuntimeError("no figures")
+
+    await harness.load(ROOT / "plugins" / "telemetry")
+    await until(lambda: receiver.measured)
+    monkeypatch.setattr(Metrics, "look", broken)
+    await harness.unload("telemetry")
+    assert HUSHED.isEnabledFor(logging.ERROR)
+    told = [record.getMessage() for record in caplog.records if record.name == "plugbus.telemetry"]
+    assert len(told) == 1
+    assert "no figures" in told[0]
+
+
+async def test_who_exports_is_not_traced_itself() -> None:
+    """By an application that instruments what it asks others over HTTP."""
+    seen: list[object] = []
+    await in_thread(lambda: seen.append(variables.get_value(_SUPPRESS_INSTRUMENTATION_KEY)))
+    assert seen == [True]
+    assert variables.get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
+
+
+def test_the_password_of_an_endpoint_is_not_told() -> None:
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://ada:example-password@otlp.example:4318/x@y"}
+    assert endpoint(environment, "TRACES") == "http://••••@otlp.example:4318/x@y"

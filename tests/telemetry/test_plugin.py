@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -27,14 +28,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from receiver import Receiver
 
+from contracts.errors import PluginStepFailed
 from contracts.messages import ShowTrace
 from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
 from kernel.testing import Harness
 from plugins.telemetry.export_queue import ExportQueue, room_of
+from plugins.telemetry.gate import gate_of
 from plugins.telemetry.provider import Provider
 from plugins.telemetry.record import FlowRecord
-from plugins.telemetry.telemetry import Export, Patient, Telemetry, end_export, exporting, share_export
+from plugins.telemetry.telemetry import Telemetry
+from plugins.telemetry.traces import Export, Patient, end_export, exporting, share_export
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,7 +192,9 @@ FLOW = """
     from contracts.event import EventData
     from contracts.tracing import TRACING
     from plugins.telemetry.backend import within
-    from plugins.telemetry.telemetry import Gate, exporting, provider_in_force
+    from plugins.telemetry.gate import Gate
+    from plugins.telemetry.telemetry import provider_in_force
+    from plugins.telemetry.traces import exporting
     import os
 
     async def main():
@@ -353,21 +359,68 @@ def test_what_is_exported_arrives_whole() -> None:
 async def test_kernels_of_one_process_share_one_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each span goes once, and goes on going until the last of them has ended."""
     provider = Provider(Resource.create())
-    tracer = provider.get_tracer("x")
+    gate, tracer = gate_of(provider), provider.get_tracer("x")
+    assert gate_of(provider) is gate
     with Receiver() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
-        first, second = share_export(provider), share_export(provider)
+        first, second = share_export(gate), share_export(gate)
         assert first is not None
         assert first is second
         tracer.start_span("one").end()
-        await end_export(provider, first)
+        await end_export(gate, 5.0)
         tracer.start_span("two").end()
-        await end_export(provider, first)
+        await end_export(gate, 5.0)
         tracer.start_span("three").end()
         assert [span.name for span in receiver.spans] == ["one", "two"]
-        again = share_export(provider)
+        again = share_export(gate)
         assert again is not None
         assert again is not first
         tracer.start_span("four").end()
-        await end_export(provider, again)
+        await end_export(gate, 5.0)
         assert [span.name for span in receiver.spans] == ["one", "two", "four"]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_only_what_is_ours_is_exported_by_us(
+    harness: Harness, is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application keeps its provider, with its exporters. Of either nothing of ours is left behind."""
+    provider = Provider(Resource.create()) if is_ours else TracerProvider(shutdown_on_exit=False)
+    if is_ours:
+        provider.made_by = "plugbus"  # type: ignore[attr-defined]  # as the plugin marks it
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    tracer = provider.get_tracer("x")
+    with Receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{receiver.url}/v1/traces")
+        for name in ("first", "second"):
+            await harness.load(ROOT / "plugins" / "telemetry")
+            with tracer.start_as_current_span(name) as span:
+                id = f"{span.get_span_context().trace_id:032x}"
+            record = await harness.request(ShowTrace(id=id))
+            assert [step.name for step in record.steps] == [name]
+            await harness.unload("telemetry")
+            tracer.start_span("after the end").end()
+        named = [span.name for span in receiver.spans if span.scope == "x"]
+        assert named == (["first", "second"] if is_ours else [])
+    assert gate_of(provider)._behind == ()
+
+
+async def test_where_it_is_switched_off_as_a_whole_nothing_is_traced(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    await harness.load(ROOT / "plugins" / "telemetry")
+    assert not TRACING.is_on
+
+
+async def test_a_limit_that_cannot_be_is_said_in_one_message(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: None)
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-3")
+    with pytest.raises(
+        PluginStepFailed, match=r"an OTEL_\* variable is wrong: .*OTEL_ATTRIBUTE_VALUE"
+    ) as caught:
+        await harness.load(ROOT / "plugins" / "telemetry")
+    assert caught.value.fix == "correct it, or unset it"
+    assert not TRACING.is_on
