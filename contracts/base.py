@@ -249,12 +249,25 @@ class BasePlugin:
     async def shutdown(self) -> bool | None:
         return None
 
-    def read_config(self, model: type[M]) -> M:
-        """The configuration as a `model`; a `SettingsError` names the first key that does not fit."""
+    def read_config(self, model: type[M], configuration: Mapping[str, Any] | None = None) -> M:
+        """The configuration as a `model`; a `SettingsError` names the first key that does not fit.
+
+        `configuration`: another than that of the context, such as the one that `configure` is given. From
+        now on `model` is the schema of the configuration: whatever else is to become of it must fit.
+        """
+        known: dict[type[BaseModel], None] = self.__dict__.setdefault("_BasePlugin__configuration_models", {})
+        known[model] = None
+        given = self.context.config if configuration is None else configuration
         try:
-            return model.model_validate(dict(self.context.config))
+            return model.model_validate(dict(given))
         except ValidationError as error:
-            raise _bad_config(self.plugin_id, model, error) from None
+            metadata = getattr(self, "metadata", None)  # `configure` comes before it is there
+            raise _bad_config(metadata.plugin_id if metadata else "ID", model, error) from None
+
+    @property
+    def configuration_models(self) -> tuple[type[BaseModel], ...]:
+        """For the host: the models by which the plugin has read its configuration."""
+        return tuple(self.__dict__.get("_BasePlugin__configuration_models", ()))
 
     # Hooks around the steps, for base classes that should not own the steps themselves. A hook that
     # raises fails its step.

@@ -111,7 +111,13 @@ class IWebPlugin(Protocol):
 @runtime_checkable
 class IConfigurablePlugin(Protocol):
     async def configure(self, configuration: Mapping[str, JsonValue]) -> ConfigurationResult | None:
-        """Take a whole new configuration, or refuse it and change nothing. Before `initialize` too."""
+        """Take a whole new configuration, or refuse it and change nothing. Before `initialize` too.
+
+        Called again whenever an operator changes the configuration of the running plugin. `errors` or an
+        exception refuse it: the former stays in force, and is handed over again after an exception.
+        `restart_required`: it will do, but only from the next start on. `context.config` follows once it is
+        taken. A plugin without this method takes every change at its next start.
+        """
 
     def get_configuration_schema(self) -> Mapping[str, JsonValue]:
         """JSON Schema 2020-12 of the configuration."""
@@ -181,7 +187,7 @@ class PluginContext(Protocol):
 
     @property
     def config(self) -> Mapping[str, JsonValue]:
-        """The merged configuration; read-only."""
+        """The merged configuration; read-only. Another object after a change that `configure` has taken."""
 
     @property
     def security(self) -> SecurityContext:

@@ -22,6 +22,7 @@ from contracts.plugin import PluginStatus
 
 from .announcer import Announcer
 from .bus_health import BusHealth
+from .configuration.changing import ConfigurationChanges
 from .event_models import misfits_of
 from .lifecycle import PluginLifecycleManager, Services
 from .metrics import Metrics
@@ -68,6 +69,9 @@ class Kernel:
         self._log = log
         self._version = version
         self.operations = Operations()
+        self.configuration = ConfigurationChanges(
+            services.configuration, registry, self.operations, self.lifecycle
+        )
         self._retries: dict[str, asyncio.Task[None]] = {}
         self.waves: tuple[tuple[str, ...], ...] = ()
         """The start order as it was when the kernel started."""

@@ -18,7 +18,14 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from contracts.bus import CatalogEntry, EventBus
-from contracts.errors import MESSAGE_LIMIT, ErrorInfo, HandlerDefinitionError, PlugbusError, PluginStepFailed
+from contracts.errors import (
+    MESSAGE_LIMIT,
+    ErrorInfo,
+    HandlerDefinitionError,
+    PlugbusError,
+    PluginStepFailed,
+    SettingsError,
+)
 from contracts.event import Event
 from contracts.messages import (
     PluginFailed,
@@ -30,9 +37,11 @@ from contracts.messages import (
     PluginUnloaded,
 )
 from contracts.patterns import covered
-from contracts.plugin import PluginStatus
+from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
 
+from .configuration.layers import ConfigurationLayers
+from .configuration.schema import problems_of, told
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
 from .port import PluginPort
@@ -58,6 +67,7 @@ class Services:
     announce: Callable[[Event], None]
     make_host: Callable[[PluginRecord, int], Host]
     data_dir: Callable[[str], Path]
+    configuration: ConfigurationLayers
     backoff: float = 1.0
     """Scales every pause between retries."""
 
@@ -110,7 +120,8 @@ class PluginLifecycleManager:
                 security = services.security.create_security_context(
                     metadata, declaration, self._policy(record), consent=record.consent
                 )
-                await self._configure(record, host)
+                config = self._services.configuration.effective(record)
+                await self._configure(record, host, config)
             except BaseException:
                 await self._anyway(record, "unload", host.unload(), self._deadlines.shutdown)
                 raise
@@ -125,7 +136,7 @@ class PluginLifecycleManager:
                 backoff=services.backoff,
             )
             scope = Scope(f"{metadata.plugin_id} (kernel)", self._log)
-            record.current = Generation(number, host, declaration, security, port, scope)
+            record.current = Generation(number, host, declaration, security, port, scope, config=config)
             record.transition(S.LOADED)
         self._announce(record, PluginLoaded, reason)
         self._loaded(record)
@@ -186,23 +197,80 @@ class PluginLifecycleManager:
         return Setup(
             metadata=record.metadata,
             generation=_current(record).number,
-            config=self._configuration(record),
+            config=_current(record).config,
             security=security,
             data_dir=self._services.data_dir(record.plugin_id),
         )
 
-    def _configuration(self, record: PluginRecord) -> dict[str, JsonValue]:
-        settings, defaults = self._services.settings, record.metadata.default_configuration
-        return {**settings.configuration(record.plugin_id, defaults), **record.config}
-
-    async def _configure(self, record: PluginRecord, host: Host) -> None:
-        result = await host.configure(self._configuration(record))
+    async def _configure(self, record: PluginRecord, host: Host, config: dict[str, JsonValue]) -> None:
+        where, schema = f"[plugins.{record.plugin_id}.config]", record.metadata.configuration_schema
+        problems = problems_of(schema, config) if schema is not None else ()
+        if not problems:
+            problems = await host.check_configuration(config)
+        if problems:
+            raise SettingsError(
+                f"the configuration of {record.plugin_id!r} does not fit: {'; '.join(map(told, problems))}",
+                where=where,
+                fix=problems[0].fix or "give the values that the plugin expects",
+            )
+        result = await host.configure(config)
         if not result.ok:
             raise PlugbusError(
                 f"the configuration of {record.plugin_id!r} was refused: {'; '.join(result.errors)}",
-                where=f"[plugins.{record.plugin_id}.config]",
-                fix="give the values that the plugin expects",
+                where=where,
+                fix=f"give the values that the plugin expects: plugbus config explain {record.plugin_id}",
             )
+
+    async def reconfigure(
+        self,
+        record: PluginRecord,
+        config: dict[str, JsonValue],
+        keep: Callable[[ConfigurationResult], None],
+    ) -> ConfigurationResult:
+        """Hand a running plugin another configuration, then `keep` it.
+
+        Where the plugin refuses it, raises or takes too long, or where it cannot be kept, the former stays in
+        force: it is handed over again unless the plugin said by itself that it has taken nothing.
+        """
+        generation = _current(record)
+        try:
+            with step_of(record.plugin_id, "configure"):
+                result = await self._hand_over(generation, config)
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the former configuration is put back
+            text = str(ErrorInfo.of(error))
+            if isinstance(error, TimeoutError):
+                text = f"configure took longer than {self._deadlines.configure:g} s"
+            return ConfigurationResult(ok=False, errors=(text, *await self._put_back(record, generation)))
+        if not result.ok:
+            return result
+        try:
+            keep(result)
+        except OSError as error:
+            back = await self._put_back(record, generation)
+            why = "; ".join((f"it cannot be kept: {error.strerror or error}", *back))
+            return ConfigurationResult(ok=False, errors=(why,))
+        if not result.restart_required:
+            generation.config = config
+        return result
+
+    async def _hand_over(self, generation: Generation, config: dict[str, JsonValue]) -> ConfigurationResult:
+        async with asyncio.timeout(self._deadlines.configure):
+            return await generation.host.configure(config)
+
+    async def _put_back(self, record: PluginRecord, generation: Generation) -> tuple[str, ...]:
+        """Hand the former configuration over again; what is to be said where that fails."""
+        try:
+            result = await self._hand_over(generation, generation.config)
+            why = "" if result.ok else "; ".join(result.errors) or "refused"
+        except Exception as error:  # noqa: BLE001 - told to whoever asked for the change
+            why = str(ErrorInfo.of(error))
+        if not why:
+            return ()
+        self._log.error("%s: the former configuration could not be handed back", record.plugin_id)
+        id = record.plugin_id
+        return (
+            f"and the former could not be handed back ({why}): plugbus plugin stop {id}, then start {id}",
+        )
 
     # --- down -----------------------------------------------------------------------------------------
 

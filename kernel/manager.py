@@ -21,6 +21,8 @@ from contracts.plugin import PluginHandle
 from .announcer import Announcer
 from .buses import Told, open_bus, open_patiently
 from .commands import Commands, plugin_info
+from .configuration.layers import ConfigurationLayers
+from .configuration.live import LiveStore
 from .discovery import PluginDiscovery, metadata_of
 from .edge import Edge
 from .finding import PluginFinder, Profile
@@ -125,6 +127,7 @@ class PluginManager:
             announce=self._announcer.announce,
             make_host=self._make_host,
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
+            configuration=ConfigurationLayers(self.settings, LiveStore(state.path)),
             backoff=self._backoff,
         )
         self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())

@@ -47,6 +47,7 @@ class Activity(enum.Enum):
     STARTING = "starting"
     DRAINING = "draining"
     STOPPING = "stopping"
+    CONFIGURING = "configuring"
     WAITING = "waiting to retry"
 
 
@@ -62,6 +63,8 @@ class Generation:
     scope: Scope
     """The kernel's half of what `start` acquired."""
     mount: WebMount | None = None
+    config: dict[str, JsonValue] = field(default_factory=dict)
+    """The configuration that it works with."""
 
 
 @dataclass(eq=False)

@@ -181,6 +181,8 @@ class Deadlines(_Frozen):
     """Seconds for `shutdown`."""
     drain: float = Field(10, gt=0)
     """Seconds in which handlers that run may finish before a stop cancels them."""
+    configure: float = Field(10, gt=0)
+    """Seconds for `configure` of a running plugin."""
     health: float = Field(5, gt=0)
     """Seconds for one health check."""
 
@@ -239,6 +241,7 @@ class Settings(_Frozen):
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(default=None)
     _value_files: dict[KeyPath, Entry] = PrivateAttr(default_factory=dict)
+    _plugin_entries: tuple[Entry, ...] = PrivateAttr(default=())
 
     @property
     def file(self) -> Path | None:
@@ -272,14 +275,23 @@ class Settings(_Frozen):
         """
         policy = self.plugins.get(plugin_id) or PluginSettings()
         config: dict[str, JsonValue] = {**defaults, **policy.config}
-        for path, entry in self._value_files.items():
-            below = path[3:]
-            if path[1] == plugin_id and not _has(defaults, below):
-                value = (*below[:-1], below[-1].removesuffix(FILE_SUFFIX))
-                if _has(policy.config, value):
-                    raise settings_error([_twice(entry, self.source_of(".".join((*path[:3], *value))))])
-                config = _replaced(config, below, value[-1], content(str(entry.value), entry.source))
+        for value, entry in self.value_files(plugin_id, defaults).items():
+            if _has(policy.config, value):
+                raise settings_error([_twice(entry, self.source_of(".".join((*entry.path[:3], *value))))])
+            config = _replaced(config, entry.path[3:], value[-1], content(str(entry.value), entry.source))
         return config
+
+    def value_files(self, plugin_id: str, defaults: Mapping[str, JsonValue]) -> dict[KeyPath, Entry]:
+        """The keys of a plugin's configuration whose value is in a file, and what names that file."""
+        return {
+            (*path[3:-1], path[-1].removesuffix(FILE_SUFFIX)): entry
+            for path, entry in self._value_files.items()
+            if path[1] == plugin_id and not _has(defaults, path[3:])
+        }
+
+    def plugin_entries(self, plugin_id: str) -> list[Entry]:
+        """What each source says about a plugin's configuration, paths below `config`, the strongest first."""
+        return [e._replace(path=e.path[3:]) for e in self._plugin_entries if e.path[1] == plugin_id]
 
     def source_of(self, key: str) -> str:
         """Where the value of a dotted key came from: `plugbus.toml:4`, a variable's name, `default` …"""
@@ -326,6 +338,7 @@ def load_settings(
     settings = _validated(layers)
     settings._file = found
     settings._sources = {".".join(e.path): e.source for layer in reversed(layers) for e in layer}
+    settings._plugin_entries = tuple(e for layer in layers for e in layer if is_plugin_config(e.path))
     of_plugins = (e for e in read if is_plugin_config(e.path) and beside_file(e.path))
     settings._value_files = {
         e.path: e for e in of_plugins if settings.source_of(".".join(e.path)) == e.source

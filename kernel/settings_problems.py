@@ -17,10 +17,10 @@ from contracts.errors import SettingsError
 
 from .settings_sources import ENV_PREFIX, FILE_SUFFIX, Entry, KeyPath
 
-_MASK = "••••"
+MASK = "••••"
 _SHOWN = 6
 """Problems that are told at once; more would not fit a screen."""
-_SECRET_WORD = re.compile(r"secret|token|password|passwd|credential|private|api_?key", re.IGNORECASE)
+SECRET_WORD = re.compile(r"secret|token|password|passwd|credential|private|api_?key", re.IGNORECASE)
 
 Model = type[BaseModel]
 
@@ -147,13 +147,13 @@ def _short(value: Any) -> str:
 
 def masked(path: KeyPath, value: Any) -> Any:
     """`value`, or what of it may be shown: secrets are known by their name, passwords by their place."""
-    if value is not None and _SECRET_WORD.search(path[-1]):
-        return _MASK
+    if value is not None and SECRET_WORD.search(path[-1]):
+        return MASK
     return without_password(value) if path == ("bus", "url") and isinstance(value, str) else value
 
 
 def without_password(url: str) -> str:
     """`url` as it may be shown: a password is masked before the host as well as among the options."""
     password = urlsplit(url).password
-    shown = url.replace(f":{password}@", f":{_MASK}@") if password else url
-    return re.sub(r"([?&]password=)[^&#]*", rf"\1{_MASK}", shown)
+    shown = url.replace(f":{password}@", f":{MASK}@") if password else url
+    return re.sub(r"([?&]password=)[^&#]*", rf"\1{MASK}", shown)

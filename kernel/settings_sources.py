@@ -106,7 +106,7 @@ def from_file(file: Path) -> list[Entry]:
         raise SettingsError(
             f"not TOML: {error}", where=place, fix="mend that line; see https://toml.io"
         ) from None
-    return [Entry(path, value, f"{place}:{_line(text, path)}") for path, value in flatten(table)]
+    return [Entry(path, value, f"{place}:{line_of(text, path)}") for path, value in flatten(table)]
 
 
 def _place(file: Path) -> str:
@@ -114,7 +114,7 @@ def _place(file: Path) -> str:
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def _line(text: str, path: KeyPath) -> int:
+def line_of(text: str, path: KeyPath) -> int:
     """The line that sets `path`, or else that of the innermost table around it."""
     table: KeyPath = ()
     best, depth = 1, 0

@@ -25,6 +25,7 @@ EXTRA = {
     "bus/tracing.py": {"opentelemetry"},  # its API alone
     "kernel/tracing.py": {"opentelemetry"},
     "kernel/records.py": {"opentelemetry"},
+    "kernel/configuration/schema.py": {"jsonschema", "referencing"},
     "kernel/state.py": {"platformdirs"},
     "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},

@@ -1,5 +1,5 @@
 """What the kernel and the bus themselves say: facts (`lifecycle`, `audit`, `delivery`) and the queries
-that the kernel answers (`commands`, `capabilities`)."""
+that the kernel answers (`commands`, `configuration`, `capabilities`)."""
 
 from .audit import AuditRecorded, Severity
 from .capabilities import CapabilityInfo, ListCapabilities
@@ -32,6 +32,21 @@ from .commands import (
     ShowPlugin,
     StartPlugin,
     StopPlugin,
+)
+from .configuration import (
+    ChangedKey,
+    CheckConfiguration,
+    ConfigurationChange,
+    ConfigurationCheck,
+    ConfigurationOutcome,
+    ConfigurationProblem,
+    ConfigurationValue,
+    LayerName,
+    LayerValue,
+    ListConfigurationChanges,
+    PluginConfiguration,
+    SetConfiguration,
+    ShowConfiguration,
 )
 from .delivery import (
     BreakerClosed,
@@ -73,7 +88,14 @@ __all__ = [
     "BusDetails",
     "CancelReplay",
     "CapabilityInfo",
+    "ChangedKey",
+    "CheckConfiguration",
     "CommandResult",
+    "ConfigurationChange",
+    "ConfigurationCheck",
+    "ConfigurationOutcome",
+    "ConfigurationProblem",
+    "ConfigurationValue",
     "DeadLettered",
     "DeadLettersDropped",
     "DeliveryDiscarded",
@@ -92,7 +114,10 @@ __all__ = [
     "ImportDeadLetters",
     "KernelStarted",
     "KernelStopping",
+    "LayerName",
+    "LayerValue",
     "ListCapabilities",
+    "ListConfigurationChanges",
     "ListDeadLetters",
     "ListEventTypes",
     "ListGroups",
@@ -101,6 +126,7 @@ __all__ = [
     "MetricsRecord",
     "OwnerLost",
     "PauseGroup",
+    "PluginConfiguration",
     "PluginDetails",
     "PluginDiscovered",
     "PluginExplanation",
@@ -123,8 +149,10 @@ __all__ = [
     "SchemaComparison",
     "SchemaDifference",
     "SchemaSide",
+    "SetConfiguration",
     "Severity",
     "ShowBus",
+    "ShowConfiguration",
     "ShowDeadLetter",
     "ShowGraph",
     "ShowGroup",

@@ -6,6 +6,7 @@ One file for each noun; `desk.py` is how each of them is provided and written in
 from __future__ import annotations
 
 from ..kernel import Kernel
+from .configuration import ConfigurationCommands
 from .dead_letters import DeadLetterCommands
 from .desk import CommandDesk
 from .event_diff import EventDiffCommands
@@ -33,6 +34,7 @@ class Commands:
             EventDiffCommands(desk),
             GraphCommands(desk),
             SystemCommands(desk),
+            ConfigurationCommands(desk),
         )
 
     async def open(self) -> None:

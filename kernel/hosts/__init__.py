@@ -20,7 +20,7 @@ from contracts.bus import DEFAULT_TIMEOUT, Call, CallReply, CatalogEntry, Subscr
 from contracts.event import AnyEvent, EventResult, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
-from contracts.messages import AuditRecorded
+from contracts.messages import AuditRecorded, ConfigurationProblem
 from contracts.metadata import PluginMetadata
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
@@ -148,7 +148,13 @@ class Host(Protocol):
         """Import the code, make the instance, read what it declares. Nothing of the plugin runs yet."""
 
     async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
-        """Hand over a configuration, where the plugin takes one."""
+        """Hand over a configuration, where the plugin takes one. Its context has it once it is taken."""
+
+    async def configuration_schema(self) -> dict[str, JsonValue] | None:
+        """What the code says its configuration is: `get_configuration_schema`, or the model that it reads."""
+
+    async def check_configuration(self, config: dict[str, JsonValue]) -> tuple[ConfigurationProblem, ...]:
+        """What of a configuration does not fit that; nothing is changed."""
 
     async def initialize(self, setup: Setup, port: HostPort) -> None: ...
 

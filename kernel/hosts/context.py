@@ -69,6 +69,10 @@ class HostContext:
     def config(self) -> Mapping[str, JsonValue]:
         return self._config
 
+    def set_config(self, config: dict[str, JsonValue]) -> None:
+        """For the host: the plugin has taken another configuration."""
+        self._config = types.MappingProxyType(config)
+
     @property
     def security(self) -> SecurityContext:
         return self._setup.security

@@ -6,6 +6,7 @@ Not a boundary. Permissions are checked by the context, which guards honest code
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import importlib
 import inspect
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, TypeVar
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from contracts.base import BasePlugin
 from contracts.bus import Call, CallReply
@@ -24,9 +25,11 @@ from contracts.errors import PlugbusError, PluginLoadError
 from contracts.event import EventResult
 from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
+from contracts.messages import ConfigurationProblem
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
 from contracts.web import ASGIApp, StaticMount, WebAdapter, WebMount
 
+from ..configuration.schema import misfits_of, problems_of, schema_of
 from ..contain import contained, outward, run_apart
 from ..scope import Scope
 from . import Declaration, HostPort, Setup
@@ -85,10 +88,33 @@ class InProcess:
     async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
         if not self._compiled.declaration.is_configurable:
             return ConfigurationResult()
-        answer = await self._run("configure", config)
-        return (
+        answer = await self._run("configure", copy.deepcopy(config))
+        result = (
             ConfigurationResult() if answer is None else self._is_a(ConfigurationResult, "configure", answer)
         )
+        if self._context is not None and result.ok and not result.restart_required:
+            self._context.set_config(config)
+        return result
+
+    async def configuration_schema(self) -> dict[str, JsonValue] | None:
+        if hasattr(self._plugin, "get_configuration_schema"):
+            return _told(
+                lambda: dict(self._plugin.get_configuration_schema()),
+                "get_configuration_schema failed",
+                type(self._plugin),
+                "return a JSON Schema as a dict",
+            )
+        models = self._models()
+        return schema_of(models[0]) if len(models) == 1 else None
+
+    async def check_configuration(self, config: dict[str, JsonValue]) -> tuple[ConfigurationProblem, ...]:
+        if hasattr(self._plugin, "get_configuration_schema"):
+            schema = await self.configuration_schema()
+            return problems_of(schema or {}, config)
+        return tuple(problem for model in self._models() for problem in misfits_of(model, config))
+
+    def _models(self) -> tuple[type[BaseModel], ...]:
+        return self._plugin.configuration_models if isinstance(self._plugin, BasePlugin) else ()
 
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         context = self._context = self._make_context(setup, port, self._compiled, self._log)

@@ -15,7 +15,7 @@ from contracts.errors import ErrorInfo
 from contracts.event import AnyEvent, Event, EventData, EventResult, Receipt
 from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
-from contracts.messages import AuditRecorded
+from contracts.messages import AuditRecorded, ConfigurationProblem
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.web import WebMount
 
@@ -103,6 +103,15 @@ class LoopbackHost:
     async def configure(self, config: dict[str, JsonValue]) -> ConfigurationResult:
         return await answered(
             self._inner.configure(crossed(dict[str, JsonValue], config)), ConfigurationResult
+        )
+
+    async def configuration_schema(self) -> dict[str, JsonValue] | None:
+        return await answered(self._inner.configuration_schema(), dict[str, JsonValue] | None)
+
+    async def check_configuration(self, config: dict[str, JsonValue]) -> tuple[ConfigurationProblem, ...]:
+        return await answered(
+            self._inner.check_configuration(crossed(dict[str, JsonValue], config)),
+            tuple[ConfigurationProblem, ...],
         )
 
     async def initialize(self, setup: Setup, port: HostPort) -> None:

@@ -7,12 +7,12 @@ A condition raises one alert when it begins, and may raise another only after it
 active is kept in memory: after a restart, what still holds is raised again. Ask with `alerts.active`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AliasChoices, AliasPath, BaseModel, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, JsonValue
 
 from plugbus import BasePlugin, Event, EventResult, PluginEvent, Query, on, provides
 
@@ -174,6 +174,10 @@ class Alerts(BasePlugin):
     settings: Settings
     active: dict[str, tuple[Alert, str]]
     """Id of the alert → the alert, and the id of the event that raised it."""
+
+    async def configure(self, configuration: Mapping[str, JsonValue]) -> None:
+        """Thresholds hold from the next event on; active alerts stay until it is judged by them."""
+        self.settings = self.read_config(Settings, configuration)
 
     async def initialize(self) -> None:
         self.settings = self.read_config(Settings)

@@ -24,7 +24,7 @@ class Gateway(BasePlugin):
     async def start(self) -> None:
         """Returns once requests are answered."""
         context = cast(EdgeContext, self.context)
-        config = GatewayConfig.read(context.config)
+        config = self.read_config(GatewayConfig)
         sock = listen(config)
         context.on_close(sock.close)
         self._server = Server(create_app(context, config), sock, config)
