@@ -10,6 +10,7 @@ from ..access import Access
 from ..config import GatewayConfig
 from .bus import bus_router
 from .capabilities import capabilities_router
+from .configuration import configuration_router
 from .dead_letters import dead_letters_router
 from .events import events_router
 from .graph import graph_router
@@ -27,5 +28,6 @@ def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) ->
     router.include_router(dead_letters_router(context, config, access))
     router.include_router(capabilities_router(context, config, access))
     router.include_router(graph_router(context, access))
+    router.include_router(configuration_router(context, config, access))
     router.include_router(traces_router(context, access))
     return router
