@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 from typer.main import get_command
 
-from . import bus, capabilities, dlq, doctor, events, graph, groups, plugins, run, traces, version
+from . import bus, capabilities, config, dlq, doctor, events, graph, groups, plugins, run, traces, version
 from .errors import ExitCode, outcome
 from .output import note
 
@@ -32,6 +32,7 @@ app.add_typer(groups.app, name="group")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(capabilities.app, name="capability")
 app.add_typer(bus.app, name="bus")
+app.add_typer(config.app, name="config")
 app.add_typer(traces.app, name="trace")
 app.command("graph")(graph.graph)
 app.command("doctor")(doctor.doctor)

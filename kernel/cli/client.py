@@ -26,6 +26,8 @@ TIMEOUT = 30.0
 STREAM_TIMEOUT = 60.0
 """Seconds without a sign of life (the gateway sends one every few) after which a stream counts as lost."""
 _UNKNOWN_HERE_FIX = "give --token or PLUGBUS_TOKEN, or be the user who started the kernel"
+_SHOWN = 8
+"""Things that are wrong with one request, of which each has a line."""
 _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 CONNECTION: dict[str, Any] = {
@@ -129,7 +131,7 @@ class Client:
     """Asks one kernel; connects at the first question. Raises `CommandError` for whatever goes wrong."""
 
     def __init__(self, where: Where) -> None:
-        self._where = where
+        self.where = where
         self._connected: httpx.Client | None = None
 
     def __enter__(self) -> Self:
@@ -166,6 +168,16 @@ class Client:
             content=None if body is None else json.dumps(body).encode(),
             headers={} if body is None else {"Content-Type": content_type},
             timeout=wait,
+        )
+
+    def patch(self, path: str, body: Any, *, headers: dict[str, str] | None = None, **parameters: Any) -> Any:
+        """The JSON that `path` answers to a JSON `body` that is merged into what is there."""
+        return self._ask(
+            "PATCH",
+            path,
+            params=parameters,
+            content=json.dumps(body).encode(),
+            headers={"Content-Type": "application/merge-patch+json", **(headers or {})},
         )
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
@@ -209,7 +221,7 @@ class Client:
         import httpx
 
         if self._connected is None:
-            url, token = self._where.find()
+            url, token = self.where.find()
             # No environment: a proxy or a .netrc meant for other sites must not see or replace the token.
             self._connected = httpx.Client(
                 base_url=url,
@@ -246,7 +258,7 @@ def _problem(answer: "httpx.Response") -> CommandError:
         clean(document.get("detail") or title),
         where=clean(document.get("where") or f"{answer.request.method} {answer.request.url.path}"),
         fix=_UNKNOWN_HERE_FIX if answer.status_code == 401 else clean(document.get("fix") or ""),
-        more=[clean(_detail(error)) for error in errors[:5]],
+        more=[clean(_detail(error)) for error in errors[:_SHOWN]],
         exit_code=_exit_code(answer.status_code, code),
     )
 
@@ -255,7 +267,8 @@ def _detail(error: Any) -> str:
     if not isinstance(error, dict):
         return str(error)
     place = error.get("pointer") or error.get("in") or ""
-    return f"{place}: {error.get('detail', error)}" if place else str(error.get("detail", error))
+    text = str(error.get("detail", error)) + (f" ({error['fix']})" if error.get("fix") else "")
+    return f"{place}: {text}" if place else text
 
 
 def _exit_code(status: int, code: str) -> ExitCode:
@@ -263,6 +276,8 @@ def _exit_code(status: int, code: str) -> ExitCode:
         return ExitCode.REFUSED
     if code in ("invalid-option", "invalid-pattern"):  # a word of the command line
         return ExitCode.USAGE
+    if code == "configuration-refused":
+        return ExitCode.CONFIG
     return ExitCode.NOT_FOUND if status == 404 else ExitCode.FAILED
 
 
