@@ -226,19 +226,23 @@ def _found(config: Path | None, state_dir: Path | None) -> tuple[list[dict[str, 
         listed = error.details.get("problems") or ()
         told = [(one.text, one.where, one.fix) for one in listed] or [(error.message, error.where, error.fix)]
         return [_problem("", text, where, fix) for text, where, fix in told], []
-    view = _view(settings)
-    checks = asyncio.run(view.check(None))
-    problems = [*_strangers(settings, [each.plugin_id for each in checks])]
-    for each in checks:
+    shown = asyncio.run(_view(settings).show(None))
+    problems = [*_strangers(settings, [each.plugin_id for each in shown])]
+    for each in shown:
         for one in each.problems:
             found = f", found {one.found}" if one.found else ""
             text = f"{one.key}: expected {one.expected}{found}" if one.key else one.expected
-            where = settings.source_of(f"plugins.{each.plugin_id}.config.{one.key}")
-            problems.append(_problem(each.plugin_id, text, where, one.fix))
+            problems.append(_problem(each.plugin_id, text, _place(each, one.key), one.fix))
     unchecked = [
-        each.plugin_id for each in checks if not each.has_schema and each.plugin_id in settings.plugins
+        each.plugin_id for each in shown if each.json_schema is None and each.plugin_id in settings.plugins
     ]
     return problems, unchecked
+
+
+def _place(configuration: Any, key: str) -> str:
+    """Where the value of a key, or the first in the table of that name, came from."""
+    sources = (one.source for one in configuration.values if f"{one.key}.".startswith(f"{key}."))
+    return next(sources, "") if key else ""
 
 
 def _strangers(settings: "Settings", known: list[str]) -> Iterator[dict[str, str]]:

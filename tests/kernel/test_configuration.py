@@ -120,6 +120,7 @@ async def test_a_running_plugin_takes_a_change(harness: Harness) -> None:
     await harness.load(plugin)
     result = await setting(harness, {"price": 5})
     assert (result.outcome, result.configuration.version) == ("applied", 1)
+    assert not result.configuration.restart_required
     assert plugin.given == [DEFAULTS, {**DEFAULTS, "price": 5}]
     assert await told(harness) == {**DEFAULTS, "price": 5}
     assert (await values(harness))["price"] == 5

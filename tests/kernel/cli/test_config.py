@@ -1,5 +1,6 @@
 """`plugbus config …`: show, explain, set, check, history."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,19 @@ def test_every_mistake_is_told_with_its_place(
         "  fix: give such a value, or leave it out",
     ]
     assert len(plugbus("config", "check", "--json").json["item"]["problems"]) == 4
+
+
+def test_what_was_set_live_is_checked_too(plugbus: Plugbus, shop: Path) -> None:
+    """With who set it; and a file that is damaged is told."""
+    live = shop / "state" / "config" / "shop.json"
+    live.parent.mkdir(parents=True)
+    value = {"path": ["price"], "value": "x", "by": "ada", "at": "2026-01-02T03:04:05Z"}
+    live.write_text(json.dumps({"version": 1, "values": [value]}))
+    ended = plugbus("config", "check", "--state-dir", str(shop / "state"))
+    assert (ended.code, ended.out.splitlines()[1]) == (3, "  at:  set by ada")
+    live.write_text("{")
+    damaged = plugbus("config", "check", "--state-dir", str(shop / "state"))
+    assert (damaged.code, "it is damaged" in damaged.out, str(live) in damaged.out) == (3, True, True)
 
 
 def test_settings_that_cannot_be_read_are_told_as_problems(plugbus: Plugbus, folder: Path) -> None:
