@@ -12,7 +12,22 @@ from typing import NoReturn
 import typer
 from typer.main import get_command
 
-from . import bus, capabilities, config, dlq, doctor, events, graph, groups, plugins, run, traces, version
+from . import (
+    bus,
+    capabilities,
+    config,
+    dlq,
+    doctor,
+    events,
+    graph,
+    groups,
+    new,
+    plugins,
+    run,
+    testing,
+    traces,
+    version,
+)
 from .errors import ExitCode, outcome
 from .output import note
 
@@ -26,6 +41,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("demo")(run.demo)
+app.add_typer(new.app, name="new")
+app.command("test")(testing.run_tests)
 app.add_typer(plugins.app, name="plugin")
 app.add_typer(events.app, name="event")
 app.add_typer(groups.app, name="group")
