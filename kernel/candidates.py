@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from .manifest import (
 from .manifest_problems import suggestion
 from .modules import Location, locate, submodule
 from .plugin_source import PluginClass, find_plugin_class, plugin_classes
+
+Find = Callable[[str], Location | None]
 
 CLASS_FILES = ("plugin.py", "__init__.py")
 """Where the class of a folder is looked for when no manifest names it."""
@@ -137,16 +139,19 @@ def _filled(code: Path, file: Path, source: str, more: dict[str, Any]) -> dict[s
 # --- entry points ---------------------------------------------------------------------------------
 
 
-def from_entry_point(point: EntryPoint, source: str) -> Discovered:
-    """The plugin that an entry point names, without importing its package. Raises `ManifestError`."""
+def from_entry_point(point: EntryPoint, source: str, find: Find = locate) -> Discovered:
+    """The plugin that an entry point names, without importing its package. Raises `ManifestError`.
+
+    `find` tells where a module is: by default among what is installed.
+    """
     module, class_name = _parts(point)
-    location = locate(module)
+    location = find(module)
     if location is None or location.file is None:
         raise _entry_point_error(
             point, f"its module '{module}' has no source that can be found", "reinstall it"
         )
     file = location.file
-    root = _top_package(module, location)
+    root = _top_package(module, location, find)
     if root is None:
         found = _class_named(plugin_classes(file), class_name, file)
         discovered = _with_class(found, file, file.parent, file.stem, source, single_file=True)
@@ -165,11 +170,11 @@ def _parts(point: EntryPoint) -> tuple[str, str]:
     return module, class_name
 
 
-def _top_package(module: str, location: Location) -> Path | None:
+def _top_package(module: str, location: Location, find: Find) -> Path | None:
     """The outermost real package of a module: within it, relative imports must work. None: it has none."""
     words = module.split(".")
     for count in range(1, len(words)):
-        parent = locate(".".join(words[:count]))
+        parent = find(".".join(words[:count]))
         if parent is not None and parent.file is not None:
             return parent.file.parent
     return location.folders[0] if location.folders else None

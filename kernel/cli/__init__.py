@@ -15,6 +15,7 @@ from typer.main import get_command
 from . import (
     bus,
     capabilities,
+    check,
     config,
     dlq,
     doctor,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.add_typer(new.app, name="new")
+app.command("check")(check.check)
 app.command("test")(testing.run_tests)
 app.add_typer(plugins.app, name="plugin")
 app.add_typer(events.app, name="event")

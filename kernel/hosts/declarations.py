@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from contracts.base import ON, PROVIDES, OnMark
 from contracts.bus import CatalogEntry, Predicate
+from contracts.errors import HandlerDefinitionError
 from contracts.event import Event, event_schema
 from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query
@@ -36,18 +37,26 @@ class Compiled:
 def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
     """Read the marks and interfaces of `instance`, whose code lies in `modules`.
 
-    Raises `HandlerDefinitionError` for the first handler or provider that cannot work, with its place.
+    Raises `HandlerDefinitionError` for the first handler or provider that cannot work, with its place; its
+    `details["others"]` are those of the others.
     """
     cls = type(instance)
     handlers: dict[str, CompiledHandler] = {}
     providers: dict[str, tuple[ProviderDeclaration, ProviderFunction]] = {}
+    problems: list[HandlerDefinitionError] = []
     for attribute, member in members(cls):
-        if isinstance(mark := getattr(member, ON, None), OnMark):
-            handler = compile_handler(getattr(instance, attribute), mark)
-            _add(handlers, handler.declaration.name, handler, member)
-        if getattr(member, PROVIDES, False) is True:
-            provider = compile_provider(getattr(instance, attribute))
-            _add(providers, provider[0].name, provider, member)
+        try:
+            if isinstance(mark := getattr(member, ON, None), OnMark):
+                handler = compile_handler(getattr(instance, attribute), mark)
+                _add(handlers, handler.declaration.name, handler, member)
+            if getattr(member, PROVIDES, False) is True:
+                provider = compile_provider(getattr(instance, attribute))
+                _add(providers, provider[0].name, provider, member)
+        except HandlerDefinitionError as error:
+            problems.append(error)
+    if problems:
+        problems[0].details = {"others": tuple(problems[1:])}
+        raise problems[0]
     if isinstance(instance, IEventPlugin) and (explicit := compile_explicit(instance)) is not None:
         _add(handlers, "handle_event", explicit, type(instance).handle_event)
     events, queries = _classes(cls, set(modules))

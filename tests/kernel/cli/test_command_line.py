@@ -20,7 +20,19 @@ def test_help_lists_every_noun(plugbus: Plugbus) -> None:
     assert ended.code == 0
     assert all(
         word in ended.out
-        for word in ("run", "demo", "plugin", "event", "group", "dlq", "capability", "bus", "version")
+        for word in (
+            "run",
+            "demo",
+            "plugin",
+            "event",
+            "group",
+            "dlq",
+            "capability",
+            "bus",
+            "new",
+            "check",
+            "version",
+        )
     )
     assert plugbus() == ended
 
@@ -30,7 +42,8 @@ def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\nfrom kernel.cli import execute\n"
         "for words in (['--help'], ['plugin', '--help'], ['event', 'tail', '--help'],\n"
-        "              ['dlq', 'export', '--help'], ['run', '--help']):\n"
+        "              ['dlq', 'export', '--help'], ['run', '--help'],\n"
+        "              ['check', '--help'], ['new', 'plugin', '--help'], ['test', '--help']):\n"
         "    assert execute(words) == 0\n"
         f"print('heavy:', *(name for name in {HEAVY!r} if name in sys.modules))\n"
     )
