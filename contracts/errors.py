@@ -22,7 +22,12 @@ MESSAGE_LIMIT = 2_000
 class PlugbusError(Exception):
     """Base of everything that Plugbus raises on purpose.
 
-    `where` is a place that a person can open (file and line, plugin, event); `fix` is one thing to do.
+    `where` is a place that a person can open (file and line, plugin, event); `fix` is one thing to do. The
+    docstring of each class is what `plugbus explain` tells: the meaning, then cause, example and fix.
+
+    Cause: none of its own: each error has a class and a code below it.
+    Example: except PlugbusError as error: print(error.explain())
+    Fix: read `code`, `where` and `fix` of the error that was raised.
     """
 
     code: ClassVar[str] = "error"
@@ -51,25 +56,48 @@ class PlugbusError(Exception):
 
 
 class EventDefinitionError(PlugbusError):
-    """An event or query class cannot work as written; raised where the class is made."""
+    """An event or query class cannot work as written; raised where the class is made.
+
+    Cause: a type that is not well formed, a gap between the hops of `@upcast`, or a field without a JSON
+        schema.
+    Example: class Placed(Event, type="Orders Placed")
+    Fix: class Placed(Event, type="orders.placed"), with fields that JSON can carry.
+    """
 
     code = "event-definition"
 
 
 class HandlerDefinitionError(PlugbusError):
-    """A handler or provider has no usable annotation, or is not async; raised at load."""
+    """A handler or provider has no usable annotation, or is not async; raised at load.
+
+    Cause: its first parameter is not annotated, the annotation is no event, or `async` is missing.
+    Example: @on above `def bill(self, event)`
+    Fix: async def bill(self, event: OrderPlaced), with the class imported normally.
+    """
 
     code = "handler-definition"
 
 
 class ManifestError(PlugbusError):
-    """A manifest cannot be read or says something that is not allowed."""
+    """A manifest cannot be read or says something that is not allowed.
+
+    Cause: an unknown key, a value of another kind, a missing `plugin_id`, or a file that is not TOML, JSON
+        or YAML.
+    Example: security_level = "trustd" in plugin.toml
+    Fix: mend the line that is named; `plugbus check PATH` shows all of them.
+    """
 
     code = "manifest"
 
 
 class PluginLoadError(PlugbusError):
-    """The plugin's code could not be imported, or is not the plugin that it claims to be."""
+    """The plugin's code could not be imported, or is not the plugin that it claims to be.
+
+    Cause: an import that fails, a class that is not there or lacks a step, or a level that cannot be had
+        here.
+    Example: `import pricelist` where no such module is installed
+    Fix: mend the line that is named, then `plugbus check PATH`.
+    """
 
     code = "plugin-load"
 
@@ -78,6 +106,10 @@ class PluginNotReady(PlugbusError):
     """A plugin says that it cannot be initialized *yet*; the kernel asks again later.
 
     `retry_after`: seconds until the next try, or None for the kernel's growing delay.
+
+    Cause: `initialize` raised it, because something outside is not there yet.
+    Example: raise PluginNotReady("the database is starting", retry_after=5)
+    Fix: start what it waits for; the kernel asks again by itself.
     """
 
     code = "plugin-not-ready"
@@ -91,7 +123,12 @@ class PluginNotReady(PlugbusError):
 
 
 class InvalidEvent(PlugbusError):
-    """The data do not fit the event's model. `errors` lists each field with what was expected."""
+    """The data do not fit the event's model. `errors` lists each field with what was expected.
+
+    Cause: a field is missing, unknown, or of another type than the class says.
+    Example: plugbus event publish orders.placed total=abc
+    Fix: send what `plugbus event schema TYPE` shows.
+    """
 
     code = "invalid-event"
 
@@ -101,37 +138,68 @@ class InvalidEvent(PlugbusError):
 
 
 class UndecodableEvent(InvalidEvent):
-    """The event's data are no JSON at all; no version of any handler could read them."""
+    """The event's data are no JSON at all; no version of any handler could read them.
+
+    Cause: a publisher outside of Plugbus sent something else, or the data were damaged.
+    Example: data of `{total: 9}`, without quotes, sent past the gateway
+    Fix: mend the publisher, then `plugbus dlq discard` the letter.
+    """
 
     code = "undecodable-event"
 
 
 class VersionAhead(InvalidEvent):
-    """The event is of a newer version than the handler's class knows."""
+    """The event is of a newer version than the handler's class knows.
+
+    Cause: publishers were upgraded before the plugin that handles their events.
+    Example: an orders.placed of version 3, and a handler whose class says version=2
+    Fix: upgrade the handling plugin, then `plugbus dlq redrive` what it could not read.
+    """
 
     code = "version-ahead"
 
 
 class InvalidPattern(PlugbusError):
-    """A type name or a subscription pattern is not well formed."""
+    """A type name or a subscription pattern is not well formed.
+
+    Cause: upper-case letters, an empty word, or a `**` that is not at the end.
+    Example: @on("orders.**.paid")
+    Fix: `orders.placed`, `orders.*` (one more word) or `orders.**` (one or more).
+    """
 
     code = "invalid-pattern"
 
 
 class InvalidOption(PlugbusError):
-    """An option of a call or of a handler is out of range or contradicts another."""
+    """An option of a call or of a handler is out of range or contradicts another.
+
+    Cause: a number out of its range, or two options of which only one can be meant.
+    Example: @on(concurrency=0)
+    Fix: the option that is named, within the range that the message gives.
+    """
 
     code = "invalid-option"
 
 
 class PayloadTooLarge(PlugbusError):
-    """The event's data are larger than the bus takes (1 MiB); nothing was sent."""
+    """The event's data are larger than the bus takes (1 MiB); nothing was sent.
+
+    Cause: a file or a long list travels inside an event.
+    Example: publish(Uploaded(content=two_megabytes))
+    Fix: store it elsewhere, and publish where it is.
+    """
 
     code = "payload-too-large"
 
 
 class PermissionDeniedError(PlugbusError):
-    """The plugin was not granted what it tried to do."""
+    """The plugin was not granted what it tried to do.
+
+    Cause: the manifest does not ask for it, the level does not allow it, or the operator denies it.
+    Example: publishes = ["billing.**"], and the code publishes orders.placed
+    Fix: ask for it in the manifest; `plugbus check` finds most of it, `plugbus plugin show ID` what was
+        granted.
+    """
 
     code = "permission-denied"
 
@@ -145,7 +213,12 @@ class PermissionDeniedError(PlugbusError):
 
 
 class BusError(PlugbusError):
-    """Base of what a bus raises while it works."""
+    """Base of what a bus raises while it works.
+
+    Cause: the backend cannot be reached, refuses what is asked, or is not fit for it.
+    Example: plugbus run --bus redis://127.0.0.1:1
+    Fix: `plugbus doctor` looks at the bus and names what is wrong.
+    """
 
     code = "bus"
     is_final: bool = False
@@ -158,14 +231,24 @@ class BusError(PlugbusError):
 
 
 class BusClosed(BusError):
-    """The bus, the subscription or the tail was closed by its owner."""
+    """The bus, the subscription or the tail was closed by its owner.
+
+    Cause: the kernel or the plugin has stopped, and something still uses what it had.
+    Example: a task that publishes after the kernel's end
+    Fix: start such tasks with `context.spawn`, which ends them in time.
+    """
 
     code = "bus-closed"
     is_final = True
 
 
 class BusFull(BusError):
-    """The topic stayed at its limit until the deadline. `group` is the one that holds it there."""
+    """The topic stayed at its limit until the deadline. `group` is the one that holds it there.
+
+    Cause: a group handles more slowly than others publish, or nobody handles it at all.
+    Example: a paused group, and a million events behind it
+    Fix: `plugbus group list` shows the lag: resume, speed up or drop that group.
+    """
 
     code = "bus-full"
 
@@ -176,7 +259,12 @@ class BusFull(BusError):
 
 
 class PublishUnknown(BusError):
-    """The deadline passed before the backend confirmed; publishing again with `event_id` is safe."""
+    """The deadline passed before the backend confirmed; publishing again with `event_id` is safe.
+
+    Cause: the backend is slow or was cut off after the event had been sent.
+    Example: Redis is failing over while an event is published
+    Fix: publish again with id=error.event_id; the bus takes the same event once.
+    """
 
     code = "publish-unknown"
 
@@ -186,13 +274,23 @@ class PublishUnknown(BusError):
 
 
 class GroupConflict(BusError):
-    """The name of a group is taken by another plugin, or its options contradict the stored ones."""
+    """The name of a group is taken by another plugin, or its options contradict the stored ones.
+
+    Cause: two plugins chose one name, or a new release contradicts the options that are stored.
+    Example: @on(name="report") with order="none" where the group keeps order by key
+    Fix: another name=, or `plugbus group drop` the old group if its place may be lost.
+    """
 
     code = "group-conflict"
 
 
 class GroupNotFound(BusError):
-    """No group has that name: it was never declared, or it was retired."""
+    """No group has that name: it was never declared, or it was retired.
+
+    Cause: a misspelled name, a plugin that was never started, or a group that nobody handled for `keep`.
+    Example: plugbus group pause billing.bil
+    Fix: `plugbus group list` has the names.
+    """
 
     code = "group-not-found"
 
@@ -207,6 +305,10 @@ class StormDetected(BusError):
     """Events have caused one another more often than the limit allows; `path` names the groups.
 
     The group that would have continued the chain is paused until an operator resumes it.
+
+    Cause: handlers answer each other's events without an end.
+    Example: a handles x and publishes y, b handles y and publishes x
+    Fix: break the chain that `path` names, then `plugbus group resume GROUP`.
     """
 
     code = "storm-detected"
@@ -217,13 +319,23 @@ class StormDetected(BusError):
 
 
 class DeadLetterNotFound(BusError):
-    """No dead letter has that id (it was redriven, discarded, or pushed out by newer ones)."""
+    """No dead letter has that id (it was redriven, discarded, or pushed out by newer ones).
+
+    Cause: it was redriven, discarded, or pushed out by newer ones since it was listed.
+    Example: plugbus dlq show 17 after plugbus dlq redrive
+    Fix: `plugbus dlq list` shows what is there now.
+    """
 
     code = "dead-letter-not-found"
 
 
 class HandlerTimeout(BusError):
-    """A handler ran longer than its `timeout` and was cancelled; counts as a failed attempt."""
+    """A handler ran longer than its `timeout` and was cancelled; counts as a failed attempt.
+
+    Cause: it waits for something slow, or `timeout` is too short for what it does.
+    Example: @on(timeout=1) above a download of five seconds
+    Fix: a greater timeout=, or less work in one event.
+    """
 
     code = "handler-timeout"
 
@@ -232,7 +344,12 @@ class HandlerTimeout(BusError):
 
 
 class CallError(PlugbusError):
-    """Base of the ways in which a request can fail."""
+    """Base of the ways in which a request can fail.
+
+    Cause: the provider is missing, slow, broken or out of reach; the code of the error itself says which.
+    Example: await self.context.request(Outstanding(order='o1'))
+    Fix: `plugbus capability list` shows who provides what.
+    """
 
     code = "call"
 
@@ -242,19 +359,34 @@ class CallError(PlugbusError):
 
 
 class NoProvider(CallError):
-    """Nobody provides the capability. Known at once, never a timeout."""
+    """Nobody provides the capability. Known at once, never a timeout.
+
+    Cause: the plugin that provides it is not started, or the name is misspelled.
+    Example: plugbus capability request billing.outstandin
+    Fix: `plugbus capability list`, then `plugbus plugin start ID`.
+    """
 
     code = "no-provider"
 
 
 class CallTimeout(CallError):
-    """No answer until the deadline. The provider may or may not have run."""
+    """No answer until the deadline. The provider may or may not have run.
+
+    Cause: the provider is slow or blocked, or `timeout` is too short.
+    Example: request(query, timeout=0.1) of something that asks a database
+    Fix: a greater timeout=; repeat only what is harmless twice.
+    """
 
     code = "call-timeout"
 
 
 class ProviderFailed(CallError):
-    """The provider raised; `info` tells what."""
+    """The provider raised; `info` tells what.
+
+    Cause: an error inside the plugin that provides the capability.
+    Example: a provider that divides by zero
+    Fix: read `error.info`, or the log of the kernel that provides it.
+    """
 
     code = "provider-failed"
 
@@ -264,13 +396,23 @@ class ProviderFailed(CallError):
 
 
 class ProviderLost(CallError):
-    """The provider went away (stopped, killed) while it was at work."""
+    """The provider went away (stopped, killed) while it was at work.
+
+    Cause: its plugin was stopped, or its process died, before it had answered.
+    Example: plugbus plugin stop pricing during a request
+    Fix: ask again, if the request is harmless twice.
+    """
 
     code = "provider-lost"
 
 
 class CallRefused(CallError):
-    """The request was not let through: no grant, or the answer did not fit its model."""
+    """The request was not let through: no grant, or the answer did not fit its model.
+
+    Cause: `requests` of the manifest does not have the capability, or the provider answered something else.
+    Example: requests = [] and a request for billing.outstanding
+    Fix: ask for it in the manifest, or mend the provider's return value.
+    """
 
     code = "call-refused"
 
@@ -279,7 +421,12 @@ class CallRefused(CallError):
 
 
 class PluginError(PlugbusError):
-    """Base of what concerns one named plugin."""
+    """Base of what concerns one named plugin.
+
+    Cause: none of its own: its kinds say what is wrong with the plugin.
+    Example: except PluginError as error: print(error.plugin_id)
+    Fix: `plugbus plugin show ID` tells how it stands and what to do next.
+    """
 
     code = "plugin"
 
@@ -289,31 +436,56 @@ class PluginError(PlugbusError):
 
 
 class PluginNotFound(PluginError):
-    """No plugin has that id."""
+    """No plugin has that id.
+
+    Cause: a misspelled id, or a plugin that is in none of the places that are searched.
+    Example: plugbus plugin start bilings
+    Fix: `plugbus plugin list` has the ids; `plugin_paths` says where they are looked for.
+    """
 
     code = "plugin-not-found"
 
 
 class PluginAlreadyRegisteredError(PluginError):
-    """The id is taken."""
+    """The id is taken.
+
+    Cause: a plugin with this id was registered or loaded before.
+    Example: harness.load(Billing) twice in one test
+    Fix: unload the first, or give the second another plugin_id.
+    """
 
     code = "plugin-already-registered"
 
 
 class PluginBusy(PluginError):
-    """Another lifecycle operation of the same plugin is under way."""
+    """Another lifecycle operation of the same plugin is under way.
+
+    Cause: a start or a stop of it has not ended yet.
+    Example: plugbus plugin stop x while x is initializing
+    Fix: wait for it; `plugbus plugin show ID` tells what is being done.
+    """
 
     code = "plugin-busy"
 
 
 class PluginStateError(PluginError):
-    """The plugin is not in a state from which this step is possible."""
+    """The plugin is not in a state from which this step is possible.
+
+    Cause: the step does not follow from its state, or its code acquires something after its end.
+    Example: context.spawn(…) in a plugin that has stopped
+    Fix: `plugbus plugin show ID` tells the state; acquire in `initialize`, in `start` or in a handler.
+    """
 
     code = "plugin-state"
 
 
 class PluginStepFailed(PluginError):
-    """A lifecycle step of a plugin raised or ran over its deadline; the step was undone."""
+    """A lifecycle step of a plugin raised or ran over its deadline; the step was undone.
+
+    Cause: the plugin's own code: `initialize`, `start`, `stop` or `shutdown`.
+    Example: initialize opens a file that is not there
+    Fix: mend the place that is named, then `plugbus plugin start ID`.
+    """
 
     code = "plugin-step-failed"
 
@@ -324,7 +496,12 @@ class PluginStepFailed(PluginError):
 
 
 class DependencyError(PluginError):
-    """Base of what the resolver finds; `chain` leads from the plugin to the cause."""
+    """Base of what the resolver finds; `chain` leads from the plugin to the cause.
+
+    Cause: what a plugin depends on is not to be had; the code of the error itself says why.
+    Example: dependencies = ["customers>=1.2"]
+    Fix: follow the chain in the message to its last plugin, and mend that.
+    """
 
     code = "dependency"
 
@@ -334,13 +511,23 @@ class DependencyError(PluginError):
 
 
 class MissingDependency(DependencyError):
-    """A plugin that is depended on is not installed, disabled, or itself refused."""
+    """A plugin that is depended on is not installed, disabled, or itself refused.
+
+    Cause: it is not installed, not enabled, or refused for a reason of its own.
+    Example: dependencies = ["customers"], and no plugin customers
+    Fix: install or enable it; where events would do, drop the dependency.
+    """
 
     code = "missing-dependency"
 
 
 class VersionConflict(DependencyError):
-    """An installed plugin does not satisfy a version specifier."""
+    """An installed plugin does not satisfy a version specifier.
+
+    Cause: the installed version is outside the range that the dependent plugin gives.
+    Example: dependencies = ["customers>=2"], and customers 1.4 is installed
+    Fix: install a version that fits, or widen the range.
+    """
 
     code = "version-conflict"
 
@@ -351,25 +538,45 @@ class VersionConflict(DependencyError):
 
 
 class CircularDependencyError(DependencyError):
-    """Plugins depend on each other in a circle, so none can start first; `chain` is the circle."""
+    """Plugins depend on each other in a circle, so none can start first; `chain` is the circle.
+
+    Cause: each waits for the other to be started first.
+    Example: a depends on b, and b on a
+    Fix: let one speak to the other by events, which need no dependency.
+    """
 
     code = "circular-dependency"
 
 
 class SettingsError(PlugbusError):
-    """A setting is unknown or does not fit; names the key and where it came from."""
+    """A setting is unknown or does not fit; names the key and where it came from.
+
+    Cause: an unknown key, a value of another kind, or two sources that contradict each other.
+    Example: PLUGBUS_BUS__UR=redis://127.0.0.1
+    Fix: the key and the place that are named; kernel/README.md lists all settings.
+    """
 
     code = "settings"
 
 
 class StateFolderLocked(PlugbusError):
-    """Another kernel runs on the same state folder."""
+    """Another kernel runs on the same state folder.
+
+    Cause: a kernel was started twice in one folder.
+    Example: plugbus run in two terminals
+    Fix: stop the other one, or give this one another --state-dir.
+    """
 
     code = "state-folder-locked"
 
 
 class AddressInUse(PlugbusError):
-    """The address to listen on is taken."""
+    """The address to listen on is taken.
+
+    Cause: another program, or another kernel, listens on that port.
+    Example: plugbus run twice, with two state folders
+    Fix: --port 0 for a free one, or end the other program.
+    """
 
     code = "address-in-use"
 
@@ -447,7 +654,12 @@ class ErrorInfo(BaseModel):
 
 
 class RemoteError(PlugbusError):
-    """Something raised on the other side of a host; `info` is all that is known of it."""
+    """Something raised on the other side of a host; `info` is all that is known of it.
+
+    Cause: the code of a plugin raised an error that is none of Plugbus's.
+    Example: a handler that raises KeyError
+    Fix: read `error.info`: its type, message and place.
+    """
 
     code = "remote"
 

@@ -19,7 +19,12 @@ log = logging.getLogger("plugbus.kernel")
 
 
 class Escaped(PlugbusError):
-    """A plugin's code raised something that would have ended more than itself, or cannot be told."""
+    """A plugin's code raised something that would have ended more than itself, or cannot be told.
+
+    Cause: it called `sys.exit`, awaited what was cancelled, or raised an error whose text raises.
+    Example: a handler that calls sys.exit(1)
+    Fix: raise an ordinary error; to stop a plugin, ask for `kernel.plugin.stop`.
+    """
 
     code = "escaped"
 

@@ -19,6 +19,7 @@ from . import (
     config,
     dlq,
     doctor,
+    error_codes,
     events,
     graph,
     groups,
@@ -54,6 +55,7 @@ app.add_typer(bus.app, name="bus")
 app.add_typer(config.app, name="config")
 app.add_typer(traces.app, name="trace")
 app.command("graph")(graph.graph)
+app.command("explain")(error_codes.explain)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 
