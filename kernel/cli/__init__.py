@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("demo")(run.demo)
+app.command("dev")(run.dev)
 app.add_typer(new.app, name="new")
 app.command("check")(check.check)
 app.command("test")(testing.run_tests)

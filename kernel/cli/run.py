@@ -1,4 +1,4 @@
-"""`plugbus run` and `plugbus demo`: a kernel in the foreground, until SIGINT or SIGTERM."""
+"""`plugbus run`, `demo` and `dev`: a kernel in the foreground, until SIGINT or SIGTERM."""
 
 import asyncio
 import os
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from .errors import CommandError, ExitCode
 from .output import clean, note, say, say_event
 from .plugins import plugin_line, say_reason
 from .version import installed_version
@@ -72,6 +73,24 @@ def demo(
     _serve("demo", config, overrides, _show_flow)
 
 
+def dev(
+    file: Annotated[Path, typer.Argument(help="One plugin: its file or its folder.")],
+    bus: Bus = "memory://",
+    host: Host = None,
+    port: Port = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a kernel with the one plugin that you are writing, and show what flows through it."""
+    if not file.exists():
+        raise CommandError("not-found", f"'{file}' is not there", exit_code=ExitCode.NOT_FOUND)
+    overrides = overrides_of(bus, host, port, [file], state_dir, log_level)
+    if port is None:
+        overrides["plugins.gateway.config.port_fallback"] = True
+    _serve("dev", config, overrides, _show_flow)
+
+
 def overrides_of(
     bus: str | None,
     host: str | None,
@@ -93,7 +112,7 @@ def overrides_of(
 
 
 def _serve(
-    profile: Literal["run", "demo"],
+    profile: Literal["run", "demo", "dev"],
     config: Path | None,
     overrides: dict[str, Any],
     work: "Callable[[PluginManager], Coroutine[Any, Any, None]]",

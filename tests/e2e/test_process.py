@@ -166,3 +166,17 @@ def test_a_port_in_use_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "--port" in out
     assert "Traceback" not in out
     assert "✔ audit" in out
+
+
+def test_dev_runs_what_new_has_written(tmp_path: Path) -> None:
+    """From a name to a plugin that answers, in three commands."""
+    assert run(tmp_path, "new", "plugin", "hello", "--single-file").returncode == 0
+    with started(tmp_path, "dev", "hello.py", "--port", "0") as dev:
+        until(lambda: url_of(tmp_path), dev)
+        assert run(tmp_path, "event", "publish", "hello.asked", "name=Ada").returncode == 0
+        out = dev.stdout
+        assert out is not None
+        assert any("hello.answered" in line and "Hello Ada" in line for line in iter(out.readline, ""))
+        dev.send_signal(signal.SIGTERM)
+        rest, _ = dev.communicate(timeout=DEADLINE)
+        assert (dev.returncode, "Traceback" in rest) == (0, False), rest

@@ -289,6 +289,22 @@ def test_the_demo_lies_where_client_commands_look(
     assert ended.out.splitlines()[1].endswith(f"--state-dir {folder / 'mine'}")
 
 
+def test_dev_runs_the_one_plugin_that_is_named(
+    plugbus: Plugbus, manager: type[StandInManager], folder: Path
+) -> None:
+    """With consent to it alone, on a bus of its own, on a port that is free; what flows is shown."""
+    (folder / "plugbus.toml").write_text('plugin_paths = ["others"]\n[bus]\nurl = "redis://127.0.0.1:1"\n')
+    (folder / "hello.py").write_text("")
+    manager.items = [_item(1)]
+    ended = plugbus("dev", "hello.py")
+    made = manager.made[-1]
+    assert (ended.code, made.profile, ended.out.splitlines()[-1].endswith('{"n":1}')) == (0, "dev", True)
+    assert tuple(made.consent) == tuple(made.settings.plugin_paths) == (folder / "hello.py",)
+    assert made.settings.bus.display_url == "memory://"
+    assert made.settings.plugins["gateway"].config == {"port_fallback": True}
+    assert plugbus("dev", "nowhere.py").code == 5
+
+
 def test_a_wrong_setting_ends_before_anything_starts(plugbus: Plugbus, manager: type[StandInManager]) -> None:
     """Exit code 3."""
     ended = plugbus("run", "--bus", "memory")
