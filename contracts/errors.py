@@ -296,7 +296,12 @@ class GroupNotFound(BusError):
 
 
 class EventTypeNotFound(BusError):
-    """No plugin that is started declares that type of events, or not in that version."""
+    """No plugin that is started declares that type of events, or not in that version.
+
+    Cause: a misspelled name, a plugin that is not started, or a version that nobody declares any more.
+    Example: plugbus event diff orders.placd 1 2
+    Fix: `plugbus event list` has the types and their versions.
+    """
 
     code = "event-type-not-found"
 
