@@ -124,6 +124,19 @@ class IConfigurablePlugin(Protocol):
 
 
 @runtime_checkable
+class IConfigurationMigration(Protocol):
+    async def migrate_configuration(
+        self, configuration: dict[str, JsonValue], version: int
+    ) -> dict[str, JsonValue]:
+        """What operators had set live for `version` of the configuration, as the present one wants it.
+
+        Called before `configure` when the manifest's `configuration_version` has grown since; `configuration`
+        holds only what was set, no defaults. The answer is kept once the plugin has taken it; an exception
+        keeps the plugin from loading, and changes nothing. Without this method the values stay as they are.
+        """
+
+
+@runtime_checkable
 class IPluginHealth(Protocol):
     async def health_check(self) -> HealthCheck: ...
 
@@ -273,6 +286,7 @@ __all__ = [
     "ConfigurationResult",
     "EventResult",
     "IConfigurablePlugin",
+    "IConfigurationMigration",
     "IEventPlugin",
     "IPlugin",
     "IPluginHealth",

@@ -41,6 +41,7 @@ from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
 
 from .configuration.layers import ConfigurationLayers
+from .configuration.migration import migrated
 from .configuration.schema import problems_of, told
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
@@ -120,8 +121,7 @@ class PluginLifecycleManager:
                 security = services.security.create_security_context(
                     metadata, declaration, self._policy(record), consent=record.consent
                 )
-                config = self._services.configuration.effective(record)
-                await self._configure(record, host, config)
+                config = await self._configured(record, host)
             except BaseException:
                 await self._anyway(record, "unload", host.unload(), self._deadlines.shutdown)
                 raise
@@ -201,6 +201,17 @@ class PluginLifecycleManager:
             security=security,
             data_dir=self._services.data_dir(record.plugin_id),
         )
+
+    async def _configured(self, record: PluginRecord, host: Host) -> dict[str, JsonValue]:
+        """Hand the configuration over; what had to be lifted for it is kept once the plugin has taken it."""
+        layers = self._services.configuration
+        live = layers.store.read(record.plugin_id)
+        lifted = await migrated(live, record.metadata, host)
+        config = layers.with_live(record, lifted)
+        await self._configure(record, host, config)
+        if lifted is not live:
+            layers.store.write(record.plugin_id, lifted)
+        return config
 
     async def _configure(self, record: PluginRecord, host: Host, config: dict[str, JsonValue]) -> None:
         where, schema = f"[plugins.{record.plugin_id}.config]", record.metadata.configuration_schema

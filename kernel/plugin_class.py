@@ -11,7 +11,13 @@ from typing import Any
 from contracts.base import ON
 from contracts.errors import ManifestError, PluginLoadError
 from contracts.metadata import PluginMetadata
-from contracts.plugin import IConfigurablePlugin, IEventPlugin, IPluginHealth, IWebPlugin
+from contracts.plugin import (
+    IConfigurablePlugin,
+    IConfigurationMigration,
+    IEventPlugin,
+    IPluginHealth,
+    IWebPlugin,
+)
 
 from .manifest import Manifest, build_metadata
 from .manifest_problems import suggestion
@@ -25,6 +31,7 @@ _HALVES: Mapping[type, tuple[str, ...]] = {
 """Interfaces that a class claims by having a part of them, because half of them would be of no effect."""
 _CLAIMED: Mapping[type, tuple[str, ...]] = {
     IConfigurablePlugin: ("configure", "get_configuration_schema"),
+    IConfigurationMigration: ("migrate_configuration",),
     IPluginHealth: ("health_check", "get_metrics"),
 }
 """Interfaces that a class claims only by deriving from them; a part of them works alone."""

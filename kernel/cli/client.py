@@ -172,12 +172,27 @@ class Client:
 
     def patch(self, path: str, body: Any, *, headers: dict[str, str] | None = None, **parameters: Any) -> Any:
         """The JSON that `path` answers to a JSON `body` that is merged into what is there."""
+        return self._write("PATCH", "application/merge-patch+json", path, body, headers, parameters)
+
+    def put(self, path: str, body: Any, *, headers: dict[str, str] | None = None, **parameters: Any) -> Any:
+        """The JSON that `path` answers to a JSON `body` that takes the place of what is there."""
+        return self._write("PUT", "application/json", path, body, headers, parameters)
+
+    def _write(
+        self,
+        method: str,
+        content_type: str,
+        path: str,
+        body: Any,
+        headers: dict[str, str] | None,
+        parameters: dict[str, Any],
+    ) -> Any:
         return self._ask(
-            "PATCH",
+            method,
             path,
             params=parameters,
             content=json.dumps(body).encode(),
-            headers={"Content-Type": "application/merge-patch+json", **(headers or {})},
+            headers={"Content-Type": content_type, **(headers or {})},
         )
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:

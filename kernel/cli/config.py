@@ -98,6 +98,9 @@ def set_values(
         list[str] | None, typer.Option("--unset", metavar="KEY", help="Take back what was set; repeatable.")
     ] = None,
     file: File = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take back everything else that was set.")
+    ] = False,
     if_version: Annotated[
         int | None, typer.Option("--if-version", min=0, help="Only if nobody has changed it since.")
     ] = None,
@@ -106,11 +109,12 @@ def set_values(
 ) -> None:
     """Change the configuration of a plugin while it runs; kept over restarts."""
     body = _nested({**read_data(pairs, None, file), **dict.fromkeys(unset or (), None)})
-    if not body:
+    if not body and not replace:
         raise usage("nothing to set", "plugbus config set ID KEY=VALUE, or --unset KEY")
     headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
     parameters = {"dry_run": "true"} if dry_run else {}
-    result = client.patch(f"/admin/config/{word(id)}", body, headers=headers, **parameters)
+    write = client.put if replace else client.patch
+    result = write(f"/admin/config/{word(id)}", body, headers=headers, **parameters)
     if as_json:
         say_item("config.set", result)
     else:

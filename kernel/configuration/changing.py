@@ -23,9 +23,10 @@ from contracts.plugin import ConfigurationResult, PluginStatus
 from ..lifecycle import PluginLifecycleManager
 from ..operations import Operations
 from ..registry import Activity, PluginRecord, PluginRegistry
+from .differences import changed_keys
 from .layers import ConfigurationLayers
-from .live import KEPT, LiveConfiguration, LiveValue
-from .secrets import Schema, masked, scrubbed
+from .live import LiveConfiguration
+from .secrets import scrubbed
 from .showing import ConfigurationView
 
 Outcome = Literal["applied", "restart_required", "stored"]
@@ -66,9 +67,11 @@ class ConfigurationChanges(ConfigurationView):
                 configuration=await self._view(record, live),
                 fix="look at what it is now, and change that",
             )
+        if not asked.replace:
+            _require_same_version(record, live)
         proposed = live.changed(asked.values, replace=asked.replace, by=by, at=datetime.now(UTC))
         schema = await self._schema(record)
-        keys = _keys(live, proposed, schema)
+        keys = changed_keys(live, proposed, schema)
         if not keys:
             return ConfigurationOutcome(outcome="unchanged", configuration=await self._view(record, live))
         config = self._layers.with_live(record, proposed)
@@ -95,9 +98,8 @@ class ConfigurationChanges(ConfigurationView):
         )
 
         def keep(outcome: Outcome) -> None:
-            history = (change.model_copy(update={"outcome": outcome}), *live.history)[:KEPT]
-            update = {"version": change.version, "history": history}
-            self._layers.store.write(id, proposed.model_copy(update=update))
+            told = change.model_copy(update={"outcome": outcome})
+            self._layers.store.write(id, proposed.recorded(told, record.metadata.configuration_version))
 
         config = self._layers.with_live(record, proposed)
         if record.current is None or record.status is not PluginStatus.STARTED:
@@ -169,19 +171,14 @@ def _tried(keep: Callable[[], None]) -> ConfigurationResult:
     return ConfigurationResult()
 
 
-def _keys(
-    before: LiveConfiguration, after: LiveConfiguration, schema: Schema | None
-) -> tuple[ChangedKey, ...]:
-    """What differs, masked."""
-    old, new = ({each.path: each for each in live.values} for live in (before, after))
-    changed = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
-    return tuple(
-        ChangedKey(
-            key=".".join(path), before=_shown(old.get(path), schema), after=_shown(new.get(path), schema)
+def _require_same_version(record: PluginRecord, live: LiveConfiguration) -> None:
+    """New values beside old ones that nobody has lifted yet would be neither of the two versions."""
+    wanted = record.metadata.configuration_version
+    if live.values and live.configuration_version != wanted:
+        id = record.plugin_id
+        raise PluginStateError(
+            f"what is set live for {id!r} is of version {live.configuration_version} of its configuration, "
+            f"and {id} {record.metadata.version} has version {wanted}",
+            plugin_id=id,
+            fix=f"start it, which lifts what is set: plugbus plugin start {id}; or set with --replace",
         )
-        for path in changed
-    )
-
-
-def _shown(value: LiveValue | None, schema: Schema | None) -> JsonValue:
-    return None if value is None else masked(value.path, value.value, schema)

@@ -41,6 +41,8 @@ class LiveConfiguration(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     version: int = 0
+    configuration_version: int = 1
+    """For which `configuration_version` of the plugin the values were set."""
     values: tuple[LiveValue, ...] = ()
     history: tuple[ConfigurationChange, ...] = ()
     """The newest first."""
@@ -64,6 +66,16 @@ class LiveConfiguration(BaseModel):
                 same = path in former and _equal(former[path].value, value)
                 kept[path] = former[path] if same else LiveValue(path=path, value=value, by=by, at=at)
         return self.model_copy(update={"values": tuple(kept.values())})
+
+    def recorded(self, change: ConfigurationChange, configuration_version: int) -> LiveConfiguration:
+        """With `change` as the newest of its history."""
+        return self.model_copy(
+            update={
+                "version": change.version,
+                "configuration_version": configuration_version,
+                "history": (change, *self.history)[:KEPT],
+            }
+        )
 
 
 def _overlap(one: KeyPath, other: KeyPath) -> bool:

@@ -156,6 +156,14 @@ class Host(Protocol):
     async def check_configuration(self, config: dict[str, JsonValue]) -> tuple[ConfigurationProblem, ...]:
         """What of a configuration does not fit that; nothing is changed."""
 
+    async def migrate_configuration(
+        self, configuration: dict[str, JsonValue], version: int
+    ) -> dict[str, JsonValue]:
+        """Values that were set for an older `version` of the configuration, as this one wants them.
+
+        Of a plugin that has no such method they are what they were. Between `load` and `configure`.
+        """
+
     async def initialize(self, setup: Setup, port: HostPort) -> None: ...
 
     async def start(self) -> None: ...

@@ -113,6 +113,14 @@ class InProcess:
             return problems_of(schema or {}, config)
         return tuple(problem for model in self._models() for problem in misfits_of(model, config))
 
+    async def migrate_configuration(
+        self, configuration: dict[str, JsonValue], version: int
+    ) -> dict[str, JsonValue]:
+        if not hasattr(self._plugin, "migrate_configuration"):
+            return configuration
+        answer = await self._run("migrate_configuration", copy.deepcopy(configuration), version)
+        return self._is_a(dict, "migrate_configuration", answer)
+
     def _models(self) -> tuple[type[BaseModel], ...]:
         return self._plugin.configuration_models if isinstance(self._plugin, BasePlugin) else ()
 

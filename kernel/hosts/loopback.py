@@ -114,6 +114,14 @@ class LoopbackHost:
             tuple[ConfigurationProblem, ...],
         )
 
+    async def migrate_configuration(
+        self, configuration: dict[str, JsonValue], version: int
+    ) -> dict[str, JsonValue]:
+        asked = self._inner.migrate_configuration(
+            crossed(dict[str, JsonValue], configuration), crossed(int, version)
+        )
+        return await answered(asked, dict[str, JsonValue])
+
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         await answered(self._inner.initialize(crossed(Setup, setup), LoopbackPort(port)), None)
 

@@ -94,6 +94,15 @@ def test_setting_merges_what_is_given(plugbus: Plugbus, kernel: CannedKernel) ->
     assert plugbus("config", "set", "alerts").code == 2
 
 
+def test_setting_in_place_of_what_was(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """`--replace` puts; alone it takes everything back."""
+    kernel.answer("PUT /admin/config/alerts", RESULT)
+    assert plugbus("config", "set", "alerts", "a=1", "--replace", "--if-version", "3").code == 0
+    assert (kernel.last.body, kernel.last.headers["if-match"]) == ({"a": 1}, '"3"')
+    plugbus("config", "set", "alerts", "--replace")
+    assert kernel.last.body == {}
+
+
 def test_what_to_do_about_a_restart_is_said(plugbus: Plugbus, kernel: CannedKernel) -> None:
     """The very command."""
     kernel.answer("PATCH /admin/config/alerts", RESULT | {"outcome": "restart_required", "fix": "restart it"})
