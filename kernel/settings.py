@@ -242,6 +242,7 @@ class Settings(_Frozen):
     _file: Path | None = PrivateAttr(default=None)
     _value_files: dict[KeyPath, Entry] = PrivateAttr(default_factory=dict)
     _plugin_entries: tuple[Entry, ...] = PrivateAttr(default=())
+    _texts: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
     @property
     def file(self) -> Path | None:
@@ -293,6 +294,10 @@ class Settings(_Frozen):
         """What each source says about a plugin's configuration, paths below `config`, the strongest first."""
         return [e._replace(path=e.path[3:]) for e in self._plugin_entries if e.path[1] == plugin_id]
 
+    def variable_texts(self, plugin_id: str) -> dict[KeyPath, str]:
+        """Paths below `config` → what the variable says that counts there, as it was written."""
+        return {path[3:]: text for path, text in self._texts.items() if path[1] == plugin_id}
+
     def source_of(self, key: str) -> str:
         """Where the value of a dotted key came from: `plugbus.toml:4`, a variable's name, `default` …"""
         words = key.split(".")
@@ -342,6 +347,11 @@ def load_settings(
     of_plugins = (e for e in read if is_plugin_config(e.path) and beside_file(e.path))
     settings._value_files = {
         e.path: e for e in of_plugins if settings.source_of(".".join(e.path)) == e.source
+    }
+    settings._texts = {
+        e.path: e.value
+        for e in read
+        if is_plugin_config(e.path) and settings.source_of(".".join(e.path)) == e.source
     }
     return settings
 

@@ -7,7 +7,8 @@ from pydantic import JsonValue
 from contracts.messages import ChangedKey
 
 from .live import LiveConfiguration, LiveValue
-from .secrets import Schema, masked
+from .places import Schema
+from .secrets import masked
 
 
 def changed_keys(

@@ -20,7 +20,9 @@ from ..settings import Settings
 from ..settings_problems import MASK
 from ..settings_sources import COMMAND_LINE, ENV_PREFIX, KeyPath, line_of, overlaid
 from .live import LiveConfiguration, LiveStore
-from .secrets import Schema, is_secret, leaves, masked
+from .places import Schema
+from .secrets import is_secret, leaves, masked
+from .variables import as_wanted, with_variables
 
 if TYPE_CHECKING:
     from ..registry import PluginRecord
@@ -66,8 +68,10 @@ class ConfigurationLayers:
     def with_live(self, record: PluginRecord, live: LiveConfiguration) -> dict[str, JsonValue]:
         """The same if `live` were what is set live."""
         defaults = record.metadata.default_configuration
-        below = {**self._settings.configuration(record.plugin_id, defaults), **record.config}
-        return overlaid(below, live.tree)
+        said = self._settings.configuration(record.plugin_id, defaults)
+        texts = self._settings.variable_texts(record.plugin_id)
+        typed = with_variables(said, texts, record.metadata.configuration_schema)
+        return overlaid({**typed, **record.config}, live.tree)
 
     def values(
         self, record: PluginRecord, live: LiveConfiguration, schema: Schema | None
@@ -95,6 +99,7 @@ class ConfigurationLayers:
             entry.path[3:]: (path, entry)
             for path, entry in self._settings.value_files(plugin_id, defaults).items()
         }
+        texts, schema = self._settings.variable_texts(plugin_id), record.metadata.configuration_schema
         known: set[KeyPath] = set()
         for entry in self._settings.plugin_entries(plugin_id):
             if entry.path in files and files[entry.path][1].source == entry.source:
@@ -102,7 +107,9 @@ class ConfigurationLayers:
                 known.add(entry.path)
                 yield Said(path, MASK, "environment", f"{entry.source} ({entry.value})", is_secret=True)
                 continue
-            for path, value in leaves(entry.value, entry.path):
+            given = texts.get(entry.path) if entry.source.startswith(ENV_PREFIX) else None
+            said = entry.value if given is None else as_wanted(given, schema, entry.path)
+            for path, value in leaves(said, entry.path):
                 known.add(path)
                 yield Said(path, value, _layer_of(entry.source), entry.source)
         policy = self._settings.plugins.get(plugin_id)

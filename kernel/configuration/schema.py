@@ -16,7 +16,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from contracts.messages import ConfigurationProblem
 
-from .secrets import Schema, is_secret, masked, scrubbed
+from .places import Schema
+from .secrets import is_secret, masked, scrubbed
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError as Misfit

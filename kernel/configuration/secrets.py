@@ -14,13 +14,10 @@ from pydantic import JsonValue
 
 from ..settings_problems import MASK, SECRET_WORD, without_password
 from ..settings_sources import KeyPath
-
-Schema = Mapping[str, Any]
+from .places import Schema, along
 
 _SHORT = 4
 """Secrets below this length are hidden only where they stand as a word: `a` is part of every sentence."""
-_DEEPEST = 32
-"""References that are followed from one place: a schema may refer to itself."""
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -35,18 +32,11 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 def is_secret(path: KeyPath, schema: Schema | None) -> bool:
     if any(SECRET_WORD.search(word) for word in path):
         return True
-    nodes = [schema or {}]
-    for word in path:
-        nodes = [
-            child for node in nodes for one in _alternatives(node, schema) for child in _below(one, word)
-        ]
-        if any(
-            one.get("writeOnly") is True or one.get("format") == "password"
-            for node in nodes
-            for one in _alternatives(node, schema)
-        ):
-            return True
-    return False
+    return any(
+        node.get("writeOnly") is True or node.get("format") == "password"
+        for nodes in along(schema, path)
+        for node in nodes
+    )
 
 
 def masked(path: KeyPath, value: JsonValue, schema: Schema | None) -> JsonValue:
@@ -85,36 +75,3 @@ def _without_password(text: str) -> str:
         return without_password(text) if "://" in text else text
     except ValueError:  # no URL after all
         return text
-
-
-def _alternatives(node: Schema, root: Schema | None, depth: int = 0) -> Iterator[Schema]:
-    """The node itself, what it refers to, and what it is joined or chosen from."""
-    if not isinstance(node, Mapping) or depth > _DEEPEST:
-        return
-    yield node
-    reference = node.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        yield from _alternatives(_at(root, reference), root, depth + 1)
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        listed = node.get(keyword)
-        for one in listed if isinstance(listed, list) else ():
-            yield from _alternatives(one, root, depth + 1)
-
-
-def _at(root: Any, reference: str) -> Schema:
-    for word in reference[2:].split("/"):
-        root = root.get(word.replace("~1", "/").replace("~0", "~")) if isinstance(root, Mapping) else None
-    return root if isinstance(root, Mapping) else {}
-
-
-def _below(node: Schema, word: str) -> Iterator[Schema]:
-    """What the schema says about the key, or the index, `word`."""
-    properties = node.get("properties")
-    if isinstance(properties, Mapping) and word in properties:
-        yield properties[word]
-        return
-    for keyword in ("additionalProperties", "items"):
-        if isinstance(node.get(keyword), Mapping):
-            yield node[keyword]
-    patterns = node.get("patternProperties")
-    yield from patterns.values() if isinstance(patterns, Mapping) else ()

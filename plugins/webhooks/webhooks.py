@@ -62,7 +62,7 @@ EVENTS: Mapping[str, type[GitHubEvent]] = {name: _event_class(name) for name in 
 class Settings(BaseModel, extra="forbid"):
     """The plugin's configuration."""
 
-    secret: str = Field(default="", coerce_numbers_to_str=True)
+    secret: str = ""
     max_body_bytes: int = Field(gt=0)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, model_validator
 
 from kernel.configuration.schema import misfits_of, problems_of
 from kernel.configuration.secrets import is_secret, masked, scrubbed
+from kernel.configuration.variables import as_wanted, with_variables
 
 PARTS = {"$defs": {"Login": {"properties": {"pin": {"format": "password"}, "user": {"type": "string"}}}}}
 LOGIN = {**PARTS, "properties": {"login": {"anyOf": [{"$ref": "#/$defs/Login"}, {"type": "null"}]}}}
@@ -123,3 +124,62 @@ class Range(BaseModel, extra="forbid"):
 def test_a_model_tells_all_that_does_not_fit(given: Any, told: Any) -> None:
     """What it says itself comes without secrets."""
     assert [(one.key, one.expected.partition(",")[0]) for one in misfits_of(Range, given)] == told
+
+
+WANTED = {
+    "properties": {
+        "text": {"type": "string"},
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "number": {"type": "integer"},
+        "flag": {"type": "boolean"},
+        "either": {"type": ["boolean", "integer"]},
+        "list": {"type": "array"},
+        "words": {"oneOf": [{"type": "array"}, {"type": "string"}]},
+        "choice": {"enum": ["a", "b"]},
+        "table": {"properties": {"text": {"$ref": "#/properties/text"}}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("text", "0017", "0017"),
+        ("text", "1e5", "1e5"),
+        ("text", "true", "true"),
+        ("text", "null", "null"),
+        ("text", '"quoted"', '"quoted"'),
+        ("text", "[1]", "[1]"),
+        ("maybe", "null", None),
+        ("maybe", "7", "7"),
+        ("number", "17", 17),
+        ("number", "many", "many"),
+        ("flag", "yes", True),
+        ("flag", "OFF", False),
+        ("flag", "1", True),
+        ("flag", "maybe", "maybe"),
+        ("either", "1", 1),
+        ("list", '["a"]', ["a"]),
+        ("words", '["a"]', ["a"]),
+        ("words", "a", "a"),
+        ("choice", "a", "a"),
+        ("table.text", "17", "17"),
+        ("unknown", "17", 17),
+        ("table.unknown.deeper", "17", 17),
+    ],
+)
+def test_a_variable_is_what_the_schema_wants(key: str, text: str, value: Any) -> None:
+    """Where that is not clear, JSON if it is JSON; nothing that does not fit is bent until it does."""
+    assert as_wanted(text, WANTED, tuple(key.split("."))) == value
+
+
+def test_without_a_schema_a_variable_is_json_or_text() -> None:
+    assert [as_wanted(text, None, ("a",)) for text in ("17", "yes", "[1]")] == [17, "yes", [1]]
+
+
+def test_a_variable_changes_only_its_own_key() -> None:
+    """Also where another layer has put something else in the place of a table."""
+    given: dict[str, Any] = {"table": {"text": 17, "other": 1}, "flag": 1}
+    texts = {("table", "text"): "17", ("flag", "deeper"): "1", ("gone",): "1"}
+    assert with_variables(given, texts, WANTED) == {"table": {"text": "17", "other": 1}, "flag": 1}
+    assert given["table"]["text"] == 17
