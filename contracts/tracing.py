@@ -119,16 +119,24 @@ def is_disabled(environment: Mapping[str, str]) -> bool:
     return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
-def is_export_wanted(environment: Mapping[str, str], signal: str = "TRACES") -> bool:
-    """Whether OpenTelemetry's standard variables ask for an export of `TRACES`, or `METRICS`, by OTLP."""
+def exporters(environment: Mapping[str, str], signal: str) -> frozenset[str]:
+    """What `OTEL_TRACES_EXPORTER`, or `OTEL_METRICS_EXPORTER`, names; `otlp` where only an endpoint is said.
+
+    Without `none`, which takes back whatever else is there, and without `prometheus`: its metrics are served
+    at `/metrics` in any case.
+    """
     if is_disabled(environment):
-        return False
-    wanted = environment.get(f"OTEL_{signal}_EXPORTER", "").replace(" ", "").split(",")
-    if "none" in wanted:
-        return False
-    return "otlp" in wanted or any(
-        environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", f"{signal}_ENDPOINT")
-    )
+        return frozenset()
+    named = frozenset(environment.get(f"OTEL_{signal}_EXPORTER", "").replace(" ", "").split(",")) - {""}
+    if named:
+        return frozenset() if "none" in named else named - {"prometheus"}
+    said = any(environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in ("ENDPOINT", f"{signal}_ENDPOINT"))
+    return frozenset({"otlp"} if said else ())
+
+
+def is_export_wanted(environment: Mapping[str, str], signal: str = "TRACES") -> bool:
+    """Whether OpenTelemetry's standard variables ask for an export of `TRACES`, or `METRICS`."""
+    return bool(exporters(environment, signal))
 
 
 class Switch:

@@ -13,38 +13,60 @@ from typing import Literal
 from opentelemetry import context as variables
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
+from contracts.tracing import exporters
+
 Signal = Literal["TRACES", "METRICS"]
 """As OpenTelemetry's variables spell it."""
 
 log = logging.getLogger("plugbus.telemetry")
 _CHATTY = logging.getLogger("opentelemetry.exporter.otlp.proto.http")
+_MODULES: Mapping[Signal, str] = {"TRACES": "trace_exporter", "METRICS": "metric_exporter"}
+_TELLS_WHY = re.compile(r"reason|error|exceeds", re.IGNORECASE)
+_LONGEST = 200
+"""Characters of the exporter's reason."""
 
 
-class _Hush:
-    """The exporters write several lines for each batch that fails: while one of ours speaks, they do not."""
+class _Listener(logging.Handler):
+    """The exporters write several lines for each batch that fails: while one of ours speaks, they are only
+    listened to, because nothing else says why."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._speakers = 0
-        self._former = 0
+        self._reasons: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if _TELLS_WHY.search(text):  # the last line of a try may only say that it was the last
+            self._reasons[record.name] = _without_login(text)[:_LONGEST]
+
+    def reason(self, signal: Signal) -> str:
+        """Why the last try failed, in the exporter's words; empty where it has not said."""
+        return self._reasons.get(f"{_CHATTY.name}.{_MODULES[signal]}", "")
+
+    def forget(self, signal: Signal) -> None:
+        self._reasons.pop(f"{_CHATTY.name}.{_MODULES[signal]}", None)
 
     def begin(self) -> None:
         if not self._speakers:
-            self._former = _CHATTY.level
-            _CHATTY.setLevel(logging.CRITICAL)
+            _CHATTY.addHandler(self)
+            _CHATTY.propagate = False
         self._speakers += 1
 
     def end(self) -> None:
         self._speakers -= 1
         if not self._speakers:
-            _CHATTY.setLevel(self._former)
+            _CHATTY.propagate = True
+            _CHATTY.removeHandler(self)
+            self._reasons.clear()
 
 
-def _hush() -> _Hush:
+def _listener() -> _Listener:
     """One for the process: another generation of this plugin finds it at the logger."""
-    found: _Hush | None = getattr(_CHATTY, "plugbus_hush", None)
+    found: _Listener | None = getattr(_CHATTY, "plugbus_listener", None)
     if found is None:
-        found = _Hush()
-        _CHATTY.plugbus_hush = found  # type: ignore[attr-defined]  # where they find it
+        found = _Listener()
+        _CHATTY.plugbus_listener = found  # type: ignore[attr-defined]  # where they find it
     return found
 
 
@@ -60,25 +82,27 @@ class Backend:
 
     def begin(self) -> None:
         self._has_begun = True
-        _hush().begin()
+        _listener().begin()
 
     def end(self) -> None:
         """Safe twice, and without a beginning."""
         if self._has_begun:
             self._has_begun = False
-            _hush().end()
+            _listener().end()
 
     def told(self, is_taken: bool, lost: str = "") -> bool:
         """After each try; `lost`: what that cost so far, in words."""
         if is_taken == self._is_down:
             self._is_down = not is_taken
             if is_taken:
+                _listener().forget(self._signal)
                 log.warning("%s are exported to %s again%s", self._what, self._where, lost)
             else:
+                reason = _listener().reason(self._signal)
                 log.warning(
-                    "%s cannot be exported to %s: nothing else is affected; fix: start the backend, correct"
+                    "%s cannot be exported to %s%s: nothing else is affected; fix: start the backend, correct"
                     " OTEL_EXPORTER_OTLP_ENDPOINT, or set OTEL_%s_EXPORTER=none",
-                    self._what, self._where, self._signal,
+                    self._what, self._where, f" ({reason})" if reason else "", self._signal,
                 )  # fmt: skip
         return is_taken
 
@@ -87,7 +111,32 @@ def endpoint(environment: Mapping[str, str], signal: Signal) -> str:
     """As the exporter understands the variables; for messages."""
     wanted = (environment.get(f"OTEL_EXPORTER_OTLP_{what}") for what in (f"{signal}_ENDPOINT", "ENDPOINT"))
     url = next(filter(None, wanted), "http://localhost:4318")
-    return re.sub(r"//[^/@]*@", "//••••@", url)  # whoever reads a log need not know the password
+    return _without_login(url)
+
+
+def _without_login(text: str) -> str:
+    """Whoever reads a log need not know the password in a URL."""
+    return re.sub(r"//[^/@]*@", "//••••@", text)
+
+
+def can_export(environment: Mapping[str, str], signal: Signal) -> bool:
+    """Whether the variables ask for OTLP, which is what there is; what else they ask for is said."""
+    named = exporters(environment, signal)
+    if others := named - {"otlp"}:
+        log.warning(
+            "OTEL_%s_EXPORTER names %s, which is not to be had here; fix: otlp, or none",
+            signal, " and ".join(map(repr, sorted(others))),
+        )  # fmt: skip
+    if "otlp" not in named:
+        return False
+    said = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    variable = next((name for name in said if environment.get(name)), "")
+    if variable and environment[variable] != "http/protobuf":
+        log.warning(
+            "%s is %r, but http/protobuf is what is sent; fix: unset it, and let OTEL_EXPORTER_OTLP_ENDPOINT"
+            " name the backend's port for HTTP (often 4318)", variable, environment[variable],
+        )  # fmt: skip
+    return True
 
 
 def not_installed(what: str, signal: Signal) -> None:

@@ -29,9 +29,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from contracts.messages import MetricsRecord
 from contracts.metrics import HistogramPoint, Metric, Point
-from contracts.tracing import SCHEMA, is_export_wanted
+from contracts.tracing import SCHEMA
 
-from .backend import Backend, endpoint, not_installed, wrong_variable
+from .backend import Backend, can_export, endpoint, not_installed, wrong_variable
 
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
@@ -63,7 +63,7 @@ def exporting_metrics(
 
     That is said: a variable that is wrong costs the metrics, never the kernel.
     """
-    if not is_export_wanted(environment, "METRICS"):
+    if not can_export(environment, "METRICS"):
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter

@@ -11,9 +11,7 @@ from typing import NamedTuple
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from contracts.tracing import is_export_wanted
-
-from .backend import Backend, endpoint, not_installed, within, wrong_variable
+from .backend import Backend, can_export, endpoint, not_installed, within, wrong_variable
 from .export_queue import ExportQueue, room_of
 from .gate import Gate
 
@@ -74,7 +72,7 @@ def exporting(environment: Mapping[str, str]) -> Export | None:
 
     That is said: a variable that is wrong costs the traces, never the kernel.
     """
-    if not is_export_wanted(environment):
+    if not can_export(environment, "TRACES"):
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

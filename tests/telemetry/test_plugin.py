@@ -33,6 +33,7 @@ from contracts.messages import ShowTrace
 from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
 from kernel.testing import Harness
+from plugins.telemetry.backend import can_export
 from plugins.telemetry.export_queue import ExportQueue, room_of
 from plugins.telemetry.gate import gate_of
 from plugins.telemetry.provider import Provider
@@ -53,6 +54,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}, False),
         ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4318"}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_TRACES_EXPORTER": "jaeger"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp,none"}, False),
+        ({"OTEL_TRACES_EXPORTER": " , "}, False),
     ],
 )
 def test_the_standard_variables_switch_export_on(environment: Mapping[str, str], is_wanted: bool) -> None:
@@ -82,6 +86,45 @@ def test_a_wrong_variable_costs_the_traces_and_no_more(
     assert "an OTEL_* variable is wrong" in record.getMessage()
     assert "queue" in record.getMessage()
     assert record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "exported", "said"),
+    [
+        (
+            {"OTEL_TRACES_EXPORTER": "jaeger,zipkin"},
+            False,
+            ["OTEL_TRACES_EXPORTER names 'jaeger' and 'zipkin', which is not to be had here"],
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp,console"}, True, ["OTEL_TRACES_EXPORTER names 'console'"]),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, True, []),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            True,
+            ["OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc', but http/protobuf is what is sent"],
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:4317",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            },
+            True,
+            ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL is 'http/json'"],
+        ),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, False, []),
+    ],
+)
+def test_what_is_asked_for_and_not_to_be_had_is_said(
+    environment: Mapping[str, str], exported: bool, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with what to write instead; what can be had is exported."""
+    assert can_export(environment, "TRACES") == exported
+    told = [record.getMessage() for record in caplog.records if record.name == "plugbus.telemetry"]
+    assert len(told) == len(said)
+    for line, start in zip(told, said, strict=True):
+        assert line.startswith(start)
+        assert "; fix: " in line
 
 
 def test_for_some_wrong_variables_the_sdk_has_a_default_and_says_so(
@@ -127,11 +170,11 @@ def test_that_exporting_fails_is_said_once_and_so_is_that_it_works_again(
         Answers(good, bad, bad, good, good, bad), "http://there:4318", lambda: float(next(clock))
     )
     patient.begin()
-    assert not chatty.isEnabledFor(logging.ERROR)
+    chatty.error("Transient error no route to http://ada:example-password@there encountered")
+    chatty.error("Failed to export traces batch due to timeout, max retries or shutdown.")
     for _ in range(6):
         patient.export([cast(ReadableSpan, None)] * 2)
     patient.shutdown()
-    assert chatty.isEnabledFor(logging.ERROR)
     told = [record.getMessage() for record in caplog.records]
     assert [line.split(":")[0] for line in told] == [
         "traces cannot be exported to http",
@@ -139,6 +182,9 @@ def test_that_exporting_fails_is_said_once_and_so_is_that_it_works_again(
         "traces cannot be exported to http",
     ]
     assert "4 spans were lost" in told[1]
+    assert "(Transient error no route to http://••••@there encountered): nothing else" in told[0]
+    chatty.error("a line of its own")
+    assert caplog.records[-1].name == chatty.name
     assert patient.lost == 6
 
 
