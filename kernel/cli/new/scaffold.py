@@ -23,8 +23,10 @@ FILE = {"{module}.py": "file/plugin.py", "test_{module}.py": "file/test_plugin.p
 PACKAGE = {
     "pyproject.toml": "package/pyproject.toml",
     "README.md": "package/README.md",
+    "CHANGELOG.md": "package/CHANGELOG.md",
     ".gitignore": "package/gitignore",
     ".github/workflows/ci.yml": "package/ci.yml",
+    ".github/workflows/publish.yml": "package/publish.yml",
     "src/{module}/__init__.py": "package/src/__init__.py",
     "src/{module}/py.typed": "package/src/py.typed",
     "src/{module}/events.py": "package/src/events.py",

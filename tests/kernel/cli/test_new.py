@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import Plugbus
 
@@ -69,7 +70,9 @@ def test_a_package(plugbus: Plugbus, folder: Path) -> None:
     place = folder / "order_book"
     assert files_below(place) == {
         ".github/workflows/ci.yml",
+        ".github/workflows/publish.yml",
         ".gitignore",
+        "CHANGELOG.md",
         "README.md",
         "pyproject.toml",
         "src/plugbus_order_book/__init__.py",
@@ -78,7 +81,13 @@ def test_a_package(plugbus: Plugbus, folder: Path) -> None:
         "src/plugbus_order_book/py.typed",
         "tests/test_order_book.py",
     }
-    assert "${{ matrix.python }}" in (place / ".github/workflows/ci.yml").read_text()
+    workflows = {path.stem: path.read_text() for path in place.glob(".github/workflows/*.yml")}
+    jobs = {name: next(iter(yaml.safe_load(text)["jobs"].values())) for name, text in workflows.items()}
+    assert "${{ matrix.python }}" in workflows["ci"]
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert [step["run"] for step in jobs["publish"]["steps"] if "run" in step][1:] == [
+        "plugbus check --strict", "plugbus test", "python -m build",
+    ]  # fmt: skip
     python("-m", "mypy", "--cache-dir=../cache", cwd=place)
     assert "1 passed" in plugbus_in(place, "test")
 
