@@ -103,11 +103,27 @@ class IRequestPlugin(Protocol):
     async def handle_request(self, request: RequestInfo) -> ResponseInfo | None: ...
 
 
+@dataclass(frozen=True)
+class EdgeApplication:
+    """The web edge without a server, for an application that embeds the kernel."""
+
+    app: ASGIApp
+    """Serves the edge's own addresses and `/plugins/{plugin_id}`."""
+    describe: Callable[[Mapping[str, Any], str, Sequence[str]], Mapping[str, Any]]
+    """(OpenAPI document of the application, prefix, addresses that are served) → the same with ours in it."""
+
+
 class EdgeContext(_Context, Protocol):
     """The context of a plugin that stands at the edge; granted by the operator's policy, by name."""
 
     @property
     def mounts(self) -> MountTable: ...
+
+    def hand_over(self, edge: EdgeApplication) -> bool:
+        """Have the application that embeds the kernel serve `edge` until this plugin stops.
+
+        False where the kernel is embedded in none: then the plugin listens by itself.
+        """
 
     @property
     def state_dir(self) -> Path:

@@ -5,9 +5,10 @@ Granted by the operator's settings (`edge_plugins`), by name; no manifest key as
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +21,37 @@ from contracts.errors import PermissionDeniedError
 from contracts.event import EventData, Receipt
 from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.security import Permission
+from contracts.web import EdgeApplication
 
 from .hosts import HostPort, RequestData, Setup
 from .hosts.context import HostContext
 from .hosts.declarations import Compiled
 from .mounts import WebMounts
+from .open_requests import OpenRequests
 
 ALL_RIGHTS = frozenset({"read", "publish", "operate", "admin"})
 OUR_SOURCES = ("/plugins/", "/kernel", "/bus")
 """Sources that nobody outside may claim."""
+
+
+class EdgeSlot:
+    """Where an application that embeds the kernel finds the edge, while there is one."""
+
+    def __init__(self, grace: float) -> None:
+        self.edge: EdgeApplication | None = None
+        self._grace = grace
+
+    def put(self, edge: EdgeApplication) -> Callable[[], Awaitable[None]]:
+        """Serve `edge`; returns what ends that, when its open requests are answered."""
+        requests = OpenRequests(edge.app)
+        served = self.edge = dataclasses.replace(edge, app=requests)
+
+        async def remove() -> None:
+            if self.edge is served:
+                self.edge = None
+            await requests.close(self._grace)
+
+        return remove
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,8 @@ class Edge:
     mounts: WebMounts
     state_dir: Path
     token: str
+    slot: EdgeSlot | None = None
+    """None where no application embeds the kernel."""
 
     def make_context(
         self, setup: Setup, port: HostPort, compiled: Compiled, log: logging.Logger
@@ -63,6 +88,12 @@ class EdgeHostContext(HostContext):
     @property
     def state_dir(self) -> Path:
         return self._edge.state_dir
+
+    def hand_over(self, edge: EdgeApplication) -> bool:
+        if self._edge.slot is None:
+            return False
+        self.scope.push("the edge in the application", self._edge.slot.put(edge))
+        return True
 
     def rights(self, token: str) -> frozenset[str]:
         # Compared as bytes in constant time: a token may hold any character.

@@ -39,6 +39,7 @@ from contracts.messages import (
 from contracts.patterns import covered
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
+from contracts.web import WebMount
 
 from .configuration.layers import ConfigurationLayers
 from .configuration.migration import migrated
@@ -191,7 +192,18 @@ class PluginLifecycleManager:
         for handler in generation.declaration.handlers:
             await port.subscribe(handler)
         if generation.mount is not None:
-            scope.push("routes", self._services.mounts.put(generation.mount))
+            self._mount(generation, generation.mount)
+
+    def _mount(self, generation: Generation, mount: WebMount) -> None:
+        unmount = self._services.mounts.put(mount, grace=self._deadlines.drain)
+        plugin_id = generation.port.plugin_id
+
+        async def undo() -> None:
+            if cut := await unmount():
+                grace = self._deadlines.drain
+                self._log.warning("%s: %d web requests were cut after %g s", plugin_id, cut, grace)
+
+        generation.routes = generation.scope.push("routes", undo)
 
     def _setup(self, record: PluginRecord, security: SecurityContext) -> Setup:
         return Setup(
@@ -324,6 +336,9 @@ class PluginLifecycleManager:
         generation = _current(record)
         record.activity = Activity.DRAINING
         drain = self._deadlines.drain
+        if generation.routes is not None:  # while everything that they use is still there
+            longest = drain + self._deadlines.stop
+            await self._anyway(record, "close routes", generation.routes.undo(longest), longest)
         # Draining keeps the grace itself; the deadline is for a bus that does not answer.
         if (
             await self._anyway(record, "drain", generation.port.drain(drain), drain + self._deadlines.stop)

@@ -9,14 +9,14 @@ from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import JsonValue
 
 from contracts.bus import EventBus
 from contracts.errors import BusError, PlugbusError, PluginNotFound
 from contracts.messages import PluginInfo, Readiness
-from contracts.plugin import PluginHandle
+from contracts.plugin import PluginHandle, PluginStatus
 
 from .announcer import Announcer
 from .buses import Told, open_bus, open_patiently
@@ -24,7 +24,7 @@ from .commands import Commands, plugin_info
 from .configuration.layers import ConfigurationLayers
 from .configuration.live import LiveStore
 from .discovery import PluginDiscovery, metadata_of
-from .edge import Edge
+from .edge import Edge, EdgeSlot
 from .finding import PluginFinder, Profile
 from .hosts import Host
 from .hosts.code import Code, GivenClass, LoadedCode
@@ -38,6 +38,13 @@ from .security import SecurityManager
 from .settings import Settings
 from .state import StateFolder
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+BY_APPLICATION = "registered by the application"
+"""The consent of a plugin that an application hands over."""
+
 
 class PluginManager:
     """A kernel with its bus and its plugins, as an application holds it.
@@ -46,6 +53,12 @@ class PluginManager:
     async with PluginManager(load_settings()) as manager:
         ...
     ```
+    `PluginManager(app, settings=…)` embeds it into a FastAPI or Starlette application that has not started:
+    it is started after the application's own lifespan has begun, and stopped before that ends; requests have
+    it as `request.state.plugin_manager`; plugins answer below `{prefix}/plugins/{id}`, and the addresses of
+    the gateway that `serve` names (`kernel.embed.ADDRESSES`) beside them. Nothing listens on a port of its
+    own. Without an application, the settings may come first.
+
     `profile` decides which built-ins are on by default. `consent` names files and folders whose code
     the operator trusts by naming them. `bus` replaces the one that the settings name, and is then opened
     and closed by whoever made it. With `bus_told` a start waits for a bus that cannot be reached, and tells
@@ -55,8 +68,11 @@ class PluginManager:
 
     def __init__(
         self,
-        settings: Settings | None = None,
+        app: Starlette | Settings | None = None,
         *,
+        settings: Settings | None = None,
+        serve: Sequence[str] = (),
+        prefix: str = "",
         profile: Profile = "run",
         consent: Sequence[Path] = (),
         bus: EventBus | None = None,
@@ -64,6 +80,7 @@ class PluginManager:
         backoff: float = 1.0,
         log: logging.Logger | None = None,
     ) -> None:
+        app, settings = _told_apart(app, settings)
         self.settings = settings or Settings()
         self.profile = profile
         self.registry = PluginRegistry(self.settings.deadlines.health)
@@ -84,6 +101,11 @@ class PluginManager:
         self._edge: Edge | None = None
         self._loader = PluginLoader()
         self._mounts = WebMounts()
+        self._slot = EdgeSlot(self.settings.deadlines.drain) if app is not None else None
+        if app is not None and self._slot is not None:
+            from .embed import Embedding  # needs FastAPI, which a kernel alone does not
+
+            Embedding(app, self, self._slot, serve=serve, prefix=prefix)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -117,7 +139,8 @@ class PluginManager:
         bus = self._bus = self._given_bus or await self._open_bus()
         self._announcer = Announcer(bus, self._log)
         self._announcer.open()
-        self._edge = Edge(bus, self._mounts, state.path, state.token(self.settings.configured_token()))
+        token = state.token(self.settings.configured_token())
+        self._edge = Edge(bus, self._mounts, state.path, token, self._slot)
         services = Services(
             bus=bus,
             settings=self.settings,
@@ -172,6 +195,24 @@ class PluginManager:
             if self._kernel is not None:
                 last.push_async_callback(self._kernel.shutdown, reason)
         self._kernel = self._announcer = self._bus = self._state = None
+
+    def begin_again(self) -> None:
+        """Let a manager that has stopped be started once more, as an application with a lifespan may be.
+
+        What the application registered stays registered; everything else is looked for anew. Does nothing
+        where it was never started; raises `RuntimeError` while it runs.
+        """
+        if not self._started and self._stop is None:
+            return
+        if self._stop is None or not self._stop.done():
+            raise RuntimeError("the manager runs")
+        for record in self.registry:
+            if record.consent != BY_APPLICATION:
+                self.registry.unregister_plugin(record.plugin_id)
+            elif record.status is PluginStatus.ERROR:
+                record.transition(PluginStatus.UNLOADED)
+        self._started, self._stop = False, None
+        self._opening, self._stop_asked = asyncio.Lock(), asyncio.Event()  # perhaps in another loop
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -253,7 +294,7 @@ class PluginManager:
         with `replace` it may take the place of an earlier registration that is not loaded.
         Raises `ManifestError`, `PluginAlreadyRegisteredError`.
         """
-        consent = "registered by the application"
+        consent = BY_APPLICATION
         if isinstance(plugin, type):
             record = PluginRecord(metadata_of(plugin, **metadata), found=plugin, consent=consent)
         else:
@@ -308,6 +349,22 @@ class PluginManager:
         if record.plugin_id in self.settings.edge_plugins and self._edge is not None:
             return {"make_context": self._edge.make_context}
         return {}
+
+
+def _told_apart(
+    first: Starlette | Settings | None, settings: Settings | None
+) -> tuple[Starlette | None, Settings | None]:
+    """Application and settings, of which the settings alone may come first."""
+    if isinstance(first, Settings):
+        if settings is not None:
+            raise TypeError("settings are given twice")
+        return None, first
+    if first is not None and not hasattr(first, "add_middleware"):
+        raise TypeError(
+            f"PluginManager({type(first).__name__}): neither an application nor settings; "
+            "give it a FastAPI or Starlette application, or settings=load_settings()"
+        )
+    return first, settings
 
 
 def plugbus_version() -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
 
 from contracts.web import WebMount
+
+from .open_requests import GOING_AWAY, OpenRequests
+
+Unmount = Callable[[], Awaitable[int]]
 
 
 class WebMounts:
@@ -24,14 +29,21 @@ class WebMounts:
     def __iter__(self) -> Iterator[WebMount]:
         return iter(list(self._mounts.values()))
 
-    def put(self, mount: WebMount) -> Callable[[], None]:
-        """Serve `mount` from now on; returns what takes it out again (and no newer one)."""
-        self._mounts[mount.plugin_id] = mount
+    def put(self, mount: WebMount, *, grace: float = 0.0, code: int = GOING_AWAY) -> Unmount:
+        """Serve `mount` from now on; returns what takes it out again (and no newer one).
+
+        That waits until its open requests are finished, `grace` seconds at most; `code` is what its
+        WebSockets are closed with. It answers how many requests were cut.
+        """
+        requests = OpenRequests(mount.app)
+        served = dataclasses.replace(mount, app=requests)
+        self._mounts[mount.plugin_id] = served
         self._version += 1
 
-        def remove() -> None:
-            if self._mounts.get(mount.plugin_id) is mount:
+        async def remove() -> int:
+            if self._mounts.get(mount.plugin_id) is served:
                 del self._mounts[mount.plugin_id]
                 self._version += 1
+            return await requests.close(grace, code)
 
         return remove

@@ -23,7 +23,7 @@ from contracts.web import WebMount
 from .discovery import Discovered
 from .hosts import Declaration, Host
 from .port import PluginPort
-from .scope import Scope
+from .scope import Entry, Scope
 
 S = PluginStatus
 
@@ -63,6 +63,8 @@ class Generation:
     scope: Scope
     """The kernel's half of what `start` acquired."""
     mount: WebMount | None = None
+    routes: Entry | None = None
+    """`mount` as it is served: taken out again by undoing it."""
     config: dict[str, JsonValue] = field(default_factory=dict)
     """The configuration that it works with."""
 

@@ -27,6 +27,9 @@ EXTRA = {
     "kernel/records.py": {"opentelemetry"},
     "kernel/configuration/schema.py": {"jsonschema", "referencing"},
     "kernel/state.py": {"platformdirs"},
+    "kernel/manager.py": {"starlette"},
+    "kernel/embed.py": {"starlette", "fastapi"},
+    "kernel/embedded_edge.py": {"starlette"},
     "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fastapi import FastAPI
 
-from contracts.web import EdgeContext
+from contracts.web import EdgeApplication, EdgeContext
 
 from .access import Access
 from .admin import admin_router
@@ -13,12 +16,30 @@ from .config import GatewayConfig
 from .edge import Edge
 from .events import events_router
 from .metrics import metrics_router
+from .openapi import merge_into
 from .pages import MergedDocument, docs_files, docs_router, health_router
 from .problems import PROBLEM_RESPONSES, install_problems
 
 
 def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
     """Everything that the gateway serves: its own routes, and each plugin's below `/plugins/{id}`."""
+    own = _own_app(context, config)
+    own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
+    own.router.routes.append(docs_files())
+    return Edge(context, own)
+
+
+def edge_application(context: EdgeContext, config: GatewayConfig) -> EdgeApplication:
+    """The same without `/docs`, for an application that has documents of its own."""
+    own = _own_app(context, config)
+
+    def describe(document: Mapping[str, Any], prefix: str, addresses: Sequence[str]) -> Mapping[str, Any]:
+        return merge_into(document, own.openapi(), context.mounts, prefix=prefix, addresses=addresses)
+
+    return EdgeApplication(Edge(context, own), describe)
+
+
+def _own_app(context: EdgeContext, config: GatewayConfig) -> FastAPI:
     access = Access(context)
     own = FastAPI(
         title="Plugbus",
@@ -35,6 +56,4 @@ def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
     own.include_router(asyncapi_router(context, access))
     own.include_router(metrics_router(context, access))
     own.include_router(health_router(context, access))
-    own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
-    own.router.routes.append(docs_files())
-    return Edge(context, own)
+    return own

@@ -7,7 +7,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from contracts.errors import PlugbusError
+from contracts.errors import PlugbusError, PluginNotReady
 from contracts.messages import ShowPlugin
 from contracts.tracing import TRACING
 from contracts.web import ASGIApp, EdgeContext
@@ -103,7 +103,8 @@ async def _guarded(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:
     try:
         await app(scope, receive, watched)
     except Exception as error:
-        _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+        if not isinstance(error, PluginNotReady):  # whoever stopped the plugin has said so
+            _log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
         if not started:
             await problem_of(error).response(scope["path"])(scope, receive, send)
         elif not complete:

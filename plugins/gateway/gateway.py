@@ -1,4 +1,4 @@
-"""The plugin: it listens while it is started."""
+"""The plugin: it listens while it is started, or is served by the application that embeds the kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contracts.base import BasePlugin
 from contracts.errors import PluginStepFailed
 from contracts.web import EdgeContext
 
-from .app import create_app
+from .app import create_app, edge_application
 from .config import GatewayConfig
 from .server import EndpointFile, Server, listen, url_of
 
@@ -18,18 +18,23 @@ class Gateway(BasePlugin):
     """Serves the application of `create_app`; its address is `url`, and in the state folder."""
 
     url: str = ""
+    """Empty where an application that embeds the kernel serves it."""
     _server: Server
-    _serving: asyncio.Task[None]
+    _serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns once requests are answered."""
         context = cast(EdgeContext, self.context)
         config = self.read_config(GatewayConfig)
+        if not context.hand_over(edge_application(context, config)):
+            await self._listen(context, config)
+
+    async def _listen(self, context: EdgeContext, config: GatewayConfig) -> None:
         sock = listen(config)
         context.on_close(sock.close)
         self._server = Server(create_app(context, config), sock, config)
         self._serving = context.spawn(self._server.run_until_stopped(), name="web server")
-        await self._listening()
+        await self._listening(self._serving)
         self.url = url_of(sock)
         endpoint = EndpointFile(context.state_dir)
         context.on_close(endpoint.remove)
@@ -37,12 +42,13 @@ class Gateway(BasePlugin):
 
     async def stop(self) -> None:
         """Open streams say good-bye; other open requests get the grace time, then they are cut."""
-        self._server.should_exit = True
-        await asyncio.wait({self._serving})
+        if self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait({self._serving})
 
-    async def _listening(self) -> None:
+    async def _listening(self, serving: asyncio.Task[None]) -> None:
         ready = asyncio.create_task(self._server.ready.wait())
-        await asyncio.wait({ready, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ready, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
             raise PluginStepFailed(

@@ -16,7 +16,7 @@ from contracts.event import EventData, Receipt
 from contracts.metadata import PluginMetadata
 from contracts.patterns import RESERVED_TOPICS, check_pattern, topic_of
 from contracts.query import Query
-from contracts.web import WebMount
+from contracts.web import EdgeApplication, WebMount
 from plugins.gateway.app import create_app
 from plugins.gateway.config import GatewayConfig
 from plugins.gateway.gateway import Gateway
@@ -116,6 +116,9 @@ class FakeContext:
         self.relay_error: Exception | None = None
         self.types: list[CatalogEntry] = []
         self._undo: list[Callable[[], Any]] = []
+
+    def hand_over(self, edge: EdgeApplication) -> bool:
+        return False
 
     def rights(self, token: str) -> frozenset[str]:
         return TOKENS.get(token, frozenset())
