@@ -39,6 +39,8 @@ class OpenRequests:
         self._open.add(request)
         try:
             await self._app(scope, request.receive, request.send)
+            if request.is_told:
+                await request.finish()
         except asyncio.CancelledError:
             if not request.is_cut():  # the server gives it up
                 raise
@@ -78,7 +80,17 @@ class OpenRequests:
 class _Request:
     """One open request. `receive` and `send` stand in for those of the server."""
 
-    __slots__ = ("_code", "_cut", "_listening", "_receive", "_send", "_start", "_task", "is_websocket")
+    __slots__ = (
+        "_code",
+        "_cut",
+        "_last",
+        "_listening",
+        "_receive",
+        "_send",
+        "_start",
+        "_task",
+        "is_websocket",
+    )
 
     def __init__(
         self, is_websocket: bool, receive: Callable[[], Awaitable[Message]], send: Callable[..., Any]
@@ -87,6 +99,7 @@ class _Request:
         self._receive = receive
         self._send = send
         self._start: Message | None = None
+        self._last: Message = {}
         self._task = asyncio.current_task()
         self._listening: asyncio.Task[Any] | None = None
         """The task that waits for the client's next message."""
@@ -113,7 +126,17 @@ class _Request:
             return {"type": "websocket.disconnect", "code": self._code, "reason": "the plugin is stopped"}
         return {"type": "http.disconnect"}
 
+    @property
+    def is_told(self) -> bool:
+        return self._code != 0
+
+    async def finish(self) -> None:
+        """End an event stream for the client as well: its application has only stopped."""
+        if self._start is not None and (self._last is self._start or self._last.get("more_body", False)):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def send(self, message: Message) -> None:
+        self._last = message
         if message["type"] == "http.response.start":
             self._start = message
         if self._code and self.is_websocket:
