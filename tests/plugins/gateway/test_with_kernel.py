@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, WebSocket
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from contracts.base import BasePlugin, on
 from contracts.event import Event
@@ -139,3 +141,101 @@ async def test_the_gateway_can_be_told_to_stop_itself(
         assert (answer.status_code, answer.json()["outcome"]) == (202, "accepted")
         assert "event: bye" in [line async for line in stream.aiter_lines()]
     assert manager.get_plugin("gateway").id == "gateway"
+
+
+class Chat(BasePlugin, plugin_id="chat", version="1.0.0", security_level="trusted"):
+    """Has a WebSocket, and says when it was stopped."""
+
+    async def get_api_router(self) -> Any:
+        router = APIRouter()
+
+        @router.websocket("/room")
+        async def room(socket: WebSocket) -> None:
+            await socket.accept()
+            async for text in socket.iter_text():
+                await socket.send_text(text)
+
+        return router
+
+    async def get_static_mounts(self) -> list[StaticMount]:
+        return []
+
+
+async def test_a_stop_closes_the_websockets_of_the_plugin(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """With 1001, at once; afterwards the address refuses, and works again after a start."""
+    await manager.register_plugin(Chat)
+    await manager.start_plugin("chat")
+    address = f"{manager.url}/plugins/chat/room".replace("http", "ws", 1)
+    async with connect(address) as client:
+        await client.send("hello")
+        assert await client.recv() == "hello"
+        assert (await kernel.post("/admin/plugins/chat/stop")).json()["outcome"] == "done"
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    with pytest.raises(InvalidStatus):
+        await connect(address)
+    await manager.start_plugin("chat")
+    async with connect(address) as client:
+        await client.send("again")
+        assert await client.recv() == "again"
+
+
+BAD_SITES = {
+    "a router that is none": ("return 17", "return []", "get_api_router returned int"),
+    "a router that raises": ("raise OSError('no templates')", "return []", "no templates"),
+    "a router that cannot be built": ("return APIRouter", "return []", "is not an ASGI application"),
+    "a folder outside": (
+        "return APIRouter()",
+        "return [StaticMount(path='/files', directory='../outside')]",
+        "is not a folder inside the plugin's own",
+    ),
+    "a link that leads outside": (
+        "return APIRouter()",
+        "return [StaticMount(path='/files', directory='link')]",
+        "is not a folder inside the plugin's own",
+    ),
+    "a folder that is none": (
+        "return APIRouter()",
+        "return [StaticMount(path='/files', directory='nothing')]",
+        "is not a folder inside the plugin's own",
+    ),
+    "a path that is none": (
+        "return APIRouter()",
+        "return [StaticMount(path='files', directory='inside')]",
+        "does not begin with '/'",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BAD_SITES)
+async def test_a_site_that_cannot_be_served_is_refused_in_initialize(
+    manager: PluginManager, kernel: httpx.AsyncClient, tmp_path: Path, how: str
+) -> None:
+    """The plugin's reason says what is wrong; nothing of it is served, and the others go on."""
+    router, mounts, says = BAD_SITES[how]
+    folder = tmp_path / "site"
+    (folder / "inside").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "plugin.toml").write_text(
+        'plugin_id = "site"\nname = "Site"\nversion = "1.0.0"\nentry_point = "site:Site"\n'
+        'security_level = "trusted"\n'
+    )
+    (folder / "site.py").write_text(
+        "from fastapi import APIRouter\nfrom plugbus import BasePlugin, StaticMount\n"
+        "class Site(BasePlugin):\n"
+        f"    async def get_api_router(self):\n        {router}\n"
+        f"    async def get_static_mounts(self):\n        {mounts}\n"
+    )
+    await manager.register_plugin(folder)
+    started = await kernel.post("/admin/plugins/site/start")
+    assert started.status_code == 502
+    shown = (await kernel.get("/admin/plugins/site")).json()
+    assert shown["status"] == "error"
+    assert says in shown["reason"]["text"]
+    assert (await kernel.get("/plugins/site/files/x")).status_code == 503
+    assert (await kernel.get("/livez")).status_code == 200
