@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 if TYPE_CHECKING:
     from .bus import CatalogEntry, Tail
@@ -74,6 +74,10 @@ WebAdapter = Callable[[str, int, ASGIApp, "tuple[StaticMount, ...]"], WebMount]
 """(plugin id, generation, router or application, checked static mounts) → mount. Found by name."""
 
 
+_HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+_HeaderValue = Annotated[str, Field(pattern=r"^[\t\x20-\x7e\x80-\xff]*$")]
+
+
 class RequestInfo(BaseModel):
     """A request as data, for `IRequestPlugin`."""
 
@@ -83,7 +87,9 @@ class RequestInfo(BaseModel):
     path: str
     query: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    """Names in lower case."""
     client: str = ""
+    """The address of whoever asks."""
 
 
 class ResponseInfo(BaseModel):
@@ -91,16 +97,36 @@ class ResponseInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
+    status: int = Field(default=200, ge=200, le=599)
+    headers: tuple[tuple[_HeaderName, _HeaderValue], ...] = ()
+    """Without a Content-Type the body is plain text."""
     body: str = ""
 
 
 @runtime_checkable
 class IRequestPlugin(Protocol):
-    """A plugin that sees every request before it is routed; None lets it pass."""
+    """A plugin that sees requests of the web edge before they are routed, bodies aside.
 
-    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None: ...
+    That is what goes to plugins and to `/events`, WebSocket handshakes included; never what operators need
+    (`/admin`, `/livez`, `/readyz`, `/metrics`), and of `/events` not the `Authorization`.
+    """
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        """Answer the request in place of whoever it is for, or let it pass with None.
+
+        Plugins are asked one after the other, by the class attribute `request_order` (an int, 0 where it
+        says nothing; the lowest first, then by plugin id), until one answers. One that raises, or takes
+        longer than `deadlines.request`, is logged and passed. A WebSocket is refused by any answer.
+        """
+
+
+class RequestChain(Protocol):
+    """All request plugins in their order; false where there are none."""
+
+    def __bool__(self) -> bool: ...
+
+    async def first_answer(self, request: RequestInfo) -> ResponseInfo | None:
+        """None: it may pass. Never raises for what a plugin does."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,9 @@ class EdgeContext(_Context, Protocol):
 
     @property
     def mounts(self) -> MountTable: ...
+
+    @property
+    def requests(self) -> RequestChain: ...
 
     def hand_over(self, edge: EdgeApplication) -> bool:
         """Have the application that embeds the kernel serve `edge` until this plugin stops.

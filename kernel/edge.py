@@ -28,6 +28,7 @@ from .hosts.context import HostContext
 from .hosts.declarations import Compiled
 from .mounts import WebMounts
 from .open_requests import OpenRequests
+from .request_chain import RequestPlugins
 
 ALL_RIGHTS = frozenset({"read", "publish", "operate", "admin"})
 OUR_SOURCES = ("/plugins/", "/kernel", "/bus")
@@ -60,6 +61,7 @@ class Edge:
 
     bus: EventBus
     mounts: WebMounts
+    requests: RequestPlugins
     state_dir: Path
     token: str
     slot: EdgeSlot | None = None
@@ -84,6 +86,10 @@ class EdgeHostContext(HostContext):
     @property
     def mounts(self) -> WebMounts:
         return self._edge.mounts
+
+    @property
+    def requests(self) -> RequestPlugins:
+        return self._edge.requests
 
     @property
     def state_dir(self) -> Path:

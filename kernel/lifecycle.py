@@ -48,6 +48,7 @@ from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
 from .port import PluginPort
 from .registry import Activity, Generation, PluginRecord, make_reason
+from .request_chain import RequestPlugins
 from .scope import Scope
 from .security import Audit, PermissionManager, SecurityManager
 from .settings import Deadlines, PluginSettings, Settings
@@ -64,6 +65,7 @@ class Services:
     bus: EventBus
     settings: Settings
     mounts: WebMounts
+    requests: RequestPlugins
     security: SecurityManager
     audit: Audit
     announce: Callable[[Event], None]
@@ -191,6 +193,9 @@ class PluginLifecycleManager:
             await port.provide(provider)
         for handler in generation.declaration.handlers:
             await port.subscribe(handler)
+        if generation.declaration.sees_requests:
+            order, ask = generation.declaration.request_order, generation.host.handle_request
+            scope.push("requests", self._services.requests.put(port.plugin_id, order, ask))
         if generation.mount is not None:
             self._mount(generation, generation.mount)
 

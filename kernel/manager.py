@@ -34,6 +34,7 @@ from .lifecycle import Services
 from .loader import PluginLoader
 from .mounts import WebMounts
 from .registry import PluginRecord, PluginRegistry
+from .request_chain import RequestPlugins
 from .security import SecurityManager
 from .settings import Settings
 from .state import StateFolder
@@ -140,11 +141,13 @@ class PluginManager:
         self._announcer = Announcer(bus, self._log)
         self._announcer.open()
         token = state.token(self.settings.configured_token())
-        self._edge = Edge(bus, self._mounts, state.path, token, self._slot)
+        requests = RequestPlugins(self.settings.deadlines.request, self._log)
+        self._edge = Edge(bus, self._mounts, requests, state.path, token, self._slot)
         services = Services(
             bus=bus,
             settings=self.settings,
             mounts=self._mounts,
+            requests=requests,
             security=SecurityManager(self._announcer.announce),
             audit=self._announcer.announce,
             announce=self._announcer.announce,

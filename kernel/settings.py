@@ -185,6 +185,8 @@ class Deadlines(_Frozen):
     """Seconds for `configure` of a running plugin."""
     health: float = Field(5, gt=0)
     """Seconds for one health check."""
+    request: float = Field(1, gt=0)
+    """Seconds for `handle_request` of one plugin, before the request is passed on."""
 
 
 class PluginSettings(_Frozen):

@@ -82,6 +82,8 @@ class PluginDetails(PluginInfo):
     limits_enforced: tuple[str, ...] = ()
     """Which resource limits are enforced where the plugin runs now."""
     health: HealthCheck | None = None
+    request_order: int | None = None
+    """Its place among the plugins that see web requests before they are routed, if it is one of them."""
 
 
 class CommandResult(BaseModel):

@@ -17,7 +17,7 @@ from contracts.messages import (
 from contracts.messages.commands import HandlerInfo
 
 from ..port import source_of
-from ..registry import PluginRecord, check_health
+from ..registry import Generation, PluginRecord, check_health
 from ..security import ENFORCED_IN_PROCESS
 from .desk import CommandDesk
 
@@ -103,8 +103,15 @@ def plugin_details(record: PluginRecord, needed_by: tuple[str, ...]) -> PluginDe
         else (),
         needed_by=needed_by,
         shadowed=record.shadowed,
+        request_order=_request_order(generation),
         limits_enforced=ENFORCED_IN_PROCESS if generation else (),
     )
+
+
+def _request_order(generation: Generation | None) -> int | None:
+    if generation is None or not generation.declaration.sees_requests:
+        return None
+    return generation.declaration.request_order
 
 
 def _handler_info(spec: SubscriptionSpec, filtered: bool) -> HandlerInfo:

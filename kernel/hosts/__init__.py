@@ -24,7 +24,7 @@ from contracts.messages import AuditRecorded, ConfigurationProblem
 from contracts.metadata import PluginMetadata
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.security import SecurityContext
-from contracts.web import WebMount
+from contracts.web import RequestInfo, ResponseInfo, WebMount
 
 
 class HandlerDeclaration(BaseModel):
@@ -67,6 +67,9 @@ class Declaration(BaseModel):
     is_configurable: bool = False
     has_health: bool = False
     has_metrics: bool = False
+    sees_requests: bool = False
+    request_order: int = 0
+    """Its place among the plugins that see requests, the lowest first."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -189,6 +192,9 @@ class Host(Protocol):
     async def handle(self, event: PluginEvent) -> EventResult | None: ...
 
     async def call(self, call: Call) -> CallReply: ...
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        """What the plugin answers to a request that is not routed yet; None lets it pass."""
 
     async def health(self) -> HealthCheck: ...
 

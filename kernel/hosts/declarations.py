@@ -17,6 +17,7 @@ from contracts.errors import HandlerDefinitionError
 from contracts.event import Event, event_schema
 from contracts.plugin import IEventPlugin, IWebPlugin
 from contracts.query import Query
+from contracts.web import IRequestPlugin
 
 from . import Declaration, ProviderDeclaration
 from .handlers import CompiledHandler, HandlerFunction, compile_explicit, compile_handler
@@ -72,6 +73,8 @@ def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
         is_configurable=hasattr(instance, "configure"),
         has_health=hasattr(instance, "health_check"),
         has_metrics=hasattr(instance, "get_metrics"),
+        sees_requests=isinstance(instance, IRequestPlugin),
+        request_order=_request_order(instance),
     )
     return Compiled(
         declaration,
@@ -79,6 +82,18 @@ def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
         {name: handler.wants for name, handler in handlers.items() if handler.wants is not None},
         {name: function for name, (_, function) in providers.items()},
     )
+
+
+def _request_order(instance: object) -> int:
+    """The place of a request plugin. Raises `HandlerDefinitionError` where it, or its method, cannot work."""
+    if not isinstance(instance, IRequestPlugin):
+        return 0
+    method, order = type(instance).handle_request, getattr(instance, "request_order", 0)
+    if not inspect.iscoroutinefunction(method):
+        raise handler_error(method, "is not async", "async def handle_request(self, request: RequestInfo)")
+    if type(order) is not int:
+        raise handler_error(method, f"has request_order = {order!r}", "request_order = 10, an int")
+    return order
 
 
 def _add(table: dict[str, Any], name: str, value: Any, member: Any) -> None:

@@ -27,7 +27,7 @@ from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
 from contracts.messages import ConfigurationProblem
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
-from contracts.web import ASGIApp, StaticMount, WebAdapter, WebMount
+from contracts.web import ASGIApp, RequestInfo, ResponseInfo, StaticMount, WebAdapter, WebMount
 
 from ..configuration.schema import misfits_of, problems_of, schema_of
 from ..contain import contained, outward, run_apart
@@ -245,6 +245,10 @@ class InProcess:
     def call(self, call: Call) -> Coroutine[Any, Any, CallReply]:
         provider: ProviderFunction = self._compiled.providers[call.provider]
         return provider(call)
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        answer = await self._run("handle_request", request)
+        return None if answer is None else self._is_a(ResponseInfo, "handle_request", answer)
 
     async def health(self) -> HealthCheck:
         if not self._compiled.declaration.has_health:

@@ -17,7 +17,7 @@ from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded, ConfigurationProblem
 from contracts.plugin import ConfigurationResult, PluginStatus
-from contracts.web import WebMount
+from contracts.web import RequestInfo, ResponseInfo, WebMount
 
 from . import (
     Declaration,
@@ -163,6 +163,9 @@ class LoopbackHost:
 
     async def call(self, call: Call) -> CallReply:
         return await answered(self._inner.call(crossed(Call, call)), CallReply)
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        return await answered(self._inner.handle_request(crossed(RequestInfo, request)), ResponseInfo | None)
 
     async def health(self) -> HealthCheck:
         return await answered(self._inner.health(), HealthCheck)

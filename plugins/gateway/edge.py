@@ -12,6 +12,7 @@ from contracts.messages import ShowPlugin
 from contracts.tracing import TRACING
 from contracts.web import ASGIApp, EdgeContext
 
+from .first import answered_first
 from .problems import Problem, problem_of
 
 _PREFIX = "/plugins/"
@@ -31,10 +32,13 @@ class Edge:
     def __init__(self, context: EdgeContext, own: ASGIApp) -> None:
         self._context = context
         self._mounts = context.mounts
+        self._requests = context.requests
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         own_path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if self._requests and await answered_first(self._requests, own_path, scope, send):
+            return
         app, scope = self._route(scope)
         scope["fastapi.telemetry"] = None  # newer FastAPIs would make SERVER spans of their own
         if scope["type"] == "http" and TRACING.is_on:

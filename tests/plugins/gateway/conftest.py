@@ -103,6 +103,7 @@ class FakeContext:
 
     metadata = PluginMetadata(plugin_id="gateway", version="1.0.0")
     generation = 1
+    requests: Any = ()  # nobody sees requests first
 
     def __init__(self, state_dir: Path, config: Mapping[str, JsonValue] | None = None) -> None:
         self.state_dir = state_dir

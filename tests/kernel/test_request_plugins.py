@@ -1,0 +1,185 @@
+"""Plugins that see requests before they are routed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from pydantic import ValidationError
+
+from contracts.base import BasePlugin
+from contracts.errors import PluginStepFailed
+from contracts.web import RequestInfo, ResponseInfo, StaticMount
+from kernel.manager import PluginManager
+from kernel.settings import load_settings
+
+QUIET = ("audit", "webhooks", "alerts", "host_monitor", "telemetry")
+
+
+class Shop(BasePlugin, plugin_id="shop", version="1.0.0", security_level="trusted"):
+    """Whom the requests are for."""
+
+    async def get_api_router(self) -> Any:
+        router = APIRouter()
+
+        @router.get("/items/{number}")
+        async def item(number: int) -> int:
+            return number
+
+        return router
+
+    async def get_static_mounts(self) -> list[StaticMount]:
+        return []
+
+
+seen: list[tuple[str, RequestInfo]] = []
+answers: dict[str, Any] = {}
+
+
+class _Guard(BasePlugin):
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        seen.append((self.plugin_id, request))
+        answer = answers.get(self.plugin_id)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "slow":
+            await asyncio.Event().wait()
+        return answer
+
+
+class Late(_Guard, plugin_id="a_late", version="1.0.0", security_level="trusted"):
+    request_order = 20
+
+
+class First(_Guard, plugin_id="z_first", version="1.0.0", security_level="trusted"):
+    request_order = -5
+
+
+class Plain(_Guard, plugin_id="plain", version="1.0.0", security_level="trusted"):
+    pass
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    return FastAPI()
+
+
+@pytest.fixture
+async def manager(app: FastAPI, tmp_path: Path) -> AsyncIterator[PluginManager]:
+    seen.clear()
+    answers.clear()
+    off = {name: {"enabled": False} for name in QUIET}
+    overrides = {"state_dir": tmp_path / "state", "plugins": off, "deadlines": {"request": 0.05}}
+    made = PluginManager(
+        app, settings=load_settings(overrides=overrides, environ={}), serve=("/events", "/admin", "/livez")
+    )
+    for plugin in (Shop, Late, Plain, First):
+        await made.register_plugin(plugin)
+    async with app.router.lifespan_context(app):
+        yield made
+
+
+@pytest.fixture
+async def http(app: FastAPI, manager: PluginManager) -> AsyncIterator[httpx.AsyncClient]:
+    assert manager.state_dir is not None
+    token = (manager.state_dir / "token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app, client=("10.0.0.7", 1)), base_url="http://app", headers=headers
+    ) as client:
+        yield client
+
+
+async def test_each_is_asked_in_its_declared_order(http: httpx.AsyncClient) -> None:
+    """By `request_order`, whatever their ids; each sees the request as data, and None lets it pass."""
+    answer = await http.get("/plugins/shop/items/7?colour=red", headers={"X-Kind": "a"})
+    assert answer.json() == 7
+    assert [plugin_id for plugin_id, _ in seen] == ["z_first", "plain", "a_late"]
+    request = seen[0][1]
+    assert (request.method, request.path, request.query) == ("GET", "/plugins/shop/items/7", "colour=red")
+    assert (request.client, dict(request.headers)["x-kind"]) == ("10.0.0.7", "a")
+    assert "authorization" in dict(request.headers)
+
+
+async def test_the_first_answer_ends_it(http: httpx.AsyncClient) -> None:
+    """Nobody behind it is asked, and neither is whom the request was for."""
+    answers["plain"] = ResponseInfo(status=429, headers=(("Retry-After", "5"),), body="später")
+    answer = await http.get("/plugins/shop/items/7")
+    assert (answer.status_code, answer.text, answer.headers["retry-after"]) == (429, "später", "5")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert [plugin_id for plugin_id, _ in seen] == ["z_first", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(RuntimeError("broken"), "failed"), ("slow", "took longer than 0.05 s"), (17, "failed")],
+)
+async def test_one_that_fails_is_logged_and_passed(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, answer: Any, says: str
+) -> None:
+    """Also one that hangs, or answers with something else; the next is asked."""
+    answers["z_first"] = answer
+    assert (await http.get("/plugins/shop/items/7")).json() == 7
+    assert [plugin_id for plugin_id, _ in seen] == ["z_first", "plain", "a_late"]
+    assert any(
+        "z_first: handle_request of GET /plugins/shop/items/7" in m and says in m for m in caplog.messages
+    )
+
+
+async def test_operators_are_not_locked_out(manager: PluginManager, http: httpx.AsyncClient) -> None:
+    """What operates the kernel passes no plugin, and the token that publishes is shown to none."""
+    answers["plain"] = ResponseInfo(status=503)
+    assert (await http.get("/livez")).status_code == 200
+    assert (await http.get("/admin/plugins")).status_code == 200
+    assert seen == []
+    assert (await http.post("/events", json={})).status_code == 503
+    assert "authorization" not in dict(seen[0][1].headers)
+    assert (await http.post("/admin/plugins/plain/stop")).status_code == 200
+    assert (await http.get("/plugins/shop/items/7")).json() == 7
+
+
+async def test_who_is_stopped_is_asked_no_more(manager: PluginManager, http: httpx.AsyncClient) -> None:
+    """And from the next start on again."""
+    for plugin_id in ("z_first", "plain", "a_late"):
+        await manager.stop_plugin(plugin_id)
+    await http.get("/plugins/shop/items/7")
+    assert seen == []
+    await manager.start_plugin("plain")
+    await http.get("/plugins/shop/items/7")
+    assert [plugin_id for plugin_id, _ in seen] == ["plain"]
+
+
+async def test_the_order_is_told(manager: PluginManager, http: httpx.AsyncClient) -> None:
+    """To operators, by `plugin show`."""
+    orders = {
+        plugin_id: (await http.get(f"/admin/plugins/{plugin_id}")).json()["request_order"]
+        for plugin_id in ("shop", "plain", "z_first")
+    }
+    assert orders == {"shop": None, "plain": 0, "z_first": -5}
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({"handle_request": lambda self, request: None}, "is not async"),
+        ({"handle_request": _Guard.handle_request, "request_order": "first"}, "request_order = 'first'"),
+    ],
+)
+async def test_one_that_cannot_work_is_refused(manager: PluginManager, members: Any, says: str) -> None:
+    """When it is loaded, with its place."""
+    kind = type("Bad", (BasePlugin,), members, plugin_id="bad", version="1.0.0", security_level="trusted")
+    await manager.register_plugin(kind)
+    with pytest.raises(PluginStepFailed, match=says):
+        await manager.start_plugin("bad")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"status": 99}, {"headers": (("X: y", "z"),)}, {"headers": (("X", "a\r\nb"),)}]
+)
+def test_an_answer_that_http_cannot_carry_cannot_be_made(bad: Any) -> None:
+    """A header cannot bring another one with it."""
+    with pytest.raises(ValidationError):
+        ResponseInfo(**bad)
