@@ -39,7 +39,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert settings.edge_plugins == ("gateway",)
     assert settings.deadlines.model_dump() == {
         "load": 30, "initialize": 30, "start": 30, "stop": 10, "shutdown": 10, "drain": 10, "configure": 10,
-        "health": 5,
+        "health": 5, "request": 1,
     }  # fmt: skip
     assert settings.plugin_paths == (Path.cwd() / "my_plugins",)
 
