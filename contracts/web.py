@@ -161,6 +161,9 @@ class EdgeContext(_Context, Protocol):
     def rights(self, token: str) -> frozenset[str]:
         """What a bearer token may do (`read`, `publish`, `operate`, `admin`); empty: unknown token."""
 
+    def check_relay(self, envelope: Envelope, event: EventData) -> None:
+        """Raise what `relay` refuses by itself: `PermissionDeniedError`, `PayloadTooLarge`."""
+
     async def relay(self, envelope: Envelope, event: EventData, *, timeout: float = ...) -> Receipt:
         """Publish a whole envelope from outside.
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from contracts.bus import DEFAULT_TIMEOUT, CatalogEntry, EventBus, Tail
+from contracts.bus import DEFAULT_TIMEOUT, MAX_PAYLOAD, CatalogEntry, EventBus, Tail
 from contracts.envelope import Envelope
-from contracts.errors import PermissionDeniedError
+from contracts.errors import PayloadTooLarge, PermissionDeniedError
 from contracts.event import EventData, Receipt
 from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.security import Permission
@@ -106,9 +106,7 @@ class EdgeHostContext(HostContext):
         known = hmac.compare_digest(token.encode(), self._edge.token.encode())
         return ALL_RIGHTS if known else frozenset()
 
-    async def relay(
-        self, envelope: Envelope, event: EventData, *, timeout: float = DEFAULT_TIMEOUT
-    ) -> Receipt:
+    def check_relay(self, envelope: Envelope, event: EventData) -> None:
         if topic_of(envelope.type) in RESERVED_TOPICS:
             self._refuse(
                 "relay an event of type", envelope.type, "a type that is not of the kernel or the bus"
@@ -117,6 +115,16 @@ class EdgeHostContext(HostContext):
             self._refuse(
                 "relay an event from", envelope.source, "a source of your own, e.g. https://example.com/shop"
             )
+        if len(event.data) > MAX_PAYLOAD // 4 and (size := len(event.data.encode())) > MAX_PAYLOAD:
+            raise PayloadTooLarge(
+                f"{event.type} carries {size:,} bytes of data; the bus takes {MAX_PAYLOAD:,}",
+                fix="publish where the data lie, not the data",
+            )
+
+    async def relay(
+        self, envelope: Envelope, event: EventData, *, timeout: float = DEFAULT_TIMEOUT
+    ) -> Receipt:
+        self.check_relay(envelope, event)
         return await self._edge.bus.relay(envelope, event, timeout=timeout)
 
     def event_types(self, type_name: str) -> Sequence[CatalogEntry]:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from contracts.web import EdgeContext
 
-from .cloudevents import parse_json
+from .json_text import parse_json
 from .problems import Problem, invalid_fields
 
 Right = Literal["read", "publish", "operate", "admin"]

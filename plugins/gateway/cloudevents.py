@@ -12,10 +12,9 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic import JsonValue
-from pydantic_core import from_json
 
 from contracts.bus import TailItem
 from contracts.envelope import Envelope, schema_version
@@ -35,6 +34,7 @@ from .attributes import (
     take_source,
     take_time,
 )
+from .json_text import elements, members, parse_json
 from .problems import Problem
 
 STRUCTURED = "application/cloudevents+json"
@@ -43,8 +43,6 @@ BATCHED = "application/cloudevents-batch+json"
 Headers = Sequence[tuple[bytes, bytes]]
 
 _JSON_TYPE = re.compile(r"application/json|[\w.!#$&^-]+/[\w.!#$&^-]+\+json")
-_SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
 
 
 def parse(headers: Headers, body: bytes, *, now: datetime) -> tuple[Envelope, EventData]:
@@ -63,22 +61,28 @@ def parse(headers: Headers, body: bytes, *, now: datetime) -> tuple[Envelope, Ev
     return _event(attributes, data, now)
 
 
+def is_batch(headers: Headers) -> bool:
+    return _media(_content_type(headers)) == BATCHED
+
+
+def parse_batch(body: bytes, *, now: datetime) -> list[tuple[Envelope, EventData] | Problem]:
+    """Each event of a batch, or what is wrong with it. Raises `Problem` where the body is no batch."""
+    return [_parsed(text, now) for text in elements(body)]
+
+
+def _parsed(text: bytes, now: datetime) -> tuple[Envelope, EventData] | Problem:
+    try:
+        attributes, data = _structured(text)
+        return _event(attributes, data, now)
+    except Problem as problem:
+        return problem
+
+
 def render(item: TailItem) -> str:
     """An event of the bus as a structured CloudEvent on one line."""
     attributes = json.dumps(item.envelope.attributes(), ensure_ascii=False, separators=(",", ":"))
     data = item.data.replace("\r", " ").replace("\n", " ")  # in JSON, only ever between tokens
     return f'{attributes[:-1]},"data":{data}}}'
-
-
-def parse_json(body: bytes) -> JsonValue:
-    """JSON as RFC 8259 has it: UTF-8, no NaN, nested at most 200 deep. Raises `Problem` (400)."""
-    try:
-        value: JsonValue = from_json(body, allow_inf_nan=False)
-        body.decode()
-    except ValueError as error:
-        what = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise Problem(400, "malformed-json", f"the JSON cannot be read: {what}") from None
-    return value
 
 
 # --- the two modes -------------------------------------------------------------------------------------
@@ -105,54 +109,19 @@ def _binary(headers: Headers, content_type: str | None) -> Attributes:
 
 
 def _structured(body: bytes) -> tuple[Attributes, bytes]:
-    members = _members(body)
-    if "data" in members and "data_base64" in members:
+    found = members(body)
+    if "data" in found and "data_base64" in found:
         malformed("the event has both data and data_base64", "data", fix="keep one of them")
-    data, text = members.pop("data", (None, ""))
-    encoded, _ = members.pop("data_base64", (None, ""))
+    data, text = found.pop("data", (None, ""))
+    encoded, _ = found.pop("data_base64", (None, ""))
     attributes = {
         check_name(name): from_json_value(name, value)
-        for name, (value, _) in members.items()
+        for name, (value, _) in found.items()
         if value is not None
     }
     if encoded is not None:
         return attributes, _base64(encoded)
     return attributes, b"" if data is None else text.encode()
-
-
-def _members(body: bytes) -> dict[str, tuple[Any, str]]:
-    """Name → (value, its own text) of the object in `body`.
-
-    The text is kept because data are passed on as they are: numbers are not rounded on the way.
-    """
-    if not isinstance(parse_json(body), dict):
-        malformed("the body is not a JSON object", fix="send one event as a JSON object")
-    text = body.decode()
-    found: dict[str, tuple[Any, str]] = {}
-    at = _skip(text, _skip(text, 0) + 1)
-    while text[at] != "}":
-        name, at = _value(text, at)
-        start = _skip(text, _skip(text, at) + 1)
-        value, end = _value(text, start)
-        if name in found:
-            malformed(f"the member {name!r} is there twice", name)
-        found[name] = (value, text[start:end])
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    return found
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, at)
-    except ValueError as error:  # well-formed, but an integer of more digits than Python takes
-        raise Problem(400, "malformed-json", f"the JSON cannot be read: {error}") from None
-
-
-def _skip(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
 
 
 def _base64(value: JsonValue) -> bytes:
@@ -235,5 +204,5 @@ def _media(content_type: str | None) -> str:
 
 
 def _refuse_format(media: str) -> NoReturn:
-    what = "batches are not offered yet" if media == BATCHED else f"the format {media} is not understood"
-    raise Problem(415, "unsupported-format", what, fix=f"one event for each request, as {STRUCTURED}")
+    what, fix = f"the format {media} is not understood", f"send {STRUCTURED}, or an array as {BATCHED}"
+    raise Problem(415, "unsupported-format", what, fix=fix)

@@ -27,6 +27,8 @@ class GatewayConfig(BaseModel):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "warning"
     max_body_bytes: int = Field(MAX_PAYLOAD + 65_536, ge=1_024)
     """Largest request body that the gateway itself reads; plugins decide for their own routes."""
+    max_batch_events: int = Field(1_000, ge=1)
+    """Events in one body of `POST /events`."""
     max_import_bytes: int = Field(16 * MAX_PAYLOAD, ge=1_024)
     """The same for dead letters that are imported, up to 1,000 in one body."""
     keep_alive_seconds: float = Field(15.0, gt=0, le=15)

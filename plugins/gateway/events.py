@@ -2,77 +2,72 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
-from pydantic import BaseModel
 from starlette.requests import Request
 
-from contracts.event import Receipt
 from contracts.patterns import TYPE_FORM, TypePattern
 from contracts.web import EdgeContext
 
 from .access import Access, read_body
-from .cloudevents import STRUCTURED, parse
+from .cloudevents import BATCHED, STRUCTURED, is_batch
 from .config import GatewayConfig
+from .intake import Intake, ReceiptDocument
 from .stream import EventStream
-from .validation import EventValidation
 
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": {"type": "string", "minLength": 1},
+        "source": {"type": "string", "format": "uri-reference"},
+        "type": {"type": "string", "pattern": f"^{TYPE_FORM}$"},
+        "partitionkey": {
+            "type": ["string", "null"],
+            "description": "Events of one key stay in order.",
+        },
+        "data": {"type": ["object", "null"]},
+    },
+}
+_EXAMPLE = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/shop",
+    "type": "orders.placed",
+    "data": {"order_id": "17"},
+}
 _EVENT: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "Structured: the event as JSON. Binary: attributes as `ce-` headers, data as body.",
+        "description": (
+            "Structured: the event as JSON. Binary: attributes as `ce-` headers, data as body. "
+            "Batched: an array of structured events."
+        ),
         "content": {
-            STRUCTURED: {
-                "schema": {
-                    "type": "object",
-                    "required": ["specversion", "id", "source", "type"],
-                    "properties": {
-                        "specversion": {"const": "1.0"},
-                        "id": {"type": "string", "minLength": 1},
-                        "source": {"type": "string", "format": "uri-reference"},
-                        "type": {"type": "string", "pattern": f"^{TYPE_FORM}$"},
-                        "partitionkey": {
-                            "type": ["string", "null"],
-                            "description": "Events of one key stay in order.",
-                        },
-                        "data": {"type": ["object", "null"]},
-                    },
-                },
-                "example": {
-                    "specversion": "1.0",
-                    "id": "1",
-                    "source": "/shop",
-                    "type": "orders.placed",
-                    "data": {"order_id": "17"},
-                },
-            },
+            STRUCTURED: {"schema": _SCHEMA, "example": _EXAMPLE},
+            BATCHED: {"schema": {"type": "array", "items": _SCHEMA}, "example": [_EXAMPLE]},
             "application/json": {"schema": {"type": "object"}},
         },
     }
 }
 
 
-class ReceiptDocument(BaseModel):
-    """The bus has taken the event. `duplicate`: it had it already; `position` is that of the first."""
-
-    id: str
-    position: str
-    duplicate: bool
-
-
 def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -> APIRouter:
     router = APIRouter(prefix="/events", tags=["events"])
-    validation = EventValidation(context)
+    intake = Intake(context, config.max_batch_events)
 
     @router.post("", status_code=202, dependencies=[Depends(access.needs("publish"))], openapi_extra=_EVENT)
-    async def publish_event(request: Request) -> ReceiptDocument:
-        """Publish one CloudEvent 1.0, in structured or binary mode."""
+    async def publish_event(request: Request) -> ReceiptDocument | list[ReceiptDocument]:
+        """Publish one CloudEvent 1.0, in structured or binary mode, or an array of them as a batch.
+
+        Of a batch all events are checked first: one that is bad, and none is taken. Receipts are in order.
+        """
+        headers = request.scope["headers"]
+        batched = is_batch(headers)
         body = await read_body(request, config.max_body_bytes)
-        envelope, data = parse(request.scope["headers"], body, now=datetime.now(UTC))
-        validation.check(data)
-        return _document(await context.relay(envelope, data))
+        return await intake.batch(body) if batched else await intake.one(headers, body)
 
     @router.get(
         "/stream",
@@ -91,7 +86,3 @@ def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -
         return EventStream(tail, context.stopping, config.keep_alive_seconds)
 
     return router
-
-
-def _document(receipt: Receipt) -> ReceiptDocument:
-    return ReceiptDocument(id=receipt.id, position=receipt.position, duplicate=receipt.duplicate)

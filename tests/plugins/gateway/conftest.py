@@ -115,6 +115,8 @@ class FakeContext:
         self.asked: list[tuple[str, Any, float]] = []
         self.relayed: list[tuple[Envelope, EventData]] = []
         self.relay_error: Exception | None = None
+        self.relays = 0
+        """How many events are taken before `relay_error`."""
         self.types: list[CatalogEntry] = []
         self._undo: list[Callable[[], Any]] = []
 
@@ -124,11 +126,14 @@ class FakeContext:
     def rights(self, token: str) -> frozenset[str]:
         return TOKENS.get(token, frozenset())
 
-    async def relay(self, envelope: Envelope, event: EventData, *, timeout: float = 5.0) -> Receipt:
-        if self.relay_error:
-            raise self.relay_error
+    def check_relay(self, envelope: Envelope, event: EventData) -> None:
         if topic_of(envelope.type) in RESERVED_TOPICS:
             raise PermissionDeniedError(f"{envelope.type} is reserved", plugin_id="gateway", action="relay")
+
+    async def relay(self, envelope: Envelope, event: EventData, *, timeout: float = 5.0) -> Receipt:
+        if self.relay_error and len(self.relayed) >= self.relays:
+            raise self.relay_error
+        self.check_relay(envelope, event)
         known = [(e.source, e.id) for e, _ in self.relayed]
         duplicate = (envelope.source, envelope.id) in known
         if not duplicate:

@@ -61,14 +61,6 @@ async def test_the_sdk_gets_its_events_in(http: Any, context: Any, bind: Any) ->
     assert json.loads(data.data) == event.get_data()
 
 
-async def test_a_batch_is_not_offered_yet(http: Any) -> None:
-    """application/cloudevents-batch+json is answered 415, with what to do instead."""
-    answer = await post(http, [EVENT], **{"Content-Type": "application/cloudevents-batch+json"})
-    assert answer.status_code == 415
-    assert "batches are not offered yet" in answer.json()["detail"]
-    assert "application/cloudevents+json" in answer.json()["fix"]
-
-
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
