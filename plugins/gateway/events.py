@@ -13,6 +13,7 @@ from contracts.web import EdgeContext
 from .access import Access, read_body
 from .cloudevents import BATCHED, STRUCTURED, is_batch
 from .config import GatewayConfig
+from .filters import parse_filter
 from .intake import Intake, ReceiptDocument
 from .stream import EventStream
 
@@ -78,11 +79,23 @@ def events_router(context: EdgeContext, config: GatewayConfig, access: Access) -
     )
     async def stream_events(
         pattern: Annotated[tuple[TypePattern, ...], Query(description="Repeatable.")] = ("**",),
+        where: Annotated[
+            tuple[str, ...],
+            Query(
+                alias="filter",
+                description=(
+                    "Repeatable; all must hold. `NAME=VALUE`, `!=` (not equal, or not there), "
+                    "`^=` (begins with); NAME is type, source, subject, partitionkey or a field of the "
+                    "data: `data.order.id`."
+                ),
+            ),
+        ] = (),
         position: Annotated[str | None, Query(description="Go on after this one; `oldest` is one.")] = None,
         last_event_id: Annotated[str | None, Header(description="As `position`; wins over it.")] = None,
     ) -> EventStream:
         """Read along. Frames: `event` (its id is a position), `gap` (so many were missed), `bye`."""
+        filters = tuple(parse_filter(each) for each in where)
         tail = context.tail(*pattern, position=last_event_id or position)
-        return EventStream(tail, context.stopping, config.keep_alive_seconds)
+        return EventStream(tail, context.stopping, config.keep_alive_seconds, filters)
 
     return router

@@ -26,16 +26,22 @@ def structured(body: Any, content_type: str = STRUCTURED["content-type"]) -> tup
     """Parsed in structured mode, and held against the same event in a batch."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     batched = in_batch(content) if content_type == STRUCTURED["content-type"] and content else None
-    try:
-        found = parse(raw({"content-type": content_type}), content, now=NOW)
-    except Problem as problem:
+    found = outcome(raw({"content-type": content_type}), content)
+    if isinstance(found, Problem):
         if batched is not None:
             assert isinstance(batched, Problem)
-            assert (batched.status, batched.code) == (problem.status, problem.code)
-            assert batched.extensions == problem.extensions
-        raise
+            assert (batched.status, batched.code) == (found.status, found.code)
+            assert batched.extensions == found.extensions
+        raise found
     assert batched is None or batched == found
     return found
+
+
+def outcome(headers: list[tuple[bytes, bytes]], content: bytes) -> tuple[Envelope, EventData] | Problem:
+    try:
+        return parse(headers, content, now=NOW)
+    except Problem as problem:
+        return problem
 
 
 def in_batch(content: bytes) -> tuple[Envelope, EventData] | Problem:

@@ -11,10 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.bus import TailItem
 from contracts.envelope import Envelope
 from contracts.event import EventData
+from plugins.gateway.filters import parse_filter, wanted
 from plugins.gateway.gateway import Gateway
-from plugins.gateway.stream import pieces
+from plugins.gateway.stream import Framing, pieces
 
 NOW = datetime(2026, 1, 31, 8, tzinfo=UTC)
 
@@ -191,7 +193,97 @@ async def test_bursts_are_sent_in_bounded_pieces(start_gateway: Any) -> None:
     gateway = await start_gateway()
     for number in range(50):
         add(gateway, str(number), '{"filler":"' + "x" * 10_000 + '"}')
-    made = list(pieces(gateway.context.log.items))
+    made = list(pieces(gateway.context.log.items, Framing()))
     assert 1 < len(made) < 50
     assert all(len(piece) < 80_000 and piece.endswith("\n\n") for piece in made)
     assert "".join(made).count("event: event\n") == 50
+
+
+async def test_a_filter_lets_through_what_it_names(start_gateway: Any, client: Any) -> None:
+    """On the server; all filters hold; what was missed before an event that is filtered out is told."""
+    gateway = await start_gateway()
+    for identity, order, missed in (("1", 17, 0), ("2", 18, 3), ("3", 17, 0)):
+        add(gateway, identity, json.dumps({"order": {"id": order}}), missed=missed)
+    url = f"{gateway.url}/events/stream?position=oldest&filter=data.order.id%3D17&filter=source%5E%3D/sh"
+    async with client.stream("GET", url) as response:
+        stream = frames(response)
+        await anext(stream)
+        assert (await anext(stream))["id"] == "1"
+        assert await anext(stream) == {"event": "gap", "data": '{"missed": 3}'}
+        assert (await anext(stream))["id"] == "3"
+        add(gateway, "4", '{"order":{"id":17}}')
+        assert (await anext(stream))["id"] == "4"
+
+
+async def test_a_filtered_stream_tells_how_far_it_has_come(start_gateway: Any, client: Any) -> None:
+    """With the comments that break the silence, also while events come that are filtered out: a client that
+    comes back does not begin before all of them."""
+    gateway = await start_gateway(keep_alive_seconds=0.01)
+    async with client.stream("GET", f"{gateway.url}/events/stream?filter=subject=nobody") as response:
+        stream = frames(response)
+        await anext(stream)
+        for identity in ("1", "2"):
+            add(gateway, identity)
+        seen = await anext(stream)
+        while "id" not in seen or seen["id"] != "2":
+            assert seen[":"] == "keep-alive"
+            seen = await anext(stream)
+        assert "event" not in seen
+
+
+@pytest.mark.parametrize("bad", ["", "type", "typ=x", "data=1", "data.=1", "data..x=1", "time=now", "=x"])
+async def test_what_is_no_filter_is_refused(start_gateway: Any, client: Any, bad: str) -> None:
+    """Before the stream begins: a misspelled one would be silence without a reason."""
+    gateway = await start_gateway()
+    refused = await client.get(f"{gateway.url}/events/stream", params={"filter": bad})
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/invalid-filter")
+    assert refused.json()["fix"]
+    assert gateway.context.log.tails == []
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("type=orders.placed", True),
+        ("type=orders", False),
+        ("type^=orders.", True),
+        ("type!=orders.paid", True),
+        ("source=/shop", True),
+        ("subject=", False),
+        ("subject!=x", True),
+        ("partitionkey^=", False),
+        ("data.name=Ada=Bo", True),
+        ("data.name^=Ada", True),
+        ("data.name!=Ada=Bo", False),
+        ("data.count=3", True),
+        ("data.count=3.0", True),
+        ("data.count^=3", False),
+        ("data.count=three", False),
+        ("data.big=12345678901234567890", True),
+        ("data.big=12345678901234567891", False),
+        ("data.done=true", True),
+        ("data.done=1", False),
+        ("data.none=null", False),
+        ("data.none!=1", True),
+        ("data.deep.er.x=1", False),
+        ("data.list=1", False),
+        ("data.list.0=1", False),
+        ("data.deep.er=y", True),
+    ],
+)  # fmt: skip
+def test_filters_by_table(text: str, holds: bool) -> None:
+    """Text by text, numbers by value, and nothing else is equal to anything."""
+    data = {
+        "name": "Ada=Bo", "count": 3, "big": 12345678901234567890, "done": True, "none": None,
+        "deep": {"er": "y"}, "list": [1],
+    }  # fmt: skip
+    envelope = Envelope(id="1", source="/shop", type="orders.placed", time=NOW)
+    item = TailItem(envelope=envelope, version=1, data=json.dumps(data), position="1")
+    assert wanted([parse_filter(text)], item) is holds
+
+
+def test_data_that_cannot_be_read_have_no_fields() -> None:
+    """A number of more digits than Python reads ends no stream."""
+    envelope = Envelope(id="1", source="/shop", type="orders.placed", time=NOW)
+    item = TailItem(envelope=envelope, version=1, data='{"n": ' + "1" * 5_000 + "}", position="1")
+    assert [wanted([parse_filter(each)], item) for each in ("data.n=1", "data.n!=1")] == [False, True]
