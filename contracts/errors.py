@@ -484,6 +484,17 @@ class PluginStateError(PluginError):
     code = "plugin-state"
 
 
+class StateChanged(PlugbusError):
+    """What was to be changed is not any more as the asker has seen it.
+
+    Cause: somebody else has changed it between the look and the command.
+    Example: POST /admin/groups/billing.bill/resume with the ETag of before it was paused
+    Fix: look again (GET), and repeat the command with the new ETag if it is still wanted.
+    """
+
+    code = "state-changed"
+
+
 class PluginStepFailed(PluginError):
     """A lifecycle step of a plugin raised or ran over its deadline; the step was undone.
 

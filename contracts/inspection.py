@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from .envelope import Envelope
-from .errors import ErrorInfo
+from .errors import ErrorInfo, StateChanged
 from .patterns import TypePattern, matches
 
 
@@ -36,6 +38,17 @@ class BusInfo(BaseModel):
     """What is less than one may expect: one sentence each, with the fix in it."""
     details: dict[str, JsonValue] = Field(default_factory=dict)
     """Further facts by name: latency, memory, policy, layout version, limits, connections, …"""
+
+
+def state_tag(*parts: object) -> str:
+    """A short name of a state: the same parts have the same, others another one."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def check_tag(what: str, tag: str, wanted: Sequence[str] | None) -> None:
+    """Raise `StateChanged` unless the state of `what` has one of the `wanted` tags; None: any will do."""
+    if wanted is not None and tag not in wanted:
+        raise StateChanged(f"{what} is not as it was seen: somebody else has changed it", fix="look again")
 
 
 class GroupInfo(BaseModel):
@@ -79,6 +92,12 @@ class GroupInfo(BaseModel):
     """Given up by the overflow policy; for a broadcast group also what was trimmed before its turn."""
     stale: int
     """Settlements of former owners that were refused."""
+
+    @property
+    def tag(self) -> str:
+        """Of who handles it and whether it is paused; what it holds changes by itself."""
+        return state_tag(self.group, self.state, self.paused)
+
     rate: float = 0.0
     """Deliveries taken per second, over the last minute or since the first."""
     replaying: int = 0

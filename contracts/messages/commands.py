@@ -14,11 +14,15 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
 from ..health import HealthCheck
+from ..inspection import state_tag
 from ..metadata import PluginMetadata
 from ..patterns import TypePattern
 from ..plugin import PluginStatus
 from ..query import Query
 from ..security import SecurityContext
+
+IfTags = tuple[str, ...] | None
+"""Only if the state has one of these tags (`PluginInfo.tag`, `GroupInfo.tag`), else `StateChanged`."""
 
 
 class PluginReason(BaseModel):
@@ -51,6 +55,12 @@ class PluginInfo(BaseModel):
     subscriptions: int = 0
     capabilities: tuple[str, ...] = ()
     has_routes: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Of where it stands and why, and of its generation."""
+        reason = self.reason and (self.reason.code, self.reason.text, self.reason.since.isoformat())
+        return state_tag(self.plugin_id, self.status.value, self.activity, self.generation, reason)
 
 
 class HandlerInfo(BaseModel):
@@ -109,12 +119,14 @@ class StartPlugin(Query[CommandResult], capability="kernel.plugin.start"):
     """Start a plugin that is stopped, unloaded or failed."""
 
     plugin_id: str
+    if_tags: IfTags = None
 
 
 class StopPlugin(Query[CommandResult], capability="kernel.plugin.stop"):
     """Stop a plugin; its groups keep their place."""
 
     plugin_id: str
+    if_tags: IfTags = None
 
 
 class ListDeadLetters(Query[tuple[DeadLetter, ...]], capability="kernel.dlq.list"):
@@ -170,18 +182,21 @@ class PauseGroup(Query[GroupInfo], capability="kernel.group.pause"):
 
     group: str
     reason: str = ""
+    if_tags: IfTags = None
 
 
 class ResumeGroup(Query[GroupInfo], capability="kernel.group.resume"):
     """Let a paused group go on."""
 
     group: str
+    if_tags: IfTags = None
 
 
 class DropGroup(Query[GroupInfo], capability="kernel.group.drop"):
     """Retire a group with its place, its lot and its dead letters; what it was."""
 
     group: str
+    if_tags: IfTags = None
 
 
 class ListTopics(Query[tuple[TopicInfo, ...]], capability="kernel.bus.topics"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contracts.bus import Call, GroupInfo
 from contracts.errors import GroupConflict, GroupNotFound
+from contracts.inspection import check_tag
 from contracts.messages import DropGroup, ListGroups, PauseGroup, ResumeGroup, ShowGroup
 
 from .desk import CommandDesk, did_you_mean
@@ -27,20 +28,20 @@ class GroupCommands:
         return await find_group(self._desk, query.group)
 
     async def _pause(self, query: PauseGroup, call: Call) -> GroupInfo:
-        await find_group(self._desk, query.group)
+        await self._as_seen(query)
         reason = query.reason or f"paused by {call.source}"
         changed = await self._desk.bus.pause_group(query.group, reason=reason)
         self._desk.audit(call, "group.pause", query.group, reason=reason, changed=changed)
         return await find_group(self._desk, query.group)
 
     async def _resume(self, query: ResumeGroup, call: Call) -> GroupInfo:
-        await find_group(self._desk, query.group)
+        await self._as_seen(query)
         changed = await self._desk.bus.resume_group(query.group)
         self._desk.audit(call, "group.resume", query.group, changed=changed)
         return await find_group(self._desk, query.group)
 
     async def _drop(self, query: DropGroup, call: Call) -> GroupInfo:
-        group = await find_group(self._desk, query.group)
+        group = await self._as_seen(query)
         if group.state != "dormant":
             raise GroupConflict(
                 f"group {group.group!r} is in use: dropping it would leave its handler without events",
@@ -50,6 +51,13 @@ class GroupCommands:
         self._desk.audit(
             call, "group.drop", group.group, waiting=group.waiting, parked=group.parked, dead=group.dead
         )
+        return group
+
+    async def _as_seen(self, query: PauseGroup | ResumeGroup | DropGroup) -> GroupInfo:
+        """The group as it is now, if it is as the asker has seen it. Between this and the change the bus is
+        asked, so a second kernel on it may come in between."""
+        group = await find_group(self._desk, query.group)
+        check_tag(f"group {group.group!r}", group.tag, query.if_tags)
         return group
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from contracts.bus import Call, SubscriptionSpec
+from contracts.inspection import check_tag
 from contracts.messages import (
     CommandResult,
     ListPlugins,
@@ -44,16 +45,23 @@ class PluginCommands:
         )
 
     async def _start(self, query: StartPlugin, call: Call) -> CommandResult:
-        return await self._command("start", self._kernel.start_plugin, query.plugin_id, call)
+        return await self._command("start", self._kernel.start_plugin, query, call)
 
     async def _stop(self, query: StopPlugin, call: Call) -> CommandResult:
-        return await self._command("stop", self._kernel.stop_plugin, query.plugin_id, call)
+        return await self._command("stop", self._kernel.stop_plugin, query, call)
 
     async def _command(
-        self, name: str, action: Callable[[str, str], Awaitable[bool]], plugin_id: str, call: Call
+        self,
+        name: str,
+        action: Callable[[str, str], Awaitable[bool]],
+        query: StartPlugin | StopPlugin,
+        call: Call,
     ) -> CommandResult:
         """Run now; or, where a plugin commands itself, soon: it could not wait for its own end."""
+        plugin_id = query.plugin_id
         record = self._kernel.registry.record(plugin_id)
+        # No await between here and the step: of two that have seen the same state, one is refused.
+        check_tag(f"plugin {plugin_id!r}", plugin_info(record).tag, query.if_tags)
         self._desk.audit(call, f"plugin.{name}", plugin_id)
         reason = f"{name} by {call.source}"
         if call.source == source_of(plugin_id):

@@ -36,6 +36,7 @@ _STATUS: Mapping[str, int] = {
     "PluginStateError": 409,
     "DependencyError": 409,
     "GroupConflict": 409,
+    "StateChanged": 412,
     "PayloadTooLarge": 413,
     "InvalidEvent": 422,
     "InvalidPattern": 422,

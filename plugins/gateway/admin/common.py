@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
+from fastapi import Header
 from pydantic import BaseModel
+from starlette.responses import Response
 
 COMMAND_TIMEOUT = 120.0
 """Seconds that a command may take; each step of a plugin has a deadline of the kernel's own."""
+
+
+IfMatch = Annotated[
+    str | None, Header(description="The ETag of what is to be changed; refused with 412 if it is another.")
+]
+_ETAG = re.compile(r'(?:^|,)\s*"([^"]*)"\s*(?=,|$)')
+
+
+def etags(if_match: str | None) -> tuple[str, ...] | None:
+    """Those that `If-Match` names; None where any will do. What is no strong ETag matches nothing."""
+    return None if if_match is None or if_match.strip() == "*" else tuple(_ETAG.findall(if_match))
+
+
+def tell_etag(response: Response, tag: str) -> None:
+    response.headers["ETag"] = f'"{tag}"'
 
 
 class Count(BaseModel):

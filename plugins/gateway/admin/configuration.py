@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,12 +23,9 @@ from contracts.web import EdgeContext
 from ..access import Access, read_object
 from ..config import GatewayConfig
 from ..problems import Problem
-from .common import COMMAND_TIMEOUT, body_schema
+from .common import COMMAND_TIMEOUT, IfMatch, body_schema
 
 DryRun = Annotated[bool, Query(description="Only say what would come of it.")]
-IfMatch = Annotated[
-    str | None, Header(description="The ETag of what is to be changed; refused with 412 if it is another.")
-]
 
 
 def configuration_router(context: EdgeContext, config: GatewayConfig, access: Access) -> APIRouter:

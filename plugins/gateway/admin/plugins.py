@@ -21,7 +21,7 @@ from contracts.messages import (
 from contracts.web import EdgeContext
 
 from ..access import Access
-from .common import COMMAND_TIMEOUT
+from .common import COMMAND_TIMEOUT, IfMatch, etags, tell_etag
 
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": CommandResult, "description": "Accepted."}}
 
@@ -36,8 +36,11 @@ def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
         return await context.request(ListPlugins())
 
     @router.get("/{plugin_id}", dependencies=[reads])
-    async def show_plugin(plugin_id: str) -> PluginDetails:
-        return await context.request(ShowPlugin(plugin_id=plugin_id))
+    async def show_plugin(plugin_id: str, response: Response) -> PluginDetails:
+        """The ETag is that of where it stands."""
+        found = await context.request(ShowPlugin(plugin_id=plugin_id))
+        tell_etag(response, found.tag)
+        return found
 
     @router.get("/{plugin_id}/explain", dependencies=[reads])
     async def explain_plugin(plugin_id: str) -> PluginExplanation:
@@ -45,20 +48,21 @@ def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
         return await context.request(ExplainPlugin(plugin_id=plugin_id))
 
     @router.post("/{plugin_id}/start", dependencies=[operates], responses=_ACCEPTED)
-    async def start_plugin(plugin_id: str, response: Response) -> CommandResult:
+    async def start_plugin(plugin_id: str, response: Response, if_match: IfMatch = None) -> CommandResult:
         """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
-        command = StartPlugin(plugin_id=plugin_id)
+        command = StartPlugin(plugin_id=plugin_id, if_tags=etags(if_match))
         return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
 
     @router.post("/{plugin_id}/stop", dependencies=[operates], responses=_ACCEPTED)
-    async def stop_plugin(plugin_id: str, response: Response) -> CommandResult:
+    async def stop_plugin(plugin_id: str, response: Response, if_match: IfMatch = None) -> CommandResult:
         """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
-        command = StopPlugin(plugin_id=plugin_id)
+        command = StopPlugin(plugin_id=plugin_id, if_tags=etags(if_match))
         return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
 
     return router
 
 
 def _outcome(result: CommandResult, response: Response) -> CommandResult:
+    tell_etag(response, result.plugin.tag)
     response.status_code = 202 if result.outcome == "accepted" else 200
     return result

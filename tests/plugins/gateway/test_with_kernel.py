@@ -1,5 +1,6 @@
 """The gateway as the kernel runs it: found by its manifest, on a real bus and a real socket."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -239,3 +240,54 @@ async def test_a_site_that_cannot_be_served_is_refused_in_initialize(
     assert says in shown["reason"]["text"]
     assert (await kernel.get("/plugins/site/files/x")).status_code == 503
     assert (await kernel.get("/livez")).status_code == 200
+
+
+async def test_a_plugin_that_somebody_else_has_changed_is_left_alone(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """`If-Match` with the ETag of what was seen: 412 once it is another state, and nothing happens."""
+    await manager.register_plugin(Billing)
+    seen = (await kernel.get("/admin/plugins/billing")).headers["etag"]
+    started = await kernel.post("/admin/plugins/billing/start", headers={"If-Match": seen})
+    assert started.status_code == 200
+    assert started.headers["etag"] == (await kernel.get("/admin/plugins/billing")).headers["etag"] != seen
+    late = await kernel.post("/admin/plugins/billing/stop", headers={"If-Match": seen})
+    assert (late.status_code, late.json()["type"]) == (412, "/problems/state-changed")
+    assert manager.get_plugin("billing").status.value == "started"
+    for match in ("*", f'"x", {started.headers["etag"]}'):
+        done = await kernel.post("/admin/plugins/billing/start", headers={"If-Match": match})
+        assert (done.status_code, done.json()["outcome"]) == (200, "unchanged")
+
+
+async def test_of_two_that_have_seen_the_same_one_is_refused(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """Whichever comes second, also while the first is at work."""
+    await manager.register_plugin(Billing)
+    seen = {"If-Match": (await kernel.get("/admin/plugins/billing")).headers["etag"]}
+    answers = await asyncio.gather(
+        *(kernel.post("/admin/plugins/billing/start", headers=seen) for _ in range(5))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412, 412]
+
+
+async def test_a_group_that_somebody_else_has_changed_is_left_alone(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """The ETag stays while events come and go, and is another one when it is paused or nobody handles it."""
+    await manager.register_plugin(Billing)
+    await manager.start_plugin("billing")
+    address = "/admin/groups/billing.bill"
+    seen = {"If-Match": (await kernel.get(address)).headers["etag"]}
+    await kernel.post("/events", json=ORDER, headers=STRUCTURED)
+    paused = await kernel.post(f"{address}/pause", headers=seen)
+    assert paused.json()["paused"]
+    for command in ("pause", "resume", "drop"):
+        refused = await kernel.post(f"{address}/{command}", headers=seen)
+        assert (refused.status_code, refused.json()["type"]) == (412, "/problems/state-changed")
+    now = {"If-Match": paused.headers["etag"]}
+    assert (await kernel.post(f"{address}/resume", headers=now)).json()["paused"] is None
+    await manager.stop_plugin("billing")
+    assert (await kernel.post(f"{address}/drop", headers=seen)).status_code == 412
+    dormant = {"If-Match": (await kernel.get(address)).headers["etag"]}
+    assert (await kernel.post(f"{address}/drop", headers=dormant)).status_code == 200
