@@ -44,7 +44,9 @@ class OpenRequests:
         except asyncio.CancelledError:
             if not request.is_cut():  # the server gives it up
                 raise
-            if not request.is_websocket:
+            if request.is_told:
+                await request.finish()
+            elif not request.is_websocket:
                 raise PluginNotReady("the plugin was stopped before it had answered") from None
         finally:
             self._open.discard(request)
@@ -132,6 +134,8 @@ class _Request:
 
     async def finish(self) -> None:
         """End an event stream for the client as well: its application has only stopped."""
+        if self.is_websocket:
+            return
         if self._start is not None and (self._last is self._start or self._last.get("more_body", False)):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -133,9 +133,6 @@ async def test_what_does_not_end_is_cut(site: Site) -> None:
     assert len(site.requests) == 0
 
 
-Ask = Callable[..., Any]
-
-
 @pytest.fixture
 async def waiting() -> AsyncIterator[tuple[OpenRequests, asyncio.Task[None], list[Any]]]:
     """One request that is open, without a server."""
@@ -173,3 +170,24 @@ async def test_a_request_that_the_server_gives_up_is_cancelled(waiting: Any) -> 
     task.cancel()
     assert await closing == 0
     assert task.cancelled()
+
+
+async def test_an_event_stream_that_hears_nothing_is_ended_for_the_client() -> None:
+    """Its application is cut after the grace, and the response is whole all the same."""
+    started, sent = asyncio.Event(), list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        started.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    requests = OpenRequests(app)
+    task = asyncio.create_task(requests({"type": "http"}, send, send))
+    await started.wait()
+    assert await requests.close(0.01) == 1
+    await task
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
