@@ -28,9 +28,13 @@ def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[Static
     its own steps. Routes come before folders in a router, folders before an application. Raises
     `PluginLoadError`, with the cause, for what cannot be served or has no OpenAPI document.
     """
+    app: ASGIApp
     try:
-        app = _application(plugin_id, router, static)
-        document = _document(app if isinstance(router, APIRouter) else router)
+        if isinstance(router, APIRouter):
+            described = _from_router(plugin_id, router, static)
+            app, document = described if static else _undelayed(plugin_id, router), _document(described)
+        else:
+            app, document = _application(router, static), _document(router)
     except Exception as error:
         raise PluginLoadError(
             f"the web routes of {plugin_id!r} cannot be built: {error}",
@@ -40,9 +44,7 @@ def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[Static
     return WebMount(plugin_id, generation, app, document, static)
 
 
-def _application(plugin_id: str, router: Any, static: tuple[StaticMount, ...]) -> ASGIApp:
-    if isinstance(router, APIRouter):
-        return _from_router(plugin_id, router, static)
+def _application(router: Any, static: tuple[StaticMount, ...]) -> ASGIApp:
     if not callable(router) or isinstance(router, type):
         raise TypeError(f"{router!r} is not an ASGI application")
     if not static:
@@ -53,12 +55,25 @@ def _application(plugin_id: str, router: Any, static: tuple[StaticMount, ...]) -
 
 
 def _from_router(plugin_id: str, router: APIRouter, static: tuple[StaticMount, ...]) -> FastAPI:
+    app = _bare(plugin_id)
+    app.include_router(router, tags=[f"plugin:{plugin_id}"])
+    app.router.routes.extend(_folder(each) for each in static)
+    return app
+
+
+def _undelayed(plugin_id: str, router: APIRouter) -> FastAPI:
+    """The same without folders: `router` in the place of the application's own. An included router costs each
+    request a second look through its routes."""
+    app = _bare(plugin_id)
+    app.router = router
+    return app
+
+
+def _bare(plugin_id: str) -> FastAPI:
     app = FastAPI(
         title=plugin_id, openapi_url=None, docs_url=None, redoc_url=None, responses=PROBLEM_RESPONSES
     )
     install_problems(app)
-    app.include_router(router, tags=[f"plugin:{plugin_id}"])
-    app.router.routes.extend(_folder(each) for each in static)
     return app
 
 
