@@ -495,6 +495,17 @@ class StateChanged(PlugbusError):
     code = "state-changed"
 
 
+class PluginQuarantinedError(PluginStateError):
+    """The plugin is in quarantine, and is not started until it is released.
+
+    Cause: its starts failed again and again, it could not be stopped, or an operator put it there.
+    Example: `plugbus plugin start billing` after its fifth failed start within ten minutes
+    Fix: `plugbus plugin show ID` tells what failed; mend it, then `plugbus plugin quarantine release ID`.
+    """
+
+    code = "plugin-quarantined"
+
+
 class PluginStepFailed(PluginError):
     """A lifecycle step of a plugin raised or ran over its deadline; the step was undone.
 

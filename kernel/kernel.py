@@ -15,7 +15,7 @@ from contracts.errors import (
     PluginStateError,
     PluginStepFailed,
 )
-from contracts.messages import KernelStarted, KernelStopping, PluginDiscovered, Readiness
+from contracts.messages import KernelStarted, KernelStopping, PluginDiscovered, QuarantineEntry, Readiness
 from contracts.metadata import PluginMetadata
 from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.plugin import PluginStatus
@@ -27,6 +27,7 @@ from .event_models import misfits_of
 from .lifecycle import PluginLifecycleManager, Services
 from .metrics import Metrics
 from .operations import Operations, stopping
+from .quarantining import Quarantining
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
 from .resolver import DependencyResolver, Resolution
 from .scope import Scope
@@ -72,6 +73,7 @@ class Kernel:
         self.configuration = ConfigurationChanges(
             services.configuration, registry, self.operations, self.lifecycle
         )
+        self.quarantine = Quarantining(services, registry, log)
         self._retries: dict[str, asyncio.Task[None]] = {}
         self.waves: tuple[tuple[str, ...], ...] = ()
         """The start order as it was when the kernel started."""
@@ -89,6 +91,7 @@ class Kernel:
         for record in self.registry:
             if record.status is S.UNLOADED and record.enabled:
                 self._announce_found(record)
+        self.quarantine.enforce()
         resolution = self.resolve()
         for plugin_id, problems in resolution.problems.items():
             self._refuse_unresolved(self.registry.record(plugin_id), problems)
@@ -174,7 +177,17 @@ class Kernel:
         try:
             await self.lifecycle.bring_up(record, reason)
         except PluginStepFailed as error:
-            self._retry_if_not_ready(record, error)
+            if _is_not_ready(error):
+                self._retry_if_not_ready(record, error)
+            elif not self._stopping:
+                self.quarantine.start_failed(record, error)
+            raise
+
+    async def _bring_down(self, record: PluginRecord, reason: str) -> None:
+        try:
+            await self.lifecycle.bring_down(record, reason)
+        except PluginStepFailed as error:
+            self.quarantine.did_not_end(record, error)
             raise
 
     def _failed_dependency(self, record: PluginRecord) -> ErrorInfo | None:
@@ -213,7 +226,7 @@ class Kernel:
     # --- a plugin that is not ready ---------------------------------------------------------------------
 
     def _retry_if_not_ready(self, record: PluginRecord, error: PluginStepFailed) -> None:
-        if not _is_not_ready(error) or self._stopping:
+        if self._stopping:
             return
         self._forget_retry(record)
         record.activity = Activity.WAITING
@@ -245,6 +258,8 @@ class Kernel:
             except PluginStepFailed as failure:
                 error = failure
                 record.activity = Activity.WAITING if _is_not_ready(error) else Activity.NONE
+                if not _is_not_ready(error):
+                    self.quarantine.start_failed(record, error)
             else:
                 await self._start_waiting(record.plugin_id)
                 return
@@ -293,12 +308,23 @@ class Kernel:
                 plugin_id=plugin_id,
                 fix=f"stop first: plugbus plugin stop {' '.join(users)}",
             )
-        await self.operations.run(record, Activity.DRAINING, self.lifecycle.bring_down(record, reason))
+        await self.operations.run(record, Activity.DRAINING, self._bring_down(record, reason))
         return True
+
+    async def quarantine_plugin(self, plugin_id: str, reason: str, by: str) -> QuarantineEntry:
+        """Stop one plugin and put it into quarantine. Raises as `stop_plugin`."""
+        record = self.registry.record(plugin_id)
+        try:
+            await self.stop_plugin(plugin_id, reason)
+        except PluginStepFailed as error:
+            self._log.warning("%s", error)  # it is unloaded, and that it did not stop cleanly was announced
+        self.operations.require_idle(record)
+        return self.quarantine.add(record, reason, by)
 
     def _require_startable(self, record: PluginRecord) -> None:
         if self._stopping:
             raise stopping(record)
+        self.quarantine.require_free(record)
         problems = self._problems_of(record)
         if record.found is None or problems:
             why = problems[0].message if problems else (record.reason.text if record.reason else "")

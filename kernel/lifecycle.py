@@ -47,6 +47,7 @@ from .configuration.schema import problems_of, told
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
 from .port import PluginPort
+from .quarantine import Quarantine
 from .registry import Activity, Generation, PluginRecord, make_reason
 from .request_chain import RequestPlugins
 from .scope import Scope
@@ -72,6 +73,7 @@ class Services:
     make_host: Callable[[PluginRecord, int], Host]
     data_dir: Callable[[str], Path]
     configuration: ConfigurationLayers
+    quarantine: Quarantine
     backoff: float = 1.0
     """Scales every pause between retries."""
 
@@ -383,7 +385,7 @@ class PluginLifecycleManager:
     async def unload(self, record: PluginRecord, reason: str) -> None:
         """Let the code go, and prove that nothing of the plugin is left."""
         generation = _current(record)
-        leaks = await self._let_go(record, generation)
+        leaks = record.leaks = await self._let_go(record, generation)
         if record.status is not S.ERROR:
             why = make_reason("stopped", reason, next_step=f"plugbus plugin start {record.plugin_id}")
             record.transition(S.UNLOADED, why)

@@ -33,6 +33,7 @@ from .kernel import Kernel
 from .lifecycle import Services
 from .loader import PluginLoader
 from .mounts import WebMounts
+from .quarantine import Quarantine
 from .registry import PluginRecord, PluginRegistry
 from .request_chain import RequestPlugins
 from .security import SecurityManager
@@ -154,6 +155,7 @@ class PluginManager:
             make_host=self._make_host,
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
             configuration=ConfigurationLayers(self.settings, LiveStore(state.path)),
+            quarantine=Quarantine(state.path, self.settings.quarantine, self._log),
             backoff=self._backoff,
         )
         self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())

@@ -83,6 +83,8 @@ class PluginRecord:
     reason: PluginReason | None = None
     current: Generation | None = None
     loads: int = 0
+    leaks: tuple[str, ...] = ()
+    """What was still there when its last generation was let go."""
     shadowed: tuple[str, ...] = ()
     enabled: bool = True
     config: dict[str, JsonValue] = field(default_factory=dict)

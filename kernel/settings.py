@@ -189,6 +189,15 @@ class Deadlines(_Frozen):
     """Seconds for `handle_request` of one plugin, before the request is passed on."""
 
 
+class QuarantineSettings(_Frozen):
+    """When a plugin whose starts fail is not started any more."""
+
+    start_limit_burst: int = Field(5, ge=1)
+    """Failed starts within `start_limit_interval` that put a plugin into quarantine."""
+    start_limit_interval: float = Field(600, gt=0)
+    """Seconds in which they are counted."""
+
+
 class PluginSettings(_Frozen):
     """What the operator says about one plugin."""
 
@@ -228,6 +237,7 @@ class Settings(_Frozen):
     web_adapter: Annotated[str, AfterValidator(_function)] = "plugins.gateway.adapter:build"
     """Turns a plugin's router into what the web edge serves."""
     deadlines: Deadlines = Deadlines()
+    quarantine: QuarantineSettings = QuarantineSettings()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
     ] = "info"

@@ -73,15 +73,26 @@ from .lifecycle import (
     PluginInitialized,
     PluginLeaked,
     PluginLoaded,
+    PluginQuarantined,
+    PluginReleased,
     PluginStarted,
     PluginStopped,
     PluginUnloaded,
 )
 from .metrics import MetricsRecord, ShowMetrics
+from .quarantine import (
+    AddToQuarantine,
+    FailedStart,
+    ListQuarantine,
+    QuarantineChange,
+    QuarantineEntry,
+    ReleaseFromQuarantine,
+)
 from .schemas import DiffEventType, EventDiff, SchemaComparison, SchemaDifference, SchemaSide
 from .traces import ShowTrace, TraceRecord, TraceStep
 
 __all__ = [
+    "AddToQuarantine",
     "AuditRecorded",
     "BreakerClosed",
     "BreakerOpened",
@@ -105,6 +116,7 @@ __all__ = [
     "EventDiff",
     "EventTypeInfo",
     "ExplainPlugin",
+    "FailedStart",
     "GapFound",
     "GetReadiness",
     "GroupOverflowed",
@@ -122,6 +134,7 @@ __all__ = [
     "ListEventTypes",
     "ListGroups",
     "ListPlugins",
+    "ListQuarantine",
     "ListTopics",
     "MetricsRecord",
     "OwnerLost",
@@ -136,13 +149,18 @@ __all__ = [
     "PluginInitialized",
     "PluginLeaked",
     "PluginLoaded",
+    "PluginQuarantined",
     "PluginReason",
+    "PluginReleased",
     "PluginStarted",
     "PluginStopped",
     "PluginUnloaded",
+    "QuarantineChange",
+    "QuarantineEntry",
     "Readiness",
     "RedriveDeadLetters",
     "Redriven",
+    "ReleaseFromQuarantine",
     "ReplayEvents",
     "ReplayResult",
     "ResumeGroup",

@@ -77,3 +77,16 @@ class PluginLeaked(_PluginFact, type="plugin.leaked"):
     """After a plugin's scopes were undone, something of it was still there."""
 
     leaks: tuple[str, ...]
+
+
+class PluginQuarantined(_PluginFact, type="plugin.quarantined"):
+    """A plugin is not started any more until it is released; `reason` says what it did."""
+
+    by: str
+    """`/kernel`, or the source of the command."""
+
+
+class PluginReleased(_PluginFact, type="plugin.released"):
+    """A plugin came out of quarantine and may be started again."""
+
+    by: str

@@ -8,10 +8,13 @@ import typer
 from .client import Client, with_client, word
 from .explain import explain
 from .output import AsJson, clean, pretty, say, say_fields, say_item, say_items, say_table, short
+from .quarantine import app as quarantine_app
 
 app = typer.Typer(help="Plugins: list, show, explain, start, stop.")
 
 PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
+
+app.add_typer(quarantine_app, name="quarantine")
 
 _MARKS = {"started": "✔", "error": "✖"}
 _REASON_WIDTH = 200

@@ -15,6 +15,7 @@ from .explain import ExplainCommands
 from .graph import GraphCommands
 from .groups import GroupCommands
 from .plugins import PluginCommands, plugin_details, plugin_info
+from .quarantine import QuarantineCommands
 from .system import SystemCommands
 
 __all__ = ["Commands", "plugin_details", "plugin_info"]
@@ -27,6 +28,7 @@ class Commands:
         desk = CommandDesk(kernel)
         self._nouns = (
             PluginCommands(desk),
+            QuarantineCommands(desk),
             ExplainCommands(desk),
             GroupCommands(desk),
             DeadLetterCommands(desk),

@@ -1,5 +1,6 @@
 """The place where a kernel would run: environment, settings, state folder."""
 
+import logging
 import os
 import platform
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 from contracts.errors import SettingsError
 
+from ...quarantine import Quarantine
 from ...settings import DEFAULT, Settings, load_settings
 from ...state import StateFolder
 from ..version import installed_version
@@ -66,7 +68,7 @@ def check_state(settings: Settings) -> list[Check]:
     try:
         if not folder.exists():
             return [_future_folder(folder)]
-        return [_folder(folder), *_token(folder), _room(folder)]
+        return [_folder(folder), *_token(folder), _room(folder), *_quarantine(folder, settings)]
     except OSError as error:
         return [_unusable(folder, error.strerror or str(error))]
 
@@ -97,6 +99,22 @@ def _room(folder: Path) -> Check:
     if free < LITTLE_ROOM:
         return warning("free space", f"{free >> 20} MiB at {folder}", "make room there", bytes=free)
     return ok("free space", f"{free >> 20:,} MiB at {folder}", bytes=free)
+
+
+def _quarantine(folder: Path, settings: Settings) -> list[Check]:
+    try:
+        entries = Quarantine(folder, settings.quarantine, logging.getLogger("plugbus.doctor")).entries()
+    except SettingsError as error:
+        return [failed("quarantine", error.message, error.fix)]
+    return [
+        warning(
+            "quarantine",
+            f"{entry.plugin_id} is not started: {entry.reason}",
+            f"plugbus plugin quarantine release {entry.plugin_id}",
+            plugin_id=entry.plugin_id,
+        )
+        for entry in entries
+    ]
 
 
 def _unusable(folder: Path, why: str) -> Check:

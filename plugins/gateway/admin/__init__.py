@@ -16,12 +16,14 @@ from .events import events_router
 from .graph import graph_router
 from .groups import groups_router
 from .plugins import plugins_router
+from .quarantine import quarantine_router
 from .traces import traces_router
 
 
 def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) -> APIRouter:
     router = APIRouter(prefix="/admin")
     router.include_router(plugins_router(context, access))
+    router.include_router(quarantine_router(context, config, access))
     router.include_router(groups_router(context, config, access))
     router.include_router(bus_router(context, access))
     router.include_router(events_router(context, config, access))

@@ -296,3 +296,19 @@ def test_a_port_that_is_no_number_is_told(doctor: Doctor, folder: Path) -> None:
     (folder / "plugbus.toml").write_text("[plugins.gateway.config]\nport = 'eighty'\n")
     told = doctor(port=None, code=1)["port"]
     assert told["text"] == "127.0.0.1:eighty is no address to listen on"
+
+
+def test_plugins_in_quarantine_are_named(doctor: Doctor, state: StateFolder) -> None:
+    """With the command that releases; a damaged file is named too."""
+    entry = {
+        "plugin_id": "loop",
+        "reason": "5 failed starts",
+        "by": "/kernel",
+        "since": "2026-01-02T03:04:05Z",
+    }
+    file = state.path / "quarantine.json"
+    file.write_text(json.dumps({"loop": {"entry": entry}}))
+    told = doctor("--state-dir", str(state.path))["quarantine"]
+    assert (told["status"], told["fix"]) == ("warning", "plugbus plugin quarantine release loop")
+    file.write_text("{")
+    assert doctor("--state-dir", str(state.path), code=1)["quarantine"]["status"] == "failed"

@@ -217,3 +217,23 @@ def test_a_refused_plugin_is_explained_with_its_reason(
     assert f"            alerts.watch: no more {some}" in lines
     assert any("what its manifest says" in line for line in lines)
     assert len(lines) <= 24
+
+
+def test_quarantine_is_listed_with_reason_and_fix(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Who, since when, by whom, why, and the command that releases; adding hands the reason on."""
+    entry = {
+        "plugin_id": "alerts", "reason": "5 failed starts", "by": "/kernel",
+        "since": "2026-01-02T03:04:05Z", "failures": [], "checksum": "",
+    }  # fmt: skip
+    kernel.answer("GET /admin/quarantine", [entry])
+    out = plugbus("plugin", "quarantine", "list").out.splitlines()
+    assert out[0] == "✖ alerts  since 2026-01-02 03:04:05 by /kernel: 5 failed starts"
+    assert out[1].endswith("plugbus plugin quarantine release alerts")
+    change = {"outcome": "done", "plugin_id": "alerts", "entry": entry}
+    kernel.answer("POST /admin/plugins/alerts/quarantine", change)
+    plugbus("plugin", "quarantine", "add", "alerts", "--reason", "too loud")
+    assert kernel.last.body == {"reason": "too loud"}
+    kernel.answer("POST /admin/plugins/alerts/quarantine/release", change)
+    assert "plugbus plugin start alerts" in plugbus("plugin", "quarantine", "release", "alerts").out
+    told = plugbus("plugin", "quarantine", "release", "alerts", "--json").json
+    assert told == {"schema": "plugbus.plugin.quarantine.release/1", "item": change}

@@ -423,13 +423,14 @@ async def test_an_operator_is_told_where_a_plugin_failed(http: Any, context: Any
 READING = [
     "/admin/plugins", "/admin/plugins/x", "/admin/dead-letters", "/admin/dead-letters/x", "/admin/groups",
     "/admin/groups/x.y", "/admin/bus", "/admin/events/types", "/admin/capabilities",
-    "/admin/capabilities/x.y", "/events/stream",
+    "/admin/capabilities/x.y", "/events/stream", "/admin/quarantine",
 ]  # fmt: skip
 OPERATING = [
     "/admin/plugins/x/start", "/admin/plugins/x/stop", "/admin/dead-letters/redrive",
     "/admin/dead-letters/discard", "/admin/dead-letters/import", "/admin/capabilities/x.y",
     "/admin/groups/x.y/pause", "/admin/groups/x.y/resume", "/admin/groups/x.y/drop",
-    "/admin/events/replay", "/admin/events/replay/cancel",
+    "/admin/events/replay", "/admin/events/replay/cancel", "/admin/plugins/x/quarantine",
+    "/admin/plugins/x/quarantine/release",
 ]  # fmt: skip
 
 

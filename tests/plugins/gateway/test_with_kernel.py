@@ -291,3 +291,23 @@ async def test_a_group_that_somebody_else_has_changed_is_left_alone(
     assert (await kernel.post(f"{address}/drop", headers=seen)).status_code == 412
     dormant = {"If-Match": (await kernel.get(address)).headers["etag"]}
     assert (await kernel.post(f"{address}/drop", headers=dormant)).status_code == 200
+
+
+async def test_a_plugin_in_quarantine_is_listed_and_released(
+    kernel: httpx.AsyncClient, manager: PluginManager
+) -> None:
+    """Added with its reason, refused with 409 and the fix, released, started."""
+    await manager.register_plugin(Billing)
+    added = await kernel.post("/admin/plugins/billing/quarantine", json={"reason": "it sends too much"})
+    assert (added.status_code, added.json()["outcome"]) == (200, "done")
+    [entry] = (await kernel.get("/admin/quarantine")).json()
+    assert (entry["plugin_id"], entry["reason"]) == ("billing", "it sends too much")
+    refused = await kernel.post("/admin/plugins/billing/start")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/plugin-quarantined")
+    assert "plugbus plugin quarantine release billing" in refused.json()["fix"]
+    bad = await kernel.post("/admin/plugins/billing/quarantine", json={"why": "x"})
+    assert bad.status_code == 422
+    assert (await kernel.post("/admin/plugins/billing/quarantine/release")).json()["outcome"] == "done"
+    assert (await kernel.post("/admin/plugins/billing/start")).status_code == 200
+    itself = await kernel.post("/admin/plugins/gateway/quarantine")
+    assert (itself.status_code, itself.json()["outcome"]) == (202, "accepted")

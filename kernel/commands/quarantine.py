@@ -1,0 +1,52 @@
+"""`kernel.plugin.quarantine.*`: which plugins are not started any more, and changing that."""
+
+from __future__ import annotations
+
+from contracts.bus import Call
+from contracts.messages import (
+    AddToQuarantine,
+    ListQuarantine,
+    QuarantineChange,
+    QuarantineEntry,
+    ReleaseFromQuarantine,
+)
+
+from ..port import source_of
+from .desk import CommandDesk
+
+
+class QuarantineCommands:
+    def __init__(self, desk: CommandDesk) -> None:
+        self._desk = desk
+        self._kernel = desk.kernel
+
+    async def open(self) -> None:
+        await self._desk.provide(ListQuarantine, self._list)
+        await self._desk.provide(AddToQuarantine, self._add)
+        await self._desk.provide(ReleaseFromQuarantine, self._release)
+
+    async def _list(self, query: ListQuarantine, call: Call) -> tuple[QuarantineEntry, ...]:
+        return self._kernel.services.quarantine.entries()
+
+    async def _add(self, query: AddToQuarantine, call: Call) -> QuarantineChange:
+        plugin_id = query.plugin_id
+        self._kernel.registry.record(plugin_id)
+        entry = self._kernel.services.quarantine.entry(plugin_id)
+        if entry is not None:
+            return QuarantineChange(outcome="unchanged", plugin_id=plugin_id, entry=entry)
+        self._desk.audit(call, "plugin.quarantine", plugin_id, reason=query.reason)
+        if call.source == source_of(plugin_id):  # it could not wait for its own end
+            later = self._later(plugin_id, query.reason, call.source)
+            self._kernel.scope.spawn(later, name=f"quarantine {plugin_id}")
+            return QuarantineChange(outcome="accepted", plugin_id=plugin_id)
+        entry = await self._kernel.quarantine_plugin(plugin_id, query.reason, call.source)
+        return QuarantineChange(outcome="done", plugin_id=plugin_id, entry=entry)
+
+    async def _later(self, plugin_id: str, reason: str, by: str) -> None:
+        await self._kernel.operations.idle(plugin_id)
+        await self._kernel.quarantine_plugin(plugin_id, reason, by)
+
+    async def _release(self, query: ReleaseFromQuarantine, call: Call) -> QuarantineChange:
+        entry = self._kernel.quarantine.release(query.plugin_id, call.source)
+        outcome = "unchanged" if entry is None else "done"
+        return QuarantineChange(outcome=outcome, plugin_id=query.plugin_id, entry=entry)

@@ -1,0 +1,121 @@
+"""Putting plugins into quarantine, and letting them out: what becomes of the record, and who is told."""
+
+from __future__ import annotations
+
+import logging
+
+from contracts.errors import PluginStepFailed
+from contracts.event import Event
+from contracts.messages import AuditRecorded, PluginQuarantined, PluginReleased, Severity
+from contracts.messages.quarantine import QuarantineEntry
+from contracts.plugin import PluginStatus
+
+from .lifecycle import Services
+from .quarantine import BY_KERNEL, QUARANTINED, in_quarantine, quarantine_reason
+from .registry import PluginRecord, PluginRegistry, make_reason
+
+S = PluginStatus
+
+DOWN = ("stop", "shutdown")
+
+
+class Quarantining:
+    """Joins the quarantine, which only keeps, with records, announcements and the audit log."""
+
+    def __init__(self, services: Services, registry: PluginRegistry, log: logging.Logger) -> None:
+        self._services = services
+        self._registry = registry
+        self._store = services.quarantine
+        self._log = log
+
+    def enforce(self) -> None:
+        """When the kernel starts, before anything is resolved: it stands on the records of those."""
+        for record in self._registry:
+            if (entry := self._store.release_changed(record)) is not None:
+                self._log.info("plugin %s leaves the quarantine: its code has changed", record.plugin_id)
+                self._tell_released(record, BY_KERNEL, "its code has changed")
+            elif record.enabled and (entry := self._store.entry(record.plugin_id)) is not None:
+                self._mark(record, entry)
+                self._log.error("plugin %s is not started: %s", record.plugin_id, entry.reason)
+
+    def require_free(self, record: PluginRecord) -> None:
+        """Raises `PluginQuarantinedError`."""
+        if (entry := self._store.entry(record.plugin_id)) is not None:
+            raise in_quarantine(entry)
+
+    def start_failed(self, record: PluginRecord, error: PluginStepFailed) -> None:
+        """Count it; one too many puts the plugin away."""
+        text = str(error.info) if error.info is not None else error.message
+        entry = self._store.failed(record, error.step, f"{error.step}: {text}")
+        if entry is not None:
+            self._put_away(record, entry)
+
+    def did_not_end(self, record: PluginRecord, error: PluginStepFailed) -> None:
+        """A plugin that ran over the deadline and still runs would run beside itself if it was started."""
+        is_late = error.info is not None and error.info.matches("TimeoutError")
+        if error.step in DOWN and is_late and record.leaks:
+            said = f"it does not end: {error.message}; left behind: {'; '.join(record.leaks)}"
+            self._put_away(record, self._store.add(record, said, by=BY_KERNEL))
+
+    def add(self, record: PluginRecord, reason: str, by: str) -> QuarantineEntry:
+        """By command; the plugin is not loaded."""
+        entry = self._store.add(record, reason, by=by)
+        self._put_away(record, entry)
+        return entry
+
+    def release(self, plugin_id: str, by: str) -> QuarantineEntry | None:
+        """None: it was not in quarantine. Raises `PluginNotFound`, and `OSError` where it cannot be kept."""
+        if plugin_id not in self._registry:
+            gone = self._store.release(plugin_id)
+            if gone is None:
+                self._registry.record(plugin_id)  # raises, with the nearest id
+            return gone
+        record = self._registry.record(plugin_id)
+        entry = self._store.release(plugin_id)
+        if entry is not None:
+            if record.reason is not None and record.reason.code == QUARANTINED:
+                step = f"plugbus plugin start {plugin_id}"
+                record.transition(S.UNLOADED, make_reason("released", "out of quarantine", next_step=step))
+            self._tell_released(record, by, entry.reason)
+        return entry
+
+    def _put_away(self, record: PluginRecord, entry: QuarantineEntry) -> None:
+        self._mark(record, entry)
+        self._log.error("plugin %s is in quarantine: %s", record.plugin_id, entry.reason)
+        self._tell(record, PluginQuarantined, entry.reason, entry.by)
+        self._services.audit(
+            AuditRecorded(
+                plugin_id=entry.by,
+                action="plugin.quarantined",
+                subject=record.plugin_id,
+                severity=Severity.WARNING,
+                details=(("reason", entry.reason),),
+            )
+        )
+
+    def _mark(self, record: PluginRecord, entry: QuarantineEntry) -> None:
+        if record.status is S.ERROR:
+            record.transition(S.UNLOADED)
+        record.transition(S.ERROR, quarantine_reason(entry))
+
+    def _tell_released(self, record: PluginRecord, by: str, reason: str) -> None:
+        self._tell(record, PluginReleased, reason, by)
+        self._services.audit(
+            AuditRecorded(
+                plugin_id=by,
+                action="plugin.released",
+                subject=record.plugin_id,
+                details=(("reason", reason),),
+            )
+        )
+
+    def _tell(self, record: PluginRecord, kind: type[Event], reason: str, by: str) -> None:
+        fact = {
+            "plugin_id": record.plugin_id,
+            "version": record.metadata.version,
+            "generation": record.loads,
+            "replica": self._services.bus.replica,
+            "reason": reason,
+            "by": by,
+        }
+        self._services.announce(kind.model_validate(fact))
