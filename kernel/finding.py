@@ -13,6 +13,7 @@ from contracts.metadata import PluginMetadata
 from contracts.tracing import is_export_wanted
 
 from .discovery import Discovered, Discovery, PluginDiscovery, Refusal, Source
+from .enabling import Decisions, disabled
 from .kernel import refused_record
 from .registry import PluginRecord, PluginRegistry, make_reason
 from .settings import DEFAULT, PluginSettings, Settings
@@ -31,6 +32,7 @@ BUILT_IN_DEFAULTS: dict[str, frozenset[Profile]] = {
 
 BUILT_IN = "builtin"
 COMMAND_LINE = "command line"
+SAFE_MODE = "--safe-mode"
 BUILT_IN_FOLDER = Path(__file__).resolve().parent.parent / "plugins"
 
 
@@ -49,12 +51,22 @@ class PluginFinder:
     """Registers what `settings` and `consent` (paths named on the command line) lead to."""
 
     def __init__(
-        self, settings: Settings, profile: Profile, consent: Sequence[Path], log: logging.Logger
+        self,
+        settings: Settings,
+        profile: Profile,
+        consent: Sequence[Path],
+        log: logging.Logger,
+        *,
+        decisions: Decisions | None = None,
+        safe_mode: bool = False,
     ) -> None:
+        """`decisions` lie over the settings; in `safe_mode` only built-ins are on."""
         self._settings = settings
         self._profile = profile
         self._consent = tuple(consent)
         self._log = log
+        self._decisions = decisions
+        self._safe_mode = safe_mode
 
     def find(self, registry: PluginRegistry) -> None:
         """Every plugin gets a record, refused ones with their reason; what is registered already wins."""
@@ -76,28 +88,41 @@ class PluginFinder:
             Source.entry_points(),
         ]
 
-    def is_enabled(self, metadata: PluginMetadata) -> bool:
-        policy = self._settings.plugins.get(metadata.plugin_id) or PluginSettings()
+    def enabled(self, metadata: PluginMetadata) -> tuple[bool, str]:
+        """Whether it is on, and who or what says so."""
+        plugin_id = metadata.plugin_id
+        decision = self._decisions.get(plugin_id) if self._decisions else None
+        policy = self._settings.plugins.get(plugin_id) or PluginSettings()
+        if decision is not None:
+            return decision.enabled, decision.told
         if policy.enabled is not None:
-            return policy.enabled
+            return policy.enabled, self._settings.source_of(f"plugins.{plugin_id}.enabled")
         if metadata.source == BUILT_IN:
-            return is_on_by_default(metadata.plugin_id, self._profile)
-        return not metadata.source.startswith("entry point")
+            return is_on_by_default(plugin_id, self._profile), f"its default in plugbus {self._profile}"
+        if metadata.source.startswith("entry point"):
+            return False, "plugins of installed packages are off by default"
+        return True, "the default"
+
+    def _is_held_back(self, metadata: PluginMetadata) -> bool:
+        return self._safe_mode and metadata.source != BUILT_IN
 
     def _register(self, discovered: Discovered, found: Discovery, registry: PluginRegistry) -> None:
         metadata = discovered.metadata
         if metadata.plugin_id in registry:  # registered by the application
             registry.record(metadata.plugin_id).shadowed += (metadata.file_path,)
             return
+        enabled, by = self.enabled(metadata)
+        held_back = enabled and self._is_held_back(metadata)
         record = PluginRecord(
             metadata,
             found=discovered,
             consent="named on the command line" if metadata.source == COMMAND_LINE else "",
             shadowed=tuple(found.shadowed.get(metadata.plugin_id, ())),
-            enabled=self.is_enabled(metadata),
+            enabled=enabled and not held_back,
+            enabled_by=SAFE_MODE if held_back else by,
         )
         if not record.enabled:
-            record.reason = _disabled(record.plugin_id)
+            record.reason = _held_back(record.plugin_id) if held_back else disabled(record.plugin_id)
         registry.register_plugin(record)
 
     def _register_refused(self, refusal: Refusal, registry: PluginRegistry) -> None:
@@ -112,9 +137,9 @@ class PluginFinder:
         registry.register_plugin(refused_record(metadata, refusal.error))
 
 
-def _disabled(plugin_id: str) -> PluginReason:
+def _held_back(plugin_id: str) -> PluginReason:
     return make_reason(
-        "disabled",
-        "not enabled",
-        next_step=f"[plugins.{plugin_id}] enabled = true, or plugbus plugin start {plugin_id}",
+        "safe_mode",
+        "not loaded: in safe mode only built-in plugins are",
+        next_step=f"run without --safe-mode, or for now: plugbus plugin start {plugin_id}",
     )

@@ -23,6 +23,7 @@ from contracts.plugin import PluginStatus
 from .announcer import Announcer
 from .bus_health import BusHealth
 from .configuration.changing import ConfigurationChanges
+from .enabling import disabled
 from .event_models import misfits_of
 from .lifecycle import PluginLifecycleManager, Services
 from .metrics import Metrics
@@ -290,11 +291,12 @@ class Kernel:
         await self.operations.run(record, Activity.LOADING, self._bring_up(record, reason))
         return True
 
-    async def stop_plugin(self, plugin_id: str, reason: str) -> bool:
+    async def stop_plugin(self, plugin_id: str, reason: str, *, with_dependents: bool = False) -> bool:
         """Stop and unload one plugin, or stop trying to start it; False if there was nothing to stop.
 
-        Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (others need it), and `PluginStepFailed`
-        where it did not stop cleanly; it is unloaded then as well.
+        `with_dependents`: those that need it first, in reverse start order; what of them does not stop
+        cleanly is logged and gone past. Raises `PluginNotFound`, `PluginBusy`, `PluginStateError` (others
+        need it), and `PluginStepFailed` where it did not stop cleanly; it is unloaded then as well.
         """
         record = self.registry.record(plugin_id)
         self.operations.require_idle(record)
@@ -302,14 +304,76 @@ class Kernel:
             if waited := self._forget_retry(record):
                 record.transition(S.UNLOADED, make_reason("stopped", reason))
             return waited
+        if with_dependents:
+            await self._stop_dependents(plugin_id)
         if users := self._started_users(plugin_id):
             raise PluginStateError(
                 f"plugin {plugin_id!r} is needed by {', '.join(users)}",
                 plugin_id=plugin_id,
-                fix=f"stop first: plugbus plugin stop {' '.join(users)}",
+                fix=f"stop them as well: plugbus plugin stop {plugin_id} --with-dependents",
             )
         await self.operations.run(record, Activity.DRAINING, self._bring_down(record, reason))
         return True
+
+    async def _stop_dependents(self, plugin_id: str) -> None:
+        """Nothing is stopped where one of them is busy."""
+        started = [one for id in self.dependents_of(plugin_id) if (one := self.registry.record(id)).current]
+        for record in started:
+            self.operations.require_idle(record)
+        for record in started:
+            try:
+                await self.stop_plugin(record.plugin_id, f"{plugin_id}, which it needs, is stopped")
+            except PluginStepFailed as error:
+                self._log.warning("%s", error)
+
+    def dependents_of(self, plugin_id: str) -> tuple[str, ...]:
+        """Ids of all that need it, or need one that does; each before those that it needs."""
+        order: list[str] = []
+
+        def visit(id: str) -> None:
+            for user in self.needed_by(id):
+                if user not in order:
+                    visit(user)
+                    order.append(user)
+
+        visit(plugin_id)
+        return tuple(id for id in order if id != plugin_id)
+
+    async def enable_plugin(self, plugin_id: str, by: str) -> bool:
+        """Start it now, and from now on whenever the kernel starts; False if both was so.
+
+        Raises as `start_plugin`. Where it cannot be started nothing is decided; where it then fails to,
+        it is enabled all the same.
+        """
+        record = self.registry.record(plugin_id)
+        self.operations.require_idle(record)
+        if record.status is not S.STARTED:
+            self._require_startable(record)
+        decided = self.services.decisions.decide(record, True, by)
+        return await self.start_plugin(plugin_id, f"enabled by {by}") or decided
+
+    async def disable_plugin(self, plugin_id: str, by: str, *, with_dependents: bool = False) -> bool:
+        """Stop it now, and do not start it when the kernel starts; False if both was so.
+
+        Raises as `stop_plugin`; where it is not stopped, nothing is decided.
+        """
+        record = self.registry.record(plugin_id)
+        if plugin_id in self.services.settings.edge_plugins:
+            raise PluginStateError(
+                f"plugin {plugin_id!r} is the way on which commands come in",
+                plugin_id=plugin_id,
+                fix=f"write [plugins.{plugin_id}] enabled = false into plugbus.toml, and start anew",
+            )
+        try:
+            stopped = await self.stop_plugin(plugin_id, f"disabled by {by}", with_dependents=with_dependents)
+        except PluginStepFailed as error:
+            self._log.warning("%s", error)  # it is unloaded all the same
+            stopped = True
+        self.operations.require_idle(record)
+        decided = self.services.decisions.decide(record, False, by)
+        if record.status is S.UNLOADED:
+            record.reason = disabled(plugin_id)
+        return stopped or decided
 
     async def quarantine_plugin(self, plugin_id: str, reason: str, by: str) -> QuarantineEntry:
         """Stop one plugin and put it into quarantine. Raises as `stop_plugin`."""

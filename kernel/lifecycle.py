@@ -44,6 +44,7 @@ from contracts.web import WebMount
 from .configuration.layers import ConfigurationLayers
 from .configuration.migration import migrated
 from .configuration.schema import problems_of, told
+from .enabling import Decisions
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
 from .port import PluginPort
@@ -74,6 +75,7 @@ class Services:
     data_dir: Callable[[str], Path]
     configuration: ConfigurationLayers
     quarantine: Quarantine
+    decisions: Decisions
     backoff: float = 1.0
     """Scales every pause between retries."""
 

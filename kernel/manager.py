@@ -25,6 +25,7 @@ from .configuration.layers import ConfigurationLayers
 from .configuration.live import LiveStore
 from .discovery import PluginDiscovery, metadata_of
 from .edge import Edge, EdgeSlot
+from .enabling import Decisions
 from .finding import PluginFinder, Profile
 from .hosts import Host
 from .hosts.code import Code, GivenClass, LoadedCode
@@ -65,7 +66,7 @@ class PluginManager:
     the operator trusts by naming them. `bus` replaces the one that the settings name, and is then opened
     and closed by whoever made it. With `bus_told` a start waits for a bus that cannot be reached, and tells
     that it waits (the error) and that it goes on (None). `backoff` scales every pause between retries (the
-    test kit: 0). Used from one event loop; started once.
+    test kit: 0). `safe_mode` leaves all but built-ins unloaded. Used from one event loop; started once.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PluginManager:
         bus: EventBus | None = None,
         bus_told: Told | None = None,
         backoff: float = 1.0,
+        safe_mode: bool = False,
         log: logging.Logger | None = None,
     ) -> None:
         app, settings = _told_apart(app, settings)
@@ -91,6 +93,7 @@ class PluginManager:
         self._given_bus = bus
         self._bus_told = bus_told
         self._backoff = backoff
+        self._safe_mode = safe_mode
         self._bus: EventBus | None = None
         self._state: StateFolder | None = None
         self._started = False
@@ -125,7 +128,7 @@ class PluginManager:
         try:
             async with self._opening:
                 await self._open()
-            PluginFinder(self.settings, self.profile, self._consent, self._log).find(self.registry)
+            self._find()
             await self.kernel.boot()
         except BaseException:
             await self.stop("failed to start")
@@ -133,6 +136,17 @@ class PluginManager:
         if self._stop is not None:
             await self.stop()
             raise BusError("the manager was stopped while it was starting")
+
+    def _find(self) -> None:
+        finder = PluginFinder(
+            self.settings,
+            self.profile,
+            self._consent,
+            self._log,
+            decisions=self.kernel.services.decisions,
+            safe_mode=self._safe_mode,
+        )
+        finder.find(self.registry)
 
     async def _open(self) -> None:
         state = StateFolder.locate(self.settings.state_dir, self.settings.file)
@@ -156,6 +170,7 @@ class PluginManager:
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
             configuration=ConfigurationLayers(self.settings, LiveStore(state.path)),
             quarantine=Quarantine(state.path, self.settings.quarantine, self._log),
+            decisions=Decisions(state.path),
             backoff=self._backoff,
         )
         self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())

@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from contracts.metadata import PluginMetadata
+from contracts.patterns import RESERVED_TOPICS
 
 from .manifest_problems import FILLED_IN, Manifest, Problem, manifest_error, problems_of, too_deep
 from .manifest_reader import read_manifest
 
+_BUILT_IN = Path(__file__).resolve().parent.parent / "plugins"
 MANIFEST_NAMES = ("plugin.toml", "plugin.json", "plugin.yaml", "plugin.yml", "metadata.json")
 
 
@@ -34,6 +36,8 @@ def build_metadata(
     except RecursionError:
         problems.append(too_deep())
     problems += extra
+    if str(manifest.data.get("plugin_id")) in RESERVED_TOPICS and _BUILT_IN not in manifest.path.parents:
+        problems.append(_reserved(manifest))
     if metadata is None or problems:
         raise manifest_error(manifest.path, problems, plugin_id=str(manifest.data.get("plugin_id", "")))
     return metadata
@@ -88,6 +92,12 @@ def no_plugin_id(class_name: str, line: int | None = None) -> Problem:
     """What is wrong with a plugin class that has neither class keywords nor a manifest file."""
     fix = f'class {class_name}(BasePlugin, plugin_id="…", version="1.0.0"), or a plugin.toml beside it'
     return Problem(f"the plugin class {class_name} does not say its plugin_id", fix, line)
+
+
+def _reserved(manifest: Manifest) -> Problem:
+    name = str(manifest.data["plugin_id"])
+    fix = manifest.example("plugin_id", f"my_{name}")
+    return Problem(f"'{name}' is a word of the kernel's own", fix, manifest.line_of(("plugin_id",)))
 
 
 def _may_not_stand_there(key: str, manifest: Manifest) -> Problem:

@@ -87,6 +87,8 @@ class PluginRecord:
     """What was still there when its last generation was let go."""
     shadowed: tuple[str, ...] = ()
     enabled: bool = True
+    enabled_by: str = ""
+    """Who or what decided that."""
     config: dict[str, JsonValue] = field(default_factory=dict)
     """Given with the plugin by the application; lies over settings and defaults."""
 

@@ -126,6 +126,24 @@ class StopPlugin(Query[CommandResult], capability="kernel.plugin.stop"):
     """Stop a plugin; its groups keep their place."""
 
     plugin_id: str
+    with_dependents: bool = False
+    """Stop those that need it too, before it; else it is refused where one of them is started."""
+    if_tags: IfTags = None
+
+
+class EnablePlugin(Query[CommandResult], capability="kernel.plugin.enable"):
+    """Have a plugin started now and whenever the kernel starts, whatever the settings say."""
+
+    plugin_id: str
+    if_tags: IfTags = None
+
+
+class DisablePlugin(Query[CommandResult], capability="kernel.plugin.disable"):
+    """Stop a plugin, and do not start it when the kernel starts, whatever the settings say."""
+
+    plugin_id: str
+    with_dependents: bool = False
+    """As with stop; those are stopped, not disabled."""
     if_tags: IfTags = None
 
 

@@ -98,6 +98,8 @@ class PluginExplanation(BaseModel):
     status: PluginStatus
     activity: str
     enabled: bool
+    enabled_by: str = ""
+    """Who or what says so: an operator, a place in the settings, a default."""
     reason: PluginReason | None = None
     source: str = ""
     """Which of the places where plugins are looked for had it."""

@@ -39,6 +39,7 @@ def explained(item: Item) -> Iterator[str]:
     """The lines for people."""
     yield from _status(item)
     yield from _block("found", [_place(item), *(f"passed over: {path}" for path in item["shadowed"])])
+    yield from _block("enabled", [_enabled(item)] if item.get("enabled_by") else [])
     yield from _block("start", [_start(item["start"]), *map(_starts_after, item["start"]["after"])])
     yield from _block("needed by", [_dependent(one) for one in item["needed_by"]] or ["nobody"])
     yield from _block("known", [] if item["known_from"] == "code" else [_FROM_MANIFEST])
@@ -74,6 +75,11 @@ def _block(label: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _place(item: Item) -> str:
     return ", ".join(filter(None, (item["source"], item["path"]))) or "given by the application"
+
+
+def _enabled(item: Item) -> str:
+    answer = "yes" if item["enabled"] else "no"
+    return f"{answer}: {item['enabled_by']}"
 
 
 def _start(start: Item) -> str:

@@ -12,11 +12,13 @@ from .quarantine import app as quarantine_app
 
 app = typer.Typer(help="Plugins: list, show, explain, start, stop.")
 
+Along = Annotated[bool, typer.Option("--with-dependents", help="Stop those that need it too, before it.")]
 PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
 
 app.add_typer(quarantine_app, name="quarantine")
 
 _MARKS = {"started": "✔", "error": "✖"}
+_WITH_DEPENDENTS = "?with_dependents=true"
 _REASON_WIDTH = 200
 _REASON_LINES = 10
 _COMMAND_TIMEOUT = 130.0
@@ -102,13 +104,29 @@ def start_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -
 
 @app.command("stop")
 @with_client
-def stop_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
+def stop_plugin(client: Client, plugin_id: PluginId, along: Along = False, as_json: AsJson = False) -> None:
     """Stop a plugin; its groups keep their place."""
-    _command(client, plugin_id, "stop", as_json)
+    _command(client, plugin_id, "stop", as_json, _WITH_DEPENDENTS if along else "")
 
 
-def _command(client: Client, plugin_id: str, verb: str, as_json: bool) -> None:
-    result = client.post(f"/admin/plugins/{word(plugin_id)}/{verb}", wait=_COMMAND_TIMEOUT)
+@app.command("enable")
+@with_client
+def enable_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
+    """Start a plugin now and whenever the kernel starts, whatever plugbus.toml says."""
+    _command(client, plugin_id, "enable", as_json)
+
+
+@app.command("disable")
+@with_client
+def disable_plugin(
+    client: Client, plugin_id: PluginId, along: Along = False, as_json: AsJson = False
+) -> None:
+    """Stop a plugin, and do not start it when the kernel starts, whatever plugbus.toml says."""
+    _command(client, plugin_id, "disable", as_json, _WITH_DEPENDENTS if along else "")
+
+
+def _command(client: Client, plugin_id: str, verb: str, as_json: bool, query: str = "") -> None:
+    result = client.post(f"/admin/plugins/{word(plugin_id)}/{verb}{query}", wait=_COMMAND_TIMEOUT)
     if as_json:
         say_item(f"plugin.{verb}", result)
         return

@@ -51,10 +51,11 @@ def run(
     state_dir: StateDir = None,
     config: Config = None,
     log_level: LogLevel = None,
+    safe_mode: Annotated[bool, typer.Option("--safe-mode", help="Load only built-in plugins.")] = False,
 ) -> None:
     """Run a kernel with its plugins. Ctrl-C stops it gracefully, twice at once."""
     overrides = overrides_of(bus, host, port, plugins, state_dir, log_level)
-    _serve("run", config, overrides, _idle)
+    _serve("run", config, overrides, _idle, safe_mode=safe_mode)
 
 
 def demo(
@@ -116,6 +117,8 @@ def _serve(
     config: Path | None,
     overrides: dict[str, Any],
     work: "Callable[[PluginManager], Coroutine[Any, Any, None]]",
+    *,
+    safe_mode: bool = False,
 ) -> None:
     from ..manager import PluginManager
     from ..settings import load_settings
@@ -125,7 +128,9 @@ def _serve(
     configure_logging(settings.log_level)
     named = settings.plugin_paths if "plugin_paths" in overrides else ()  # naming a path is consent to run it
     waiting = BusWait(settings.bus.display_url)
-    manager = PluginManager(settings, profile=profile, consent=named, bus_told=waiting.tell)
+    manager = PluginManager(
+        settings, profile=profile, consent=named, bus_told=waiting.tell, safe_mode=safe_mode
+    )
     asyncio.run(_until_asked(manager, settings, profile, work))
 
 

@@ -33,6 +33,7 @@ class ExplainCommands:
             status=record.status,
             activity=record.activity.value,
             enabled=record.enabled,
+            enabled_by=record.enabled_by,
             reason=record.reason,
             source=record.metadata.source,
             path=record.metadata.file_path,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from contracts.bus import Call, SubscriptionSpec
 from contracts.inspection import check_tag
 from contracts.messages import (
     CommandResult,
+    DisablePlugin,
+    EnablePlugin,
     ListPlugins,
     PluginDetails,
     PluginInfo,
@@ -33,6 +36,8 @@ class PluginCommands:
         await self._desk.provide(ShowPlugin, self._show)
         await self._desk.provide(StartPlugin, self._start)
         await self._desk.provide(StopPlugin, self._stop)
+        await self._desk.provide(EnablePlugin, self._enable)
+        await self._desk.provide(DisablePlugin, self._disable)
 
     async def _list(self, query: ListPlugins, call: Call) -> tuple[PluginInfo, ...]:
         return tuple(plugin_info(record) for record in self._kernel.registry)
@@ -48,13 +53,27 @@ class PluginCommands:
         return await self._command("start", self._kernel.start_plugin, query, call)
 
     async def _stop(self, query: StopPlugin, call: Call) -> CommandResult:
-        return await self._command("stop", self._kernel.stop_plugin, query, call)
+        stop = partial(self._kernel.stop_plugin, with_dependents=query.with_dependents)
+        return await self._command("stop", stop, query, call)
+
+    async def _enable(self, query: EnablePlugin, call: Call) -> CommandResult:
+        def enable(plugin_id: str, reason: str) -> Awaitable[bool]:
+            return self._kernel.enable_plugin(plugin_id, call.source)
+
+        return await self._command("enable", enable, query, call)
+
+    async def _disable(self, query: DisablePlugin, call: Call) -> CommandResult:
+        def disable(plugin_id: str, reason: str) -> Awaitable[bool]:
+            kernel, along = self._kernel, query.with_dependents
+            return kernel.disable_plugin(plugin_id, call.source, with_dependents=along)
+
+        return await self._command("disable", disable, query, call)
 
     async def _command(
         self,
         name: str,
         action: Callable[[str, str], Awaitable[bool]],
-        query: StartPlugin | StopPlugin,
+        query: StartPlugin | StopPlugin | EnablePlugin | DisablePlugin,
         call: Call,
     ) -> CommandResult:
         """Run now; or, where a plugin commands itself, soon: it could not wait for its own end."""

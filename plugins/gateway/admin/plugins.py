@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from contracts.messages import (
     CommandResult,
+    DisablePlugin,
+    EnablePlugin,
     ExplainPlugin,
     ListPlugins,
     PluginDetails,
@@ -22,6 +24,8 @@ from contracts.web import EdgeContext
 
 from ..access import Access
 from .common import COMMAND_TIMEOUT, IfMatch, etags, tell_etag
+
+Along = Annotated[bool, Query(description="Stop those that need it too, before it.")]
 
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": CommandResult, "description": "Accepted."}}
 
@@ -54,9 +58,25 @@ def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
         return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
 
     @router.post("/{plugin_id}/stop", dependencies=[operates], responses=_ACCEPTED)
-    async def stop_plugin(plugin_id: str, response: Response, if_match: IfMatch = None) -> CommandResult:
+    async def stop_plugin(
+        plugin_id: str, response: Response, with_dependents: Along = False, if_match: IfMatch = None
+    ) -> CommandResult:
         """202 where the outcome is only `accepted`: the lifecycle events tell the rest."""
-        command = StopPlugin(plugin_id=plugin_id, if_tags=etags(if_match))
+        command = StopPlugin(plugin_id=plugin_id, with_dependents=with_dependents, if_tags=etags(if_match))
+        return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
+
+    @router.post("/{plugin_id}/enable", dependencies=[operates], responses=_ACCEPTED)
+    async def enable_plugin(plugin_id: str, response: Response, if_match: IfMatch = None) -> CommandResult:
+        """Start it now and whenever the kernel starts; this lies over the settings."""
+        command = EnablePlugin(plugin_id=plugin_id, if_tags=etags(if_match))
+        return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
+
+    @router.post("/{plugin_id}/disable", dependencies=[operates], responses=_ACCEPTED)
+    async def disable_plugin(
+        plugin_id: str, response: Response, with_dependents: Along = False, if_match: IfMatch = None
+    ) -> CommandResult:
+        """Stop it now, and do not start it when the kernel starts; this lies over the settings."""
+        command = DisablePlugin(plugin_id=plugin_id, with_dependents=with_dependents, if_tags=etags(if_match))
         return _outcome(await context.request(command, timeout=COMMAND_TIMEOUT), response)
 
     return router

@@ -1,0 +1,128 @@
+"""On and off: an operator's decision lies over the settings, takes effect at once and outlives the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import ManifestError, PluginNotFound, PluginQuarantinedError, PluginStateError
+from contracts.messages import DisablePlugin, EnablePlugin, PluginStopped, StopPlugin
+from contracts.messages.explain import ExplainPlugin
+from contracts.query import answer_adapter
+from kernel.discovery import PluginDiscovery
+from kernel.finding import BUILT_IN_FOLDER
+from kernel.manager import PluginManager
+from kernel.settings import PluginSettings, Settings
+from kernel.testing import Harness, MockPlugin
+from plugbus import PluginStatus
+
+S = PluginStatus
+
+ONE = '''
+from plugbus import BasePlugin
+
+class One(BasePlugin, plugin_id="one", version="1.0.0", security_level="trusted"):
+    """Starts."""
+'''
+
+
+def manager_on(tmp_path: Path, *, safe_mode: bool = False, enabled: bool | None = None) -> PluginManager:
+    (tmp_path / "one.py").write_text(ONE)
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        plugin_paths=(tmp_path / "one.py",),
+        plugins={"one": PluginSettings(enabled=enabled)},
+    )
+    return PluginManager(settings, profile="embedded", safe_mode=safe_mode)
+
+
+async def why_enabled(manager: PluginManager, plugin_id: str) -> tuple[bool, str]:
+    query = ExplainPlugin(plugin_id=plugin_id)
+    [reply] = await manager.bus.request("kernel.plugin.explain", query, source="/test")
+    told = answer_adapter(ExplainPlugin).validate_json(reply.data)
+    return told.enabled, told.enabled_by
+
+
+async def test_disabled_it_stays_off_over_restarts_until_it_is_enabled(tmp_path: Path) -> None:
+    """Over what the settings say; whose decision it was is told."""
+    async with manager_on(tmp_path, enabled=True) as manager:
+        assert await manager.kernel.disable_plugin("one", "/ops/ada")
+        assert not await manager.kernel.disable_plugin("one", "/ops/ada")
+        assert manager.get_plugin("one").status is S.UNLOADED
+    async with manager_on(tmp_path, enabled=True) as manager:
+        [info] = [one for one in manager.plugins() if one.plugin_id == "one"]
+        assert (info.status, info.reason and info.reason.code) == (S.UNLOADED, "disabled")
+        enabled, by = await why_enabled(manager, "one")
+        assert not enabled
+        assert by.startswith("plugbus plugin disable, by /ops/ada on ")
+        assert await manager.kernel.enable_plugin("one", "/ops/ada")
+        assert not await manager.kernel.enable_plugin("one", "/ops/ada")
+    async with manager_on(tmp_path, enabled=False) as manager:
+        assert manager.get_plugin("one").status is S.STARTED
+
+
+async def test_where_nobody_decided_the_settings_or_the_default_do(tmp_path: Path) -> None:
+    """And that is what is told."""
+    async with manager_on(tmp_path) as manager:
+        assert await why_enabled(manager, "one") == (True, "the default")
+        assert await why_enabled(manager, "alerts") == (False, "its default in plugbus embedded")
+
+
+async def test_in_safe_mode_only_built_ins_are_loaded(tmp_path: Path) -> None:
+    """Everything else is listed as not loaded, with that reason, and can be started one by one."""
+    async with manager_on(tmp_path, safe_mode=True) as manager:
+        [info] = [one for one in manager.plugins() if one.plugin_id == "one"]
+        assert info.status is S.UNLOADED
+        assert info.reason is not None
+        assert info.reason.code == "safe_mode"
+        assert (await manager.readiness()).status == "ready"
+        await manager.start_plugin("one")
+        assert manager.get_plugin("one").status is S.STARTED
+
+
+async def test_who_is_needed_is_disabled_with_its_dependents_only(harness: Harness) -> None:
+    """Refused otherwise, nothing changed; with them in reverse order, and only the one is disabled."""
+    await harness.load(MockPlugin.make("base"))
+    await harness.load(MockPlugin.make("middle", dependencies=["base"]))
+    await harness.load(MockPlugin.make("top", dependencies=["middle", "base"]))
+    with pytest.raises(PluginStateError, match="needed by middle, top") as raised:
+        await harness.manager.kernel.disable_plugin("base", "/test")
+    assert "plugin stop base --with-dependents" in raised.value.fix
+    assert harness.manager.registry.record("base").enabled
+    await harness.request(DisablePlugin(plugin_id="base", with_dependents=True))
+    await harness.quiet()
+    assert [fact.plugin_id for fact in harness.published(PluginStopped)] == ["top", "middle", "base"]
+    enabled = {one.plugin_id: one.enabled for one in harness.manager.registry if one.found is not None}
+    assert (enabled["base"], enabled["middle"], enabled["top"]) == (False, True, True)
+    with pytest.raises(PluginStateError, match="which is not started"):
+        await harness.manager.kernel.enable_plugin("top", "/test")
+    await harness.request(EnablePlugin(plugin_id="base"))
+    await harness.manager.start_plugin("middle")
+    result = await harness.request(StopPlugin(plugin_id="base", with_dependents=True))
+    assert (result.outcome, harness.plugin("middle").status) == ("done", S.UNLOADED)
+
+
+async def test_what_cannot_be_decided_changes_nothing(harness: Harness) -> None:
+    """Unknown plugins, those in quarantine, and the way on which commands come in."""
+    kernel = harness.manager.kernel
+    with pytest.raises(PluginNotFound):
+        await kernel.disable_plugin("nobody", "/test")
+    with pytest.raises(PluginStateError, match="on which commands come in"):
+        await kernel.disable_plugin("gateway", "/test")
+    await harness.load(MockPlugin.make("mock"))
+    await kernel.quarantine_plugin("mock", "too loud", "/test")
+    with pytest.raises(PluginQuarantinedError):
+        await kernel.enable_plugin("mock", "/test")
+    assert kernel.services.decisions.get("mock") is None
+
+
+@pytest.mark.parametrize("name", ["kernel", "plugin", "audit", "bus"])
+async def test_a_reserved_word_is_no_plugin_id(tmp_path: Path, harness: Harness, name: str) -> None:
+    """In a file and in a class; the built-in audit plugin is itself."""
+    (tmp_path / "one.py").write_text(ONE.replace('"one"', f'"{name}"'))
+    with pytest.raises(ManifestError, match=f"'{name}' is a word of the kernel's own"):
+        PluginDiscovery().discover_path(tmp_path / "one.py")
+    with pytest.raises(ManifestError, match="is a word of the kernel's own"):
+        await harness.load(MockPlugin.make(name))
+    assert PluginDiscovery().discover_path(BUILT_IN_FOLDER / "audit").plugin_id == "audit"
