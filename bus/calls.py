@@ -104,8 +104,12 @@ class Offer:
         """Take no more calls; those under way are lost, and told so at once."""
         await self.withdraw(grace=0)
 
-    async def withdraw(self, grace: float, asker: asyncio.Task[Any] | None = None) -> None:
-        """Take no more calls; wait up to `grace` seconds for those under way, then cancel them.
+    async def drain(self, grace: float) -> bool:
+        """See `contracts.bus.ProviderSubscription`."""
+        return await self.withdraw(grace)
+
+    async def withdraw(self, grace: float, asker: asyncio.Task[Any] | None = None) -> bool:
+        """Take no more calls; wait up to `grace` seconds for those that run, then cancel them. Did all end?
 
         `asker` (None: the current task) is not waited for: it may be a provider that closes its own bus.
         """
@@ -118,6 +122,7 @@ class Offer:
         lost = self.lose(asker)
         if lost:
             await asyncio.wait(lost)
+        return not lost
 
     def lose(self, asker: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
         """Cancel what is under way, but not who asks for it; the requesters know at once."""

@@ -200,6 +200,7 @@ class BasePlugin:
         requires_plugbus: str | None = None,
         requires_bus: Sequence[str] | None = None,
         activation: Literal["eager", "lazy"] | None = None,
+        idle_timeout: float | None = None,
         criticality: Literal["required", "optional"] | None = None,
         resource_limits: Mapping[str, Any] | None = None,
         instances: int | None = None,

@@ -174,6 +174,7 @@ __all__ = [
     "Provider",
     "ProviderInfo",
     "ProviderSpec",
+    "ProviderSubscription",
     "RateLimit",
     "RetryPolicy",
     "RetryRule",
@@ -381,6 +382,16 @@ class BusSubscription(Subscription, Protocol):
         """
 
 
+class ProviderSubscription(Subscription, Protocol):
+    """A provider as the kernel holds it. `remove` gives up what runs: its requesters get `ProviderLost`."""
+
+    async def drain(self, grace: float) -> bool:
+        """Take no more calls from now on; wait up to `grace` seconds for those that run.
+
+        What still runs then is lost. Returns whether all finished.
+        """
+
+
 class Tail(Protocol):
     """A reader beside the groups; an async iterator that ends when it is closed."""
 
@@ -516,7 +527,7 @@ class EventBus(Protocol):
     async def cancel_replay(self, group: str) -> int:
         """End a replay; how many events it had still to go through. Raises `GroupNotFound`."""
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> Subscription:
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
         """Offer a capability from this replica. Several providers may offer the same one."""
 
     async def request(

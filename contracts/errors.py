@@ -506,6 +506,17 @@ class PluginQuarantinedError(PluginStateError):
     code = "plugin-quarantined"
 
 
+class PluginActivationFailed(PluginError):
+    """A plugin that is loaded when it is needed could not be started for a call or a request.
+
+    Cause: its start failed; it is not tried again until a growing pause has passed.
+    Example: a call of a capability whose provider raises in `initialize`
+    Fix: `plugbus plugin show ID` tells what failed; mend it, then ask again.
+    """
+
+    code = "plugin-activation-failed"
+
+
 class PluginStepFailed(PluginError):
     """A lifecycle step of a plugin raised or ran over its deadline; the step was undone.
 

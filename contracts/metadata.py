@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from .errors import InvalidPattern
-from .patterns import check_pattern
+from .patterns import check_pattern, is_type_name
 from .security import Permission, ResourceLimits, SecurityLevel
 
 _PLUGIN_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -115,6 +115,8 @@ class PluginMetadata(BaseModel):
     requires_plugbus: Annotated[str, AfterValidator(_specifier)] = ""
     requires_bus: tuple[Literal["persistent"], ...] = ()
     activation: Literal["eager", "lazy"] = "eager"
+    idle_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds without use after which a lazy plugin is unloaded until it is needed again; absent: never."""
     criticality: Literal["required", "optional"] = "optional"
     resource_limits: ResourceLimits = ResourceLimits()
     instances: int = Field(default=1, ge=1)
@@ -138,14 +140,25 @@ class PluginMetadata(BaseModel):
     def _consistent(self) -> Self:
         if self.provides is not None and self.capabilities and set(self.provides) != set(self.capabilities):
             raise ValueError("'provides' and 'capabilities' are two names of one thing and differ: keep one")
-        if self.activation == "lazy" and self.subscribes and not isinstance(self.subscribes, dict):
+        if self.activation == "lazy":
+            self._check_lazy()
+        elif self.idle_timeout is not None:
+            raise ValueError("'idle_timeout' is for plugins with 'activation = \"lazy\"': add it")
+        if not self.name:
+            object.__setattr__(self, "name", self.plugin_id)
+        return self
+
+    def _check_lazy(self) -> None:
+        if self.subscribes and not isinstance(self.subscribes, dict):
             raise ValueError(
                 "'activation = \"lazy\"' needs 'subscribes' as a table, handler name → patterns, "
                 'so that its groups exist before it is loaded: subscribes = { watch = ["github.**"] }'
             )
-        if not self.name:
-            object.__setattr__(self, "name", self.plugin_id)
-        return self
+        if wide := [name for name in self.provided or () if not is_type_name(name)]:
+            raise ValueError(
+                f"'activation = \"lazy\"' needs each capability by name, not '{wide[0]}', "
+                'so that a call of it can start the plugin: provides = ["pricing.quote"]'
+            )
 
     @property
     def subscribed_patterns(self) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from contracts.metadata import PluginMetadata
 from contracts.patterns import RESERVED_TOPICS, topic_of
 from contracts.plugin import PluginStatus
 
+from .activation import Activation
 from .announcer import Announcer
 from .bus_health import BusHealth
 from .configuration.changing import ConfigurationChanges
@@ -75,6 +76,15 @@ class Kernel:
             services.configuration, registry, self.operations, self.lifecycle
         )
         self.quarantine = Quarantining(services, registry, log)
+        self.activation = Activation(
+            services,
+            self.operations,
+            self.scope,
+            log,
+            bring_up=self._bring_up,
+            bring_down=self._bring_down,
+            is_needed=self._is_needed_now,
+        )
         self._retries: dict[str, asyncio.Task[None]] = {}
         self.waves: tuple[tuple[str, ...], ...] = ()
         """The start order as it was when the kernel started."""
@@ -98,6 +108,9 @@ class Kernel:
             self._refuse_unresolved(self.registry.record(plugin_id), problems)
         self.waves = self._arrange(resolution)
         self.registry.reorder(tuple(id for wave in self.waves for id in wave))
+        self.scope.push("stand-ins", self.activation.close)
+        for plugin_id in self._lazy_among(resolution.order):
+            await self.activation.arm(self.registry.record(plugin_id))
         for wave in self.waves:
             await asyncio.gather(*(self._start_in_turn(self.registry.record(id), "boot") for id in wave))
             if self._stopping:
@@ -147,6 +160,15 @@ class Kernel:
         )
         return tuple(wave for wave in (observers, *middle, edge) if wave)
 
+    def _lazy_among(self, order: Sequence[str]) -> list[str]:
+        """Those that are loaded when they are needed; who is needed by an eager one starts with it."""
+        needed: set[str] = set()
+        for plugin_id in reversed(order):
+            metadata = self._metadata(plugin_id)
+            if metadata.activation == "eager" or plugin_id in needed:
+                needed |= {plugin_id, *(one.plugin_id for one in metadata.dependencies)}
+        return [plugin_id for plugin_id in order if plugin_id not in needed]
+
     def rule_of(self, plugin_id: str) -> str:
         """Why a plugin comes first or last; empty where only those decide that it starts after."""
         return self._rules.get(plugin_id, "")
@@ -164,8 +186,10 @@ class Kernel:
 
     async def _start_in_turn(self, record: PluginRecord, reason: str) -> None:
         """Start a plugin whose turn has come; whatever comes of it is on its record."""
-        if self._stopping or record.plugin_id in self.operations:
+        if self._stopping or record.plugin_id in self.operations or record.status is S.STARTED:
             return  # whoever took it up meanwhile decides
+        if self.activation.is_armed(record.plugin_id):
+            return  # it starts when it is needed
         if (waiting := self._failed_dependency(record)) is not None:
             self.lifecycle.refuse(record, "resolve", waiting)
             return
@@ -175,6 +199,7 @@ class Kernel:
             self._log.debug("%s", error)  # told where it happened, or the kernel stops
 
     async def _bring_up(self, record: PluginRecord, reason: str) -> None:
+        await self._activate_dependencies(record)
         try:
             await self.lifecycle.bring_up(record, reason)
         except PluginStepFailed as error:
@@ -183,6 +208,32 @@ class Kernel:
             elif not self._stopping:
                 self.quarantine.start_failed(record, error)
             raise
+
+    async def _activate_dependencies(self, record: PluginRecord) -> None:
+        """Start those that are loaded when they are needed, and wait for the others' turn."""
+        for dependency in record.metadata.dependencies:
+            needed = self.registry.record(dependency.plugin_id)
+            if self.activation.is_armed(needed.plugin_id):
+                await self.activation.activate(needed, f"{record.plugin_id} needs it")
+            elif not self._booted:
+                await self._start_early(needed)
+            else:
+                await self.operations.idle(needed.plugin_id)
+        if (waiting := self._failed_dependency(record)) is not None:
+            raise PluginStateError(
+                f"plugin {record.plugin_id!r} cannot be started: {waiting.message}",
+                plugin_id=record.plugin_id,
+                fix=waiting.fix,
+            )
+
+    async def _start_early(self, record: PluginRecord) -> None:
+        """Before its turn at boot, for one that is needed already."""
+        if not record.enabled or record.status is not S.UNLOADED:
+            return
+        for dependency in record.metadata.dependencies:
+            await self._start_early(self.registry.record(dependency.plugin_id))
+        await self._start_in_turn(record, "it is needed before its turn")
+        await self.operations.idle(record.plugin_id)
 
     async def _bring_down(self, record: PluginRecord, reason: str) -> None:
         try:
@@ -194,7 +245,7 @@ class Kernel:
     def _failed_dependency(self, record: PluginRecord) -> ErrorInfo | None:
         for dependency in record.metadata.dependencies:
             needed = self.registry.record(dependency.plugin_id)
-            if needed.status is not S.STARTED:
+            if needed.status is not S.STARTED and not self.activation.is_armed(needed.plugin_id):
                 why = needed.reason.text if needed.reason else needed.status.value
                 return ErrorInfo(
                     type=WAITS_FOR_DEPENDENCY,
@@ -227,8 +278,8 @@ class Kernel:
     # --- a plugin that is not ready ---------------------------------------------------------------------
 
     def _retry_if_not_ready(self, record: PluginRecord, error: PluginStepFailed) -> None:
-        if self._stopping:
-            return
+        if self._stopping or record.metadata.activation == "lazy":
+            return  # who is lazy is tried again when it is needed
         self._forget_retry(record)
         record.activity = Activity.WAITING
         retry = self.scope.spawn(
@@ -255,7 +306,9 @@ class Kernel:
             if self._failed_dependency(record) is not None:
                 continue
             try:
-                await self.operations.run(record, Activity.LOADING, self.lifecycle.bring_up(record, "retry"))
+                await self.operations.run(record, Activity.LOADING, self._bring_up_again(record))
+            except PluginStateError as failure:
+                self._log.debug("%s", failure)  # what it depends on
             except PluginStepFailed as failure:
                 error = failure
                 record.activity = Activity.WAITING if _is_not_ready(error) else Activity.NONE
@@ -264,6 +317,10 @@ class Kernel:
             else:
                 await self._start_waiting(record.plugin_id)
                 return
+
+    async def _bring_up_again(self, record: PluginRecord) -> None:
+        await self._activate_dependencies(record)
+        await self.lifecycle.bring_up(record, "retry")
 
     async def _start_waiting(self, plugin_id: str) -> None:
         """Start those that were refused at boot only because this one was not there yet."""
@@ -288,8 +345,25 @@ class Kernel:
             return False
         self._require_startable(record)
         self._forget_retry(record)
-        await self.operations.run(record, Activity.LOADING, self._bring_up(record, reason))
+        if record.metadata.activation == "lazy":
+            await self.activation.activate(record, reason)
+        else:
+            await self.operations.run(record, Activity.LOADING, self._bring_up(record, reason))
         return True
+
+    async def activate_plugin(self, plugin_id: str, reason: str) -> None:
+        """Start a plugin unless it is started; where it comes or goes already, wait for that first.
+
+        Raises as `start_plugin`.
+        """
+        record = self.registry.record(plugin_id)
+        if record.metadata.activation == "lazy":
+            if record.status is not S.STARTED:
+                self._require_startable(record)
+            await self.activation.activate(record, reason)
+        else:
+            await self.operations.idle(plugin_id)
+            await self.start_plugin(plugin_id, reason)
 
     async def stop_plugin(self, plugin_id: str, reason: str, *, with_dependents: bool = False) -> bool:
         """Stop and unload one plugin, or stop trying to start it; False if there was nothing to stop.
@@ -300,10 +374,13 @@ class Kernel:
         """
         record = self.registry.record(plugin_id)
         self.operations.require_idle(record)
+        self.activation.require_idle(record)
         if record.current is None:
-            if waited := self._forget_retry(record):
-                record.transition(S.UNLOADED, make_reason("stopped", reason))
-            return waited
+            waited = self._forget_retry(record)
+            if await self.activation.disarm(record) or waited:
+                self._say_stopped(record, reason)
+                return True
+            return False
         if with_dependents:
             await self._stop_dependents(plugin_id)
         if users := self._started_users(plugin_id):
@@ -312,8 +389,17 @@ class Kernel:
                 plugin_id=plugin_id,
                 fix=f"stop them as well: plugbus plugin stop {plugin_id} --with-dependents",
             )
+        await self.activation.disarm(record)
         await self.operations.run(record, Activity.DRAINING, self._bring_down(record, reason))
         return True
+
+    def _say_stopped(self, record: PluginRecord, reason: str) -> None:
+        """Of a plugin that was not loaded, but would have been."""
+        why = make_reason("stopped", reason, next_step=f"plugbus plugin start {record.plugin_id}")
+        if record.status is S.UNLOADED:
+            record.reason = why
+        else:
+            record.transition(S.UNLOADED, why)
 
     async def _stop_dependents(self, plugin_id: str) -> None:
         """Nothing is stopped where one of them is busy."""
@@ -375,6 +461,18 @@ class Kernel:
             record.reason = disabled(plugin_id)
         return stopped or decided
 
+    async def release_plugin(self, plugin_id: str, by: str) -> QuarantineEntry | None:
+        """Let it out of quarantine; a lazy one is started again as soon as it is needed. None: it was not in.
+
+        Raises `PluginNotFound`, `PluginStateError` where that cannot be kept.
+        """
+        entry = self.quarantine.release(plugin_id, by)
+        if entry is not None and plugin_id in self.registry:
+            record = self.registry.record(plugin_id)
+            if record.metadata.activation == "lazy" and record.enabled and self._booted:
+                await self.activation.arm(record)
+        return entry
+
     async def quarantine_plugin(self, plugin_id: str, reason: str, by: str) -> QuarantineEntry:
         """Stop one plugin and put it into quarantine. Raises as `stop_plugin`."""
         record = self.registry.record(plugin_id)
@@ -422,6 +520,11 @@ class Kernel:
     def _started_users(self, plugin_id: str) -> list[str]:
         return [id for id in self.needed_by(plugin_id) if self.registry.record(id).status is S.STARTED]
 
+    def _is_needed_now(self, plugin_id: str) -> bool:
+        """Whether one that depends on it is loaded, or comes or goes."""
+        users = (self.registry.record(id) for id in self.needed_by(plugin_id))
+        return any(user.current is not None or user.plugin_id in self.operations for user in users)
+
     async def settle(self) -> None:
         """Return when every announcement made so far is published."""
         await self._announcer.settle()
@@ -435,7 +538,7 @@ class Kernel:
         if not self._booted or self._stopping:
             reasons = ("stopping" if self._stopping else "starting", *bus.reasons)
             return bus.model_copy(update={"status": "not_ready", "reasons": reasons})
-        enabled = [record for record in self.registry if record.enabled]
+        enabled = [r for r in self.registry if r.enabled and not self._waits_to_be_needed(r)]
         missing = [r for r in enabled if r.metadata.criticality == "required" and r.status is not S.STARTED]
         failed = [record for record in enabled if record.status is S.ERROR and record not in missing]
         plugins = [
@@ -443,6 +546,9 @@ class Kernel:
         ]
         status = "not_ready" if missing or bus.reasons else "degraded" if failed else "ready"
         return bus.model_copy(update={"status": status, "reasons": (*bus.reasons, *plugins)})
+
+    def _waits_to_be_needed(self, record: PluginRecord) -> bool:
+        return record.status is S.UNLOADED and self.activation.is_armed(record.plugin_id)
 
     def _ids(self, status: PluginStatus) -> tuple[str, ...]:
         return tuple(record.plugin_id for record in self.registry if record.status is status)

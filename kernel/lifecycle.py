@@ -55,6 +55,7 @@ from .scope import Scope
 from .security import Audit, PermissionManager, SecurityManager
 from .settings import Deadlines, PluginSettings, Settings
 from .tracing import step_of
+from .use import Use
 
 S = PluginStatus
 T = TypeVar("T")
@@ -141,6 +142,7 @@ class PluginLifecycleManager:
                 permissions,
                 version=metadata.version,
                 backoff=services.backoff,
+                use=Use() if metadata.activation == "lazy" else None,
             )
             scope = Scope(f"{metadata.plugin_id} (kernel)", self._log)
             record.current = Generation(number, host, declaration, security, port, scope, config=config)
@@ -201,7 +203,8 @@ class PluginLifecycleManager:
             order, ask = generation.declaration.request_order, generation.host.handle_request
             scope.push("requests", self._services.requests.put(port.plugin_id, order, ask))
         if generation.mount is not None:
-            self._mount(generation, generation.mount)
+            use = port.use
+            self._mount(generation, generation.mount if use is None else use.counting(generation.mount))
 
     def _mount(self, generation: Generation, mount: WebMount) -> None:
         unmount = self._services.mounts.put(mount, grace=self._deadlines.drain)
@@ -406,14 +409,17 @@ class PluginLifecycleManager:
         held += [
             f"provider {info.capability}"
             for info in bus.providers()
-            if info.plugin_id == record.plugin_id and info.replica == bus.replica
+            if info.plugin_id == record.plugin_id
+            and info.replica == bus.replica
+            and info.capability not in record.standing_in
         ]
         held += [
             f"event type {entry.type}"
             for entry in bus.types()
             if entry.plugin_id == record.plugin_id and bus.replica in entry.replicas
         ]
-        if self._services.mounts.get(record.plugin_id) is not None:
+        mount = self._services.mounts.get(record.plugin_id)
+        if mount is not None and mount.generation:  # else it is a stand-in's
             held.append("routes")
         left = await self._anyway(record, "unload", generation.host.unload(), self._deadlines.shutdown)
         return (*held, *(left if left is not None else ("its code",)))

@@ -294,6 +294,14 @@ class PluginManager:
         await self.kernel.start_plugin(plugin_id, "application")
         return True
 
+    async def activate(self, plugin_id: str) -> bool:
+        """True once it is started: a lazy plugin is loaded now. Raises as `Kernel.start_plugin`.
+
+        Where it comes or goes already, that is waited for.
+        """
+        await self.kernel.activate_plugin(plugin_id, "application")
+        return True
+
     async def stop_plugin(self, plugin_id: str) -> bool:
         """True once it is stopped and unloaded. Raises as `Kernel.stop_plugin`."""
         await self.kernel.stop_plugin(plugin_id, "application")

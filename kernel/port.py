@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from contracts.bus import (
     BusSubscription,
@@ -16,6 +17,7 @@ from contracts.bus import (
     CallReply,
     EventBus,
     ProviderSpec,
+    ProviderSubscription,
     Subscription,
     SubscriptionSpec,
 )
@@ -27,6 +29,7 @@ from contracts.messages import AuditRecorded
 from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData
 from .scope import Entry, Scope
 from .security import PermissionManager, ResourceManager
+from .use import Use
 
 
 def source_of(plugin_id: str) -> str:
@@ -47,7 +50,9 @@ class PluginPort:
         *,
         version: str = "0",
         backoff: float = 1.0,
+        use: Use | None = None,
     ) -> None:
+        """`use` is told of each delivery and each call."""
         self.plugin_id = plugin_id
         self._version = version
         self.source = source_of(plugin_id)
@@ -57,6 +62,8 @@ class PluginPort:
         self._bus = bus
         self._host = host
         self._backoff = backoff
+        self.use = use
+        self._handle = self._handle_checked if use is None else self._handle_counted
         self._publishable: set[str] = set()
         self._numbers = itertools.count(1)
         self._held: dict[str, Entry] = {}
@@ -64,6 +71,7 @@ class PluginPort:
         self.filtered: set[str] = set()
         """Names of the handlers that choose among their events."""
         self._providers: dict[str, ProviderSpec] = {}
+        self._offers: dict[str, ProviderSubscription] = {}
         self._draining = False
         self._is_retired = False
         self._calls = 0
@@ -139,9 +147,9 @@ class PluginPort:
     async def _subscribe(self, spec: SubscriptionSpec, filtered: bool) -> BusSubscription:
         if not filtered:
             self.filtered.discard(spec.handler)
-            return await self._bus.subscribe(spec, self._handle_checked)
+            return await self._bus.subscribe(spec, self._handle)
         self.filtered.add(spec.handler)
-        return await self._bus.subscribe(spec, self._handle_checked, where=self._host.wants)
+        return await self._bus.subscribe(spec, self._handle, where=self._host.wants)
 
     def subscription_spec(self, handler: HandlerDeclaration) -> SubscriptionSpec:
         """What the bus is told of a handler."""
@@ -173,7 +181,7 @@ class PluginPort:
         )
         subscription = await self._bus.provide(spec, self._call_counted)
         id = await self._hold(scope, f"provider {spec.capability}", subscription)
-        self._providers[id] = spec
+        self._providers[id], self._offers[id] = spec, subscription
         return id
 
     async def remove(self, id: str) -> None:
@@ -188,12 +196,28 @@ class PluginPort:
                 self._check_publish(returned)
         return result
 
+    async def _handle_counted(self, event: PluginEvent) -> EventResult | None:
+        with self.use or nullcontext():
+            return await self._handle_checked(event)
+
+    async def answer(self, call: Call) -> CallReply:
+        """A call that waited for the plugin, from whoever took it meanwhile."""
+        spec = next((one for one in self._providers.values() if one.capability == call.capability), None)
+        if spec is None:
+            raise ProviderLost(
+                f"plugin {self.plugin_id!r} was started, and does not provide {call.capability!r}",
+                capability=call.capability,
+                fix=f"mark a method of it with @provides, or take {call.capability!r} out of its manifest",
+            )
+        return await self._call_counted(call.model_copy(update={"provider": spec.provider}))
+
     async def _call_counted(self, call: Call) -> CallReply:
         if self._draining:
             raise ProviderLost(f"plugin {self.plugin_id!r} is stopping", capability=call.capability)
         self._calls += 1
         try:
-            return await self._host.call(call)
+            with self.use or nullcontext():
+                return await self._host.call(call)
         finally:
             self._calls -= 1
             if not self._calls:
@@ -206,6 +230,7 @@ class PluginPort:
             self._held.pop(id, None)
             self._subscriptions.pop(id, None)
             self._providers.pop(id, None)
+            self._offers.pop(id, None)
             await subscription.remove()
 
         try:
@@ -239,6 +264,14 @@ class PluginPort:
         """The generation is unloaded: whatever still holds its context can do nothing any more."""
         self._is_retired = True
         self._publishable.clear()
+
+    async def withdraw(self, grace: float) -> None:
+        """Provide nothing any more; calls that run have `grace` seconds."""
+        ids = list(self._providers)
+        offers = [self._offers[id] for id in ids]
+        await asyncio.gather(*(offer.drain(grace) for offer in offers))
+        for id in ids:
+            await self.remove(id)
 
     async def drain(self, grace: float) -> bool:
         """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.errors import PluginQuarantinedError
+from contracts.errors import PluginQuarantinedError, PluginStateError
 from contracts.messages import PluginReason
 from contracts.messages.quarantine import FailedStart, QuarantineEntry
 
@@ -87,11 +87,18 @@ class Quarantine:
     def release(self, plugin_id: str) -> QuarantineEntry | None:
         """Let it be started again, its failed starts forgotten; None: it was not in quarantine.
 
-        Raises `OSError` where that cannot be kept; it is in quarantine still.
+        Raises `PluginStateError` where that cannot be kept; it is in quarantine still.
         """
         entry = self.entry(plugin_id)
         if entry is not None:
-            self._kept.drop(plugin_id)
+            try:
+                self._kept.drop(plugin_id)
+            except OSError as error:
+                raise PluginStateError(
+                    f"the release of {plugin_id!r} cannot be kept: {error.strerror or error}",
+                    plugin_id=plugin_id,
+                    fix="make room in the state folder, or mend its permissions",
+                ) from None
         return entry
 
     def release_changed(self, record: PluginRecord) -> QuarantineEntry | None:

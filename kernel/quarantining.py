@@ -64,7 +64,7 @@ class Quarantining:
         return entry
 
     def release(self, plugin_id: str, by: str) -> QuarantineEntry | None:
-        """None: it was not in quarantine. Raises `PluginNotFound`, and `OSError` where it cannot be kept."""
+        """None: it was not in. Raises `PluginNotFound`, `PluginStateError` if it cannot be kept."""
         if plugin_id not in self._registry:
             gone = self._store.release(plugin_id)
             if gone is None:

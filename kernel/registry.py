@@ -83,6 +83,8 @@ class PluginRecord:
     reason: PluginReason | None = None
     current: Generation | None = None
     loads: int = 0
+    standing_in: frozenset[str] = frozenset()
+    """Capabilities whose calls stand-ins take while it is not loaded."""
     leaks: tuple[str, ...] = ()
     """What was still there when its last generation was let go."""
     shadowed: tuple[str, ...] = ()

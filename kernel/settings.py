@@ -203,6 +203,8 @@ class PluginSettings(_Frozen):
 
     enabled: bool | None = None
     """Whether it is started; unset: the plugin's own default."""
+    idle_timeout: float | None = Field(None, ge=0)
+    """Seconds without use until it is unloaded, if it is lazy; 0: never; unset: as its manifest says."""
     config: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
     """Its configuration, laid over the manifest's `default_configuration`."""
     add_permissions: tuple[Permission, ...] = ()

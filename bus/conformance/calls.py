@@ -129,6 +129,28 @@ class Calls(Suite):
             await asyncio.wait_for(request, 10)
         await rig.until(lambda: not b.providers())
 
+    async def test_a_provider_that_drains_takes_no_more_and_loses_none(self, rig: Rig) -> None:
+        """What runs is answered, a new request is not taken; what does not end within the grace is lost."""
+        a, b, gate = await rig.open("a"), await rig.open("b"), Gate()
+        offer = await a.provide(_spec(timeout=1_000), _holding(gate))
+        await _known(rig, b)
+        request = asyncio.ensure_future(b.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000))
+        await rig.until(lambda: gate.waiting)
+        draining = asyncio.ensure_future(offer.drain(1_000))
+        await rig.until(lambda: not a.providers())
+        with pytest.raises(NoProvider):
+            await a.request(CAPABILITY, Ask(), source=SOURCE)
+        gate.open()
+        assert await draining
+        assert len(await asyncio.wait_for(request, 10)) == 1
+        held = await a.provide(_spec(timeout=1_000), _holding(Gate()))
+        last = asyncio.ensure_future(a.request(CAPABILITY, Ask(), source=SOURCE, timeout=1_000))
+        await asyncio.sleep(0)
+        assert not await held.drain(0)
+        with pytest.raises(ProviderLost):
+            await asyncio.wait_for(last, 10)
+        await held.remove()
+
     async def test_all_are_asked_and_each_answers_once(self, rig: Rig) -> None:
         """`target="all"`: one reply from each replica; a replica's name picks that one."""
         buses = {name: await rig.open(name) for name in "abc"}

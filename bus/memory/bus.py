@@ -24,7 +24,7 @@ from contracts.bus import (
     Provider,
     ProviderInfo,
     ProviderSpec,
-    Subscription,
+    ProviderSubscription,
     SubscriptionSpec,
 )
 from contracts.envelope import Envelope
@@ -298,7 +298,7 @@ class MemoryBus(Administration):
 
     # --- calls ------------------------------------------------------------------------------------
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> Subscription:
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
         self._check_open()
         return self._caller.provide(spec, provider)
 

@@ -29,7 +29,7 @@ from contracts.bus import (
     Provider,
     ProviderInfo,
     ProviderSpec,
-    Subscription,
+    ProviderSubscription,
     SubscriptionSpec,
     TopicInfo,
 )
@@ -472,7 +472,7 @@ class RedisBus:
 
     # --- calls --------------------------------------------------------------------------------------
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> Subscription:
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
         await self._be_usable()
         self._check_open()
         offer = self._core.inbox.caller.provide(spec, provider)

@@ -8,7 +8,7 @@ from ..calls import Offer
 
 
 class RedisOffer:
-    """See `contracts.bus.Subscription`."""
+    """See `contracts.bus.ProviderSubscription`."""
 
     def __init__(self, offer: Offer, tell: Callable[[], Awaitable[None]]) -> None:
         self._offer = offer
@@ -17,6 +17,11 @@ class RedisOffer:
     @property
     def id(self) -> str:
         return self._offer.id
+
+    async def drain(self, grace: float) -> bool:
+        finished = await self._offer.drain(grace)
+        await self._tell()
+        return finished
 
     async def remove(self) -> None:
         await self._offer.remove()

@@ -47,6 +47,6 @@ class QuarantineCommands:
         await self._kernel.quarantine_plugin(plugin_id, reason, by)
 
     async def _release(self, query: ReleaseFromQuarantine, call: Call) -> QuarantineChange:
-        entry = self._kernel.quarantine.release(query.plugin_id, call.source)
+        entry = await self._kernel.release_plugin(query.plugin_id, call.source)
         outcome = "unchanged" if entry is None else "done"
         return QuarantineChange(outcome=outcome, plugin_id=query.plugin_id, entry=entry)

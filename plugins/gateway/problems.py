@@ -48,6 +48,7 @@ _STATUS: Mapping[str, int] = {
     "BusClosed": 503,
     "ProviderLost": 503,
     "PluginNotReady": 503,
+    "PluginActivationFailed": 503,
     "CallTimeout": 504,
     "PublishUnknown": 504,
 }

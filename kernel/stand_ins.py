@@ -1,0 +1,175 @@
+"""What stands on the bus and on the web for a plugin that is not loaded, and wakes it.
+
+A group is held by a stand-in that finishes nothing: what it is given goes back to the group when it leaves,
+in its place and without an attempt counted. It has the lowest plugin version, so that it takes nothing from a
+replica on which the plugin runs, and its options replace none. Calls and requests are kept waiting, and
+handed to the plugin when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from contracts.bus import (
+    BusSubscription,
+    Call,
+    CallReply,
+    EventBus,
+    ProviderSpec,
+    Subscription,
+    SubscriptionOptions,
+    SubscriptionSpec,
+)
+from contracts.errors import PlugbusError, PluginActivationFailed, PluginNotFound
+from contracts.event import EventResult
+from contracts.message import PluginEvent
+from contracts.metadata import PluginMetadata
+from contracts.web import WebMount
+
+from .mounts import WebMounts
+from .port import PluginPort, source_of
+
+LOWEST_VERSION = "0.dev0"
+NEVER = 10 * 365 * 86_400.0
+"""Seconds: a delivery that waits for its plugin is not late."""
+
+Wake = Callable[[str], Awaitable[PluginPort]]
+"""Why → the port of the plugin, started. Raises why it could not be."""
+
+
+class StandIns:
+    """Those of one plugin. `wake` starts it, once for all that wait."""
+
+    def __init__(
+        self, metadata: PluginMetadata, bus: EventBus, mounts: WebMounts, wake: Wake, patience: float
+    ) -> None:
+        """`patience`: seconds that a call may take, the start included."""
+        self._metadata = metadata
+        self._bus = bus
+        self._mounts = mounts
+        self._wake = wake
+        self._patience = patience
+        self._groups: list[BusSubscription] = []
+        self._providers: list[Subscription] = []
+        self._calls = 0
+        self._no_calls = asyncio.Event()
+        self._unmount: Callable[[], None] | None = None
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset(self._metadata.provided or ()) if self._providers else frozenset()
+
+    # --- coming and going -------------------------------------------------------------------------------
+
+    async def hold_groups(self) -> None:
+        """Let the groups exist, and be told of their first event."""
+        table = self._metadata.subscribes
+        if self._groups or not isinstance(table, dict):
+            return
+        for name, patterns in table.items():
+            spec = self._group(name, patterns)
+            self._groups.append(await self._bus.subscribe(spec, self._hold))
+
+    async def release_groups(self) -> None:
+        """Give back what was held; the plugin's own handlers may take the groups."""
+        groups, self._groups = self._groups, []
+        for group in groups:
+            await group.drain(0)
+            await group.remove()
+
+    async def answer_calls(self) -> None:
+        """Take calls of what it provides, and requests below its address."""
+        plugin_id = self._metadata.plugin_id
+        if self._unmount is None:
+            self._unmount = self._mounts.put(WebMount(plugin_id, 0, self._serve))
+        if self._providers:
+            return
+        for capability in self._metadata.provided or ():
+            spec = ProviderSpec(
+                capability=capability, plugin_id=plugin_id, provider="activate", timeout=self._patience
+            )
+            self._providers.append(await self._bus.provide(spec, self._answer))
+
+    async def stop_answering(self) -> None:
+        """What waits is answered by the plugin first; new calls have the plugin's own providers beside."""
+        unmount, self._unmount = self._unmount, None
+        if unmount is not None:
+            unmount()
+        providers, self._providers = self._providers, []
+        while self._calls:
+            self._no_calls.clear()
+            await self._no_calls.wait()
+        for provider in providers:
+            await provider.remove()
+
+    async def leave(self) -> None:
+        """All of them, at once; calls that wait are lost, and told so."""
+        await self.release_groups()
+        unmount, self._unmount = self._unmount, None
+        if unmount is not None:
+            unmount()
+        providers, self._providers = self._providers, []
+        for provider in providers:
+            await provider.remove()
+
+    # --- what they do -----------------------------------------------------------------------------------
+
+    def _group(self, name: str, patterns: tuple[str, ...]) -> SubscriptionSpec:
+        plugin_id = self._metadata.plugin_id
+        return SubscriptionSpec(
+            group=f"{plugin_id}.{name}",
+            plugin_id=plugin_id,
+            handler=name,
+            patterns=patterns,
+            options=SubscriptionOptions(timeout=NEVER),
+            source=source_of(plugin_id),
+            plugin_version=LOWEST_VERSION,
+        )
+
+    async def _hold(self, event: PluginEvent) -> EventResult | None:
+        """Wake the plugin, and hold on to the event until its group is released: this never returns."""
+        waking = asyncio.ensure_future(self._wake(f"{event.type} in {event.handler}"))
+        waking.add_done_callback(_forget)
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    async def _answer(self, call: Call) -> CallReply:
+        began = time.monotonic()
+        self._calls += 1
+        try:
+            port = await self._woken(f"a call of {call.capability}")
+            left = call.timeout - (time.monotonic() - began)
+            if left <= 0:  # who asked does not wait any more
+                raise self._failed(f"was started too late for a call of {call.capability}", "ask again")
+            return await port.answer(call.model_copy(update={"timeout": left}))
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._no_calls.set()
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        plugin_id = self._metadata.plugin_id
+        await self._woken(f"a request of {scope['path']}")
+        mount = self._mounts.get(plugin_id)
+        if mount is None or mount.generation == 0:
+            raise PluginNotFound(f"the plugin {plugin_id!r} has no web routes", plugin_id=plugin_id)
+        await mount.app(scope, receive, send)
+
+    async def _woken(self, why: str) -> PluginPort:
+        try:
+            return await self._wake(why)
+        except PlugbusError as error:
+            raise self._failed(f"could not be started for {why}: {error.message}", error.fix) from error
+
+    def _failed(self, text: str, fix: str) -> PluginActivationFailed:
+        plugin_id = self._metadata.plugin_id
+        return PluginActivationFailed(f"plugin {plugin_id!r} {text}", plugin_id=plugin_id, fix=fix)
+
+
+def _forget(waking: asyncio.Future[Any]) -> None:
+    """Why it did not start stands on its record; whoever holds an event is not told."""
+    if not waking.cancelled():
+        waking.exception()

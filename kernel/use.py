@@ -1,0 +1,40 @@
+"""Whether a plugin is used: what runs of it, and since when nothing does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from contracts.web import WebMount
+
+
+class Use:
+    """Entered by each delivery, call and request of a plugin that is unloaded when it is idle."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.last = time.monotonic()
+
+    def __enter__(self) -> None:
+        self.running += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.running -= 1
+        self.last = time.monotonic()
+
+    def idle_for(self) -> float:
+        """Seconds without use; 0 while it is used."""
+        return 0.0 if self.running else time.monotonic() - self.last
+
+    def counting(self, mount: WebMount) -> WebMount:
+        """`mount`, each request to which is a use."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            with self:
+                await mount.app(scope, receive, send)
+
+        return replace(mount, app=app)
