@@ -149,7 +149,15 @@ class Activation:
         async def wake(why: str) -> PluginPort:
             return await self._wake_on_demand(self._lazy[record.plugin_id], why)
 
-        stand_ins = StandIns(record.metadata, self._services.bus, self._services.mounts, wake, patience)
+        services = self._services
+        stand_ins = StandIns(
+            record.metadata,
+            services.bus,
+            services.mounts,
+            wake,
+            options=services.handler_options,
+            patience=patience,
+        )
         self._lazy[record.plugin_id] = lazy = _Lazy(record, stand_ins)
         return lazy
 
@@ -190,6 +198,8 @@ class Activation:
     async def _started(self, lazy: _Lazy) -> None:
         """Calls that waited are answered; then it is watched, where it is to go when it is idle."""
         generation = lazy.record.current
+        if generation is not None:
+            self._services.handler_options.learn(lazy.record.plugin_id, generation.port.subscriptions)
         await lazy.stand_ins.stop_answering()
         lazy.record.standing_in = lazy.stand_ins.capabilities
         seconds = idle_timeout_of(lazy.record, self._services)

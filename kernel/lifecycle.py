@@ -45,6 +45,7 @@ from .configuration.layers import ConfigurationLayers
 from .configuration.migration import migrated
 from .configuration.schema import problems_of, told
 from .enabling import Decisions
+from .handler_options import HandlerOptions
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
 from .port import PluginPort
@@ -77,6 +78,7 @@ class Services:
     configuration: ConfigurationLayers
     quarantine: Quarantine
     decisions: Decisions
+    handler_options: HandlerOptions
     backoff: float = 1.0
     """Scales every pause between retries."""
 
@@ -524,12 +526,24 @@ def _deadline_fix(step: str) -> str:
     return f"make it faster, or raise [deadlines] {step} in plugbus.toml"
 
 
+def _check_lazy(record: PluginRecord, declaration: Declaration) -> None:
+    for handler in declaration.handlers:
+        if handler.options.broadcast:
+            raise HandlerDefinitionError(
+                f"handler {handler.name!r} has broadcast, which keeps nothing for a plugin that is not loaded",
+                where=record.metadata.file_path,
+                fix='take broadcast away, or activation = "lazy"',
+            )
+
+
 def _check_against_manifest(record: PluginRecord, declaration: Declaration) -> None:
     """The manifest's table of handlers, where there is one, names the groups before anything is loaded."""
     table = record.metadata.subscribes
     if not isinstance(table, dict):
         return
     declared = {handler.name: set(handler.patterns) for handler in declaration.handlers}
+    if record.metadata.activation == "lazy":
+        _check_lazy(record, declaration)
     for name, patterns in table.items():
         if declared.get(name) != set(patterns):
             found = sorted(declared[name]) if name in declared else "no such handler"

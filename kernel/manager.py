@@ -27,6 +27,7 @@ from .discovery import PluginDiscovery, metadata_of
 from .edge import Edge, EdgeSlot
 from .enabling import Decisions
 from .finding import PluginFinder, Profile
+from .handler_options import HandlerOptions
 from .hosts import Host
 from .hosts.code import Code, GivenClass, LoadedCode
 from .hosts.in_process import InProcess, instance_with
@@ -171,6 +172,7 @@ class PluginManager:
             configuration=ConfigurationLayers(self.settings, LiveStore(state.path)),
             quarantine=Quarantine(state.path, self.settings.quarantine, self._log),
             decisions=Decisions(state.path),
+            handler_options=HandlerOptions(state.path, self._log),
             backoff=self._backoff,
         )
         self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())

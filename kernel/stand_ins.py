@@ -2,7 +2,8 @@
 
 A group is held by a stand-in that finishes nothing: what it is given goes back to the group when it leaves,
 in its place and without an attempt counted. It has the lowest plugin version, so that it takes nothing from a
-replica on which the plugin runs, and its options replace none. Calls and requests are kept waiting, and
+replica on which the plugin runs, and the options that the handler had when it was loaded last, so that the
+group goes on as it was. Calls and requests are kept waiting, and
 handed to the plugin when it is there.
 """
 
@@ -29,6 +30,7 @@ from contracts.message import PluginEvent
 from contracts.metadata import PluginMetadata
 from contracts.web import WebMount
 
+from .handler_options import HandlerOptions
 from .mounts import WebMounts
 from .port import PluginPort, source_of
 
@@ -44,9 +46,17 @@ class StandIns:
     """Those of one plugin. `wake` starts it, once for all that wait."""
 
     def __init__(
-        self, metadata: PluginMetadata, bus: EventBus, mounts: WebMounts, wake: Wake, patience: float
+        self,
+        metadata: PluginMetadata,
+        bus: EventBus,
+        mounts: WebMounts,
+        wake: Wake,
+        *,
+        options: HandlerOptions,
+        patience: float,
     ) -> None:
         """`patience`: seconds that a call may take, the start included."""
+        self._options = options
         self._metadata = metadata
         self._bus = bus
         self._mounts = mounts
@@ -119,12 +129,13 @@ class StandIns:
 
     def _group(self, name: str, patterns: tuple[str, ...]) -> SubscriptionSpec:
         plugin_id = self._metadata.plugin_id
+        known = self._options.of(plugin_id).get(name, SubscriptionOptions())
         return SubscriptionSpec(
             group=f"{plugin_id}.{name}",
             plugin_id=plugin_id,
             handler=name,
             patterns=patterns,
-            options=SubscriptionOptions(timeout=NEVER),
+            options=known.model_copy(update={"timeout": NEVER, "rate": None, "breaker": None}),
             source=source_of(plugin_id),
             plugin_version=LOWEST_VERSION,
         )

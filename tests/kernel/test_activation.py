@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fastapi import APIRouter
@@ -268,6 +268,43 @@ async def test_idle_it_goes_and_comes_back_with_its_place_kept(tmp_path: Path) -
         assert made.seen == [1, 2]
         types = {item.envelope.type for item in harness.published()}
         assert not types & {"plugin.leaked", "plugin.failed", "bus.dead_lettered"}
+
+
+async def test_its_group_keeps_the_options_of_its_handler(tmp_path: Path) -> None:
+    """While it is not loaded too, and under the next kernel: what waits is bounded as the handler asks."""
+
+    class Bounded(
+        BasePlugin, plugin_id="door", idle_timeout=0.01, subscribes={"watch": ["door.came"]}, **LAZY
+    ):
+        seen: ClassVar[list[int]] = []
+
+        @on(overflow="drop_oldest", max_waiting=2)
+        async def watch(self, event: Came) -> None:
+            self.seen.append(event.n)
+
+    async with kernel_with(tmp_path, Bounded) as harness:
+        await harness.manager.activate("door")
+        await facts(harness, PluginUnloaded, 1)
+    async with kernel_with(tmp_path, Bounded) as harness:
+        await harness.bus.pause_group("door.watch")
+        for n in range(5):
+            await harness.publish(Came(n=n), key="front")
+        assert harness.plugin("door").status is S.UNLOADED
+        await harness.bus.resume_group("door.watch")
+        await harness.quiet()
+        assert Bounded.seen == [3, 4]
+
+
+async def test_broadcast_is_refused_for_lazy_plugins(tmp_path: Path) -> None:
+    """It keeps nothing for a plugin that is not there."""
+
+    class Loud(BasePlugin, plugin_id="loud", subscribes={"watch": ["door.came"]}, **LAZY):
+        @on(broadcast=True)
+        async def watch(self, event: Came) -> None: ...
+
+    async with kernel_with(tmp_path, Loud) as harness:
+        with pytest.raises(PluginStepFailed, match="has broadcast, which keeps nothing"):
+            await harness.manager.activate("loud")
 
 
 async def test_what_arrives_while_it_goes_is_not_missed(tmp_path: Path) -> None:

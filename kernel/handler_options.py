@@ -1,0 +1,44 @@
+"""What the handlers of lazy plugins ask for: known once they were loaded, and needed while they are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.bus import SubscriptionOptions, SubscriptionSpec
+
+from .kept import KeptFile
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    by_handler: dict[str, SubscriptionOptions]
+
+
+class HandlerOptions:
+    """Plugin id → handler → options, as of its last load (`lazy.json` in the state folder)."""
+
+    def __init__(self, state: Path, log: logging.Logger) -> None:
+        """Raises `SettingsError` where the file is damaged."""
+        self._kept = KeptFile(state / "lazy.json", _Options, "what handlers of lazy plugins ask for")
+        self._log = log
+
+    def of(self, plugin_id: str) -> Mapping[str, SubscriptionOptions]:
+        """Empty where it was never loaded."""
+        known = self._kept.get(plugin_id)
+        return {} if known is None else known.by_handler
+
+    def learn(self, plugin_id: str, specs: Iterable[SubscriptionSpec]) -> None:
+        """Remember them; where that cannot be kept, for as long as the kernel runs."""
+        options = _Options(by_handler={spec.handler: spec.options for spec in specs})
+        if options == self._kept.get(plugin_id):
+            return
+        try:
+            self._kept.put(plugin_id, options)
+        except OSError as error:
+            self._log.error("the options of %s are not kept: %s", plugin_id, error.strerror or error)
+            self._kept.hold(plugin_id, options)
