@@ -64,7 +64,9 @@ class Kernel:
     ) -> None:
         self.services = services
         self.registry = registry
-        self.lifecycle = PluginLifecycleManager(services, log, loaded=self._warn_of_misfits)
+        self.lifecycle = PluginLifecycleManager(
+            services, log, loaded=self._warn_of_misfits, dependents=self._concerned_by
+        )
         self.scope = Scope("kernel", log)
         self.metrics = Metrics(services.bus, registry)
         self._bus_health = BusHealth(services.bus)
@@ -519,6 +521,18 @@ class Kernel:
 
     def _started_users(self, plugin_id: str) -> list[str]:
         return [id for id in self.needed_by(plugin_id) if self.registry.record(id).status is S.STARTED]
+
+    def _concerned_by(self, plugin_id: str) -> tuple[str, ...]:
+        """Started plugins that depend on this one, or use it where it is there."""
+        return tuple(
+            record.plugin_id
+            for record in self.registry
+            if record.status is S.STARTED
+            and any(
+                one.plugin_id == plugin_id
+                for one in (*record.metadata.dependencies, *record.metadata.optional_dependencies)
+            )
+        )
 
     def _is_needed_now(self, plugin_id: str) -> bool:
         """Whether one that depends on it is loaded, or comes or goes."""

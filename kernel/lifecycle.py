@@ -92,8 +92,13 @@ class PluginLifecycleManager:
         log: logging.Logger,
         *,
         loaded: Callable[[PluginRecord], None] = lambda record: None,
+        dependents: Callable[[str], tuple[str, ...]] = lambda plugin_id: (),
     ) -> None:
-        """`loaded` is told of each plugin that was loaded, before it is initialized; it must not raise."""
+        """`loaded` is told of each plugin that was loaded, before it is initialized; it must not raise.
+
+        `dependents`: the started plugins that a change of one concerns.
+        """
+        self._dependents = dependents
         self._services = services
         self._loaded = loaded
         self._log = log
@@ -191,6 +196,7 @@ class PluginLifecycleManager:
             level_requested=security.requested.value,
             level_effective=security.effective.value,
             seconds=round(time.monotonic() - began, 6),
+            dependents=self._dependents(record.plugin_id),
         )
 
     async def _activate(self, generation: Generation) -> None:
@@ -365,7 +371,7 @@ class PluginLifecycleManager:
             finally:
                 await generation.host.stop()
             record.transition(S.STOPPED)
-        self._announce(record, PluginStopped, reason)
+        self._announce(record, PluginStopped, reason, dependents=self._dependents(record.plugin_id))
 
     async def _deactivate(self, generation: Generation) -> None:
         errors = await generation.scope.close()
@@ -530,7 +536,7 @@ def _check_lazy(record: PluginRecord, declaration: Declaration) -> None:
     for handler in declaration.handlers:
         if handler.options.broadcast:
             raise HandlerDefinitionError(
-                f"handler {handler.name!r} has broadcast, which keeps nothing for a plugin that is not loaded",
+                f"handler {handler.name!r} has broadcast, which keeps nothing while it is not loaded",
                 where=record.metadata.file_path,
                 fix='take broadcast away, or activation = "lazy"',
             )

@@ -52,10 +52,15 @@ class PluginStarted(_PluginFact, type="plugin.started"):
     level_effective: str
     seconds: float
     """From the beginning of load."""
+    dependents: tuple[str, ...] = ()
+    """Ids of the started plugins that depend on it, or optionally do: whom it concerns."""
 
 
 class PluginStopped(_PluginFact, type="plugin.stopped"):
     """The plugin handles nothing any more; its groups keep their place."""
+
+    dependents: tuple[str, ...] = ()
+    """Ids of the started plugins that depend on it, or optionally do: whom it concerns."""
 
 
 class PluginUnloaded(_PluginFact, type="plugin.unloaded"):

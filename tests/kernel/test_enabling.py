@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from contracts.errors import ManifestError, PluginNotFound, PluginQuarantinedError, PluginStateError
-from contracts.messages import DisablePlugin, EnablePlugin, PluginStopped, StopPlugin
+from contracts.errors import (
+    ManifestError,
+    PluginNotFound,
+    PluginQuarantinedError,
+    PluginStateError,
+    ProviderFailed,
+)
+from contracts.messages import (
+    AddToQuarantine,
+    CommandResult,
+    DisablePlugin,
+    EnablePlugin,
+    PluginStarted,
+    PluginStopped,
+    StartPlugin,
+    StopPlugin,
+)
 from contracts.messages.explain import ExplainPlugin
 from contracts.query import answer_adapter
 from kernel.discovery import PluginDiscovery
@@ -15,7 +32,7 @@ from kernel.finding import BUILT_IN_FOLDER
 from kernel.manager import PluginManager
 from kernel.settings import PluginSettings, Settings
 from kernel.testing import Harness, MockPlugin
-from plugbus import PluginStatus
+from plugbus import BasePlugin, PluginStatus, on
 
 S = PluginStatus
 
@@ -126,3 +143,76 @@ async def test_a_reserved_word_is_no_plugin_id(tmp_path: Path, harness: Harness,
     with pytest.raises(ManifestError, match="is a word of the kernel's own"):
         await harness.load(MockPlugin.make(name))
     assert PluginDiscovery().discover_path(BUILT_IN_FOLDER / "audit").plugin_id == "audit"
+
+
+async def test_dependents_are_told_of_a_start_and_a_stop(harness: Harness) -> None:
+    """Whom it concerns stands in the announcement, which they can handle; others are not named."""
+    told: list[tuple[str, bool]] = []
+
+    class User(BasePlugin, plugin_id="user", version="1", security_level="trusted",
+               optional_dependencies=["base"]):  # fmt: skip
+        @on
+        async def down(self, event: PluginStopped) -> None:
+            told.append((event.plugin_id, self.plugin_id in event.dependents))
+
+        @on
+        async def up(self, event: PluginStarted) -> None:
+            told.append((event.plugin_id, self.plugin_id in event.dependents))
+
+    await harness.load(MockPlugin.make("base"))
+    await harness.load(MockPlugin.make("other"))
+    await harness.load(User)
+    await harness.quiet()
+    told.clear()
+    await harness.manager.stop_plugin("base")
+    await harness.quiet()
+    await harness.manager.start_plugin("base")
+    await harness.manager.stop_plugin("other")
+    await harness.quiet()
+    assert told == [("base", True), ("base", True), ("other", False)]
+
+
+@pytest.mark.parametrize("command", [StartPlugin, StopPlugin, EnablePlugin, DisablePlugin, AddToQuarantine])
+async def test_a_command_for_a_busy_plugin_is_refused(harness: Harness, command: type[Any]) -> None:
+    """Whoever is first goes on; nothing else has changed."""
+    began, let_go = asyncio.Event(), asyncio.Event()
+
+    class Slow(BasePlugin, plugin_id="slow", version="1", security_level="trusted"):
+        async def start(self) -> None:
+            began.set()
+            await let_go.wait()
+
+    loading = asyncio.create_task(harness.load(Slow))
+    await began.wait()
+    with pytest.raises(ProviderFailed, match="is busy: starting") as raised:
+        await harness.request(command(plugin_id="slow"))
+    assert raised.value.info.type.endswith("PluginBusy")
+    let_go.set()
+    await loading
+    kernel = harness.manager.kernel
+    assert harness.plugin("slow").status is S.STARTED
+    assert kernel.services.decisions.get("slow") is None
+    assert kernel.services.quarantine.entries() == ()
+
+
+async def test_two_commands_at_once_are_one_after_the_other_or_refused(harness: Harness) -> None:
+    """Two stops with dependents: one does it, the other is refused or finds nothing to do."""
+    await harness.load(MockPlugin.make("base"))
+    await harness.load(MockPlugin.make("user", dependencies=["base"]))
+    stop = StopPlugin(plugin_id="base", with_dependents=True)
+    answers = await asyncio.gather(*(harness.request(stop) for _ in range(3)), return_exceptions=True)
+    assert sum(isinstance(answer, CommandResult) and answer.outcome == "done" for answer in answers) == 1
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert all(isinstance(one, ProviderFailed) and one.info.type.endswith("PluginBusy") for one in refused)
+    assert harness.plugin("base").status is harness.plugin("user").status is S.UNLOADED
+
+
+async def test_while_the_kernel_stops_nothing_is_started_or_decided(tmp_path: Path) -> None:
+    """A start, an enable and an activation are refused; what was on stays on for the next kernel."""
+    async with manager_on(tmp_path) as manager:
+        kernel = manager.kernel
+        await manager.stop_plugin("one")
+    for begin in (kernel.start_plugin, kernel.enable_plugin, kernel.activate_plugin):
+        with pytest.raises(PluginStateError, match="the kernel is stopping"):
+            await begin("one", "/test")
+    assert kernel.services.decisions.get("one") is None
