@@ -31,6 +31,8 @@ RETRY_FIRST = 1.0
 RETRY_LONGEST = 60.0
 """Seconds between starts that fail; doubled each time."""
 RETRY_SHORTEST = 0.01
+LOOK_AGAIN = 0.05
+"""Seconds at least between two looks at a plugin that would go if nobody needed it."""
 LAZY = "lazy"
 """Code of the reason of a plugin that is not loaded because nobody has needed it yet."""
 
@@ -110,6 +112,13 @@ class Activation:
             was_armed, lazy.is_armed = lazy.is_armed, False
             await self._leave(lazy)
         return was_armed
+
+    async def forget(self, plugin_id: str) -> None:
+        """Another plugin takes its place."""
+        if (lazy := self._lazy.pop(plugin_id, None)) is not None:
+            async with lazy.lock:
+                lazy.is_armed = False
+                await self._leave(lazy)
 
     async def close(self) -> None:
         """Nothing is started any more; no stand-in is left."""
@@ -201,7 +210,7 @@ class Activation:
         if generation is not None:
             self._services.handler_options.learn(lazy.record.plugin_id, generation.port.subscriptions)
         await lazy.stand_ins.stop_answering()
-        lazy.record.standing_in = lazy.stand_ins.capabilities
+        lazy.record.standing_in = frozenset()
         seconds = idle_timeout_of(lazy.record, self._services)
         if generation is not None and generation.port.use is not None and seconds:
             await self._watch(lazy, generation, seconds)
@@ -240,7 +249,7 @@ class Activation:
             if left > 0:
                 await asyncio.sleep(left)
             elif self._is_needed(lazy.record.plugin_id) or lazy.lock.locked():
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(max(seconds, LOOK_AGAIN))
             else:
                 await self._unload(lazy, generation, seconds)
 

@@ -111,8 +111,8 @@ class Kernel:
         self.waves = self._arrange(resolution)
         self.registry.reorder(tuple(id for wave in self.waves for id in wave))
         self.scope.push("stand-ins", self.activation.close)
-        for plugin_id in self._lazy_among(resolution.order):
-            await self.activation.arm(self.registry.record(plugin_id))
+        lazy = [self.registry.record(id) for id in self._lazy_among(resolution.order)]
+        await asyncio.gather(*map(self.activation.arm, lazy))
         for wave in self.waves:
             await asyncio.gather(*(self._start_in_turn(self.registry.record(id), "boot") for id in wave))
             if self._stopping:

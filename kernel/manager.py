@@ -331,21 +331,23 @@ class PluginManager:
             discovered = PluginDiscovery().discover_path(Path(plugin))
             record = PluginRecord(discovered.metadata, found=discovered, consent=consent)
         record.config = dict(config or {})
-        self._make_way(record, replace)
+        if self._make_way(record, replace) and self._kernel is not None:
+            await self._kernel.activation.forget(record.plugin_id)
         self.registry.register_plugin(record)
         return self.registry.get_plugin(record.plugin_id)
 
-    def _make_way(self, record: PluginRecord, replace: bool) -> None:
+    def _make_way(self, record: PluginRecord, replace: bool) -> bool:
         """What was only found gives way to what the application registers; it is reported as shadowed."""
         if record.plugin_id not in self.registry:
-            return
+            return False
         other = self.registry.record(record.plugin_id)
         if not other.is_idle or (other.consent and not replace):
-            return  # registering says so
+            return False  # registering says so
         self.registry.unregister_plugin(record.plugin_id)
         record.loads = other.loads  # counted on: a number may still be held by an import that hangs
         if not other.consent:
             record.shadowed = (other.metadata.file_path, *other.shadowed)
+        return True
 
     async def load_plugin_safe(self, plugin: type | Path | str) -> PluginHandle | None:
         """As `register_plugin` and `start_plugin`; None on failure, whose reason is on the record."""

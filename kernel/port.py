@@ -31,6 +31,9 @@ from .scope import Entry, Scope
 from .security import PermissionManager, ResourceManager
 from .use import Use
 
+_UNCOUNTED = nullcontext()
+"""Of plugins that stay when nobody uses them."""
+
 
 def source_of(plugin_id: str) -> str:
     """The stamp: the same on every replica, because dedupe uses it."""
@@ -197,7 +200,7 @@ class PluginPort:
         return result
 
     async def _handle_counted(self, event: PluginEvent) -> EventResult | None:
-        with self.use or nullcontext():
+        with self.use or _UNCOUNTED:
             return await self._handle_checked(event)
 
     async def answer(self, call: Call) -> CallReply:
@@ -216,7 +219,7 @@ class PluginPort:
             raise ProviderLost(f"plugin {self.plugin_id!r} is stopping", capability=call.capability)
         self._calls += 1
         try:
-            with self.use or nullcontext():
+            with self.use or _UNCOUNTED:
                 return await self._host.call(call)
         finally:
             self._calls -= 1

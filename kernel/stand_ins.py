@@ -62,31 +62,25 @@ class StandIns:
         self._mounts = mounts
         self._wake = wake
         self._patience = patience
-        self._groups: list[BusSubscription] = []
-        self._providers: list[Subscription] = []
+        self._groups: dict[str, BusSubscription] = {}
+        self._providers: dict[str, Subscription] = {}
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._unmount: Callable[[], None] | None = None
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return frozenset(self._metadata.provided or ()) if self._providers else frozenset()
 
     # --- coming and going -------------------------------------------------------------------------------
 
     async def hold_groups(self) -> None:
         """Let the groups exist, and be told of their first event."""
         table = self._metadata.subscribes
-        if self._groups or not isinstance(table, dict):
-            return
-        for name, patterns in table.items():
-            spec = self._group(name, patterns)
-            self._groups.append(await self._bus.subscribe(spec, self._hold))
+        for name, patterns in table.items() if isinstance(table, dict) else ():
+            if name not in self._groups:
+                self._groups[name] = await self._bus.subscribe(self._group(name, patterns), self._hold)
 
     async def release_groups(self) -> None:
         """Give back what was held; the plugin's own handlers may take the groups."""
-        groups, self._groups = self._groups, []
-        for group in groups:
+        groups, self._groups = self._groups, {}
+        for group in groups.values():
             await group.drain(0)
             await group.remove()
 
@@ -95,24 +89,23 @@ class StandIns:
         plugin_id = self._metadata.plugin_id
         if self._unmount is None:
             self._unmount = self._mounts.put(WebMount(plugin_id, 0, self._serve))
-        if self._providers:
-            return
         for capability in self._metadata.provided or ():
             spec = ProviderSpec(
                 capability=capability, plugin_id=plugin_id, provider="activate", timeout=self._patience
             )
-            self._providers.append(await self._bus.provide(spec, self._answer))
+            if capability not in self._providers:
+                self._providers[capability] = await self._bus.provide(spec, self._answer)
 
     async def stop_answering(self) -> None:
         """What waits is answered by the plugin first; new calls have the plugin's own providers beside."""
         unmount, self._unmount = self._unmount, None
         if unmount is not None:
             unmount()
-        providers, self._providers = self._providers, []
+        providers, self._providers = self._providers, {}
         while self._calls:
             self._no_calls.clear()
             await self._no_calls.wait()
-        for provider in providers:
+        for provider in providers.values():
             await provider.remove()
 
     async def leave(self) -> None:
@@ -121,8 +114,8 @@ class StandIns:
         unmount, self._unmount = self._unmount, None
         if unmount is not None:
             unmount()
-        providers, self._providers = self._providers, []
-        for provider in providers:
+        providers, self._providers = self._providers, {}
+        for provider in providers.values():
             await provider.remove()
 
     # --- what they do -----------------------------------------------------------------------------------

@@ -12,7 +12,13 @@ import pytest
 from fastapi import APIRouter
 from pydantic import ValidationError
 
-from contracts.errors import PluginActivationFailed, PluginStateError, PluginStepFailed, ProviderFailed
+from contracts.errors import (
+    PluginActivationFailed,
+    PluginBusy,
+    PluginStateError,
+    PluginStepFailed,
+    ProviderFailed,
+)
 from contracts.messages import PluginStarted, PluginUnloaded, ReleaseFromQuarantine
 from contracts.metadata import PluginMetadata
 from kernel.activation import idle_timeout_of
@@ -379,3 +385,76 @@ async def test_an_activation_that_fails_on_command_raises_as_a_start(tmp_path: P
     async with kernel_with(tmp_path, made) as harness:
         with pytest.raises(PluginStepFailed, match="the key does not fit"):
             await harness.manager.activate("door")
+
+
+async def test_two_kernels_handle_each_event_once(tmp_path: Path) -> None:
+    """Woken or not, before and after one of them stops it: none is lost, none is handled twice."""
+    doors = [door(), door()]
+    settings = Settings.model_validate({"bus": {"url": "memory://two-kernels"}})
+    async with (
+        kernel_with(tmp_path / "a", doors[0], settings=settings) as first,
+        kernel_with(tmp_path / "b", doors[1], settings=settings) as second,
+    ):
+        assert first.bus.replica != second.bus.replica
+        for n in range(10):
+            await (first, second)[n % 2].publish(Came(n=n), key="front")
+        await first.quiet()
+        assert sorted(doors[0].seen + doors[1].seen) == list(range(10))
+        await asyncio.gather(first.manager.activate("door"), second.manager.activate("door"))
+        await second.manager.stop_plugin("door")
+        await first.publish(Came(n=10), key="front")
+        await first.quiet()
+        assert sorted(doors[0].seen + doors[1].seen) == list(range(11))
+
+
+async def test_another_plugin_in_its_place_is_another_plugin(tmp_path: Path) -> None:
+    """Neither stand-in nor record of the former is used again."""
+    former, other = door(), door()
+    async with kernel_with(tmp_path, former) as harness:
+        await harness.load(other)
+        await harness.publish(Came(n=1))
+        await harness.quiet()
+        assert (former.made, other.made, other.seen) == (0, 1, [1])
+        await harness.unload("door")
+        eager = door(activation="eager")
+        await harness.load(eager)
+        await harness.publish(Came(n=2))
+        await harness.quiet()
+        assert eager.seen == [2]
+
+
+async def test_commands_for_one_that_is_being_woken_are_refused(tmp_path: Path) -> None:
+    """Busy; who gave up waiting does not cut it off."""
+    made = door()
+    made.waits = asyncio.Event()
+    async with kernel_with(tmp_path, made) as harness:
+        waiting = asyncio.create_task(harness.manager.activate("door"))
+        await made.starting.wait()
+        for command in (harness.manager.stop_plugin, harness.manager.start_plugin):
+            with pytest.raises(PluginBusy):
+                await command("door")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        made.waits.set()
+        await harness.manager.activate("door")
+        assert (made.made, harness.plugin("door").status) == (1, S.STARTED)
+
+
+async def test_a_disabled_or_quarantined_lazy_plugin_stays_asleep(tmp_path: Path) -> None:
+    """Under the next kernel too; enabled it is there again."""
+    made = door()
+    async with kernel_with(tmp_path, made) as harness:
+        await harness.manager.kernel.disable_plugin("door", "/test")
+        await harness.publish(Came(n=1))
+        assert not [one for one in harness.bus.providers() if one.plugin_id == "door"]
+        await harness.manager.kernel.enable_plugin("door", "/test")
+        await harness.quiet()
+        assert (made.made, made.seen) == (1, [1])
+        await harness.manager.kernel.quarantine_plugin("door", "too loud", "/test")
+    async with kernel_with(tmp_path, made) as harness:
+        await harness.publish(Came(n=2))
+        info = harness.plugin("door")
+        assert info.reason is not None
+        assert (info.reason.code, made.made) == ("quarantined", 1)
+        assert not [one for one in harness.bus.providers() if one.plugin_id == "door"]
