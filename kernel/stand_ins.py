@@ -20,7 +20,7 @@ from contracts.bus import (
     CallReply,
     EventBus,
     ProviderSpec,
-    Subscription,
+    ProviderSubscription,
     SubscriptionOptions,
     SubscriptionSpec,
 )
@@ -63,9 +63,7 @@ class StandIns:
         self._wake = wake
         self._patience = patience
         self._groups: dict[str, BusSubscription] = {}
-        self._providers: dict[str, Subscription] = {}
-        self._calls = 0
-        self._no_calls = asyncio.Event()
+        self._providers: dict[str, ProviderSubscription] = {}
         self._unmount: Callable[[], None] | None = None
 
     # --- coming and going -------------------------------------------------------------------------------
@@ -97,16 +95,12 @@ class StandIns:
                 self._providers[capability] = await self._bus.provide(spec, self._answer)
 
     async def stop_answering(self) -> None:
-        """What waits is answered by the plugin first; new calls have the plugin's own providers beside."""
+        """New calls go to the plugin's own providers; returns when those that waited have their answers."""
         unmount, self._unmount = self._unmount, None
         if unmount is not None:
             unmount()
         providers, self._providers = self._providers, {}
-        while self._calls:
-            self._no_calls.clear()
-            await self._no_calls.wait()
-        for provider in providers.values():
-            await provider.remove()
+        await asyncio.gather(*(provider.drain(self._patience) for provider in providers.values()))
 
     async def leave(self) -> None:
         """All of them, at once; calls that wait are lost, and told so."""
@@ -142,17 +136,11 @@ class StandIns:
 
     async def _answer(self, call: Call) -> CallReply:
         began = time.monotonic()
-        self._calls += 1
-        try:
-            port = await self._woken(f"a call of {call.capability}")
-            left = call.timeout - (time.monotonic() - began)
-            if left <= 0:  # who asked does not wait any more
-                raise self._failed(f"was started too late for a call of {call.capability}", "ask again")
-            return await port.answer(call.model_copy(update={"timeout": left}))
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._no_calls.set()
+        port = await self._woken(f"a call of {call.capability}")
+        left = call.timeout - (time.monotonic() - began)
+        if left <= 0:  # who asked does not wait any more
+            raise self._failed(f"was started too late for a call of {call.capability}", "ask again")
+        return await port.answer(call.model_copy(update={"timeout": left}))
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         plugin_id = self._metadata.plugin_id

@@ -13,6 +13,8 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 
 from contracts.errors import (
+    CallTimeout,
+    NoProvider,
     PluginActivationFailed,
     PluginBusy,
     PluginStateError,
@@ -46,6 +48,9 @@ class Door(BasePlugin):
     seen: list[int]
     waits: asyncio.Event | None
     starting: asyncio.Event
+    stopping: asyncio.Event
+    stays: asyncio.Event | None
+    asked: int
 
     async def start(self) -> None:
         cls = type(self)
@@ -57,12 +62,19 @@ class Door(BasePlugin):
         if cls.waits is not None:
             await cls.waits.wait()
 
+    async def stop(self) -> None:
+        cls = type(self)
+        cls.stopping.set()
+        if cls.stays is not None:
+            await cls.stays.wait()
+
     @on
     async def watch(self, event: Came) -> None:
         type(self).seen.append(event.n)
 
     @provides
     async def count(self, query: Count) -> int:
+        type(self).asked += 1
         return len(type(self).seen)
 
     async def get_api_router(self) -> Any:
@@ -81,7 +93,10 @@ class Door(BasePlugin):
 def door(plugin_id: str = "door", **metadata: Any) -> type[Door]:
     """A class of the test's own."""
     said = {"subscribes": {"watch": ["door.came"]}, "provides": ["door.count"], **LAZY, **metadata}
-    namespace = {"made": 0, "broken": 0, "seen": [], "waits": None, "starting": asyncio.Event()}
+    namespace = {
+        "made": 0, "broken": 0, "seen": [], "asked": 0, "waits": None, "stays": None,
+        "starting": asyncio.Event(), "stopping": asyncio.Event(),
+    }  # fmt: skip
     return type("OwnDoor", (Door,), namespace, plugin_id=plugin_id, **said)
 
 
@@ -204,6 +219,10 @@ async def test_a_crash_loop_ends_in_quarantine_and_the_event_waits(tmp_path: Pat
         tail.close()
         [group] = await harness.bus.groups()
         assert (made.made, group.waiting + group.in_flight, group.dead) == (5, 1, 0)
+        record = harness.manager.registry.record("door")
+        assert not await harness.manager.kernel.activation.disarm(record)
+        with pytest.raises(NoProvider):
+            await harness.request(Count())
         await harness.request(ReleaseFromQuarantine(plugin_id="door"))
         await harness.quiet()
         assert (made.made, made.seen) == (6, [1])
@@ -458,3 +477,54 @@ async def test_a_disabled_or_quarantined_lazy_plugin_stays_asleep(tmp_path: Path
         assert info.reason is not None
         assert (info.reason.code, made.made) == ("quarantined", 1)
         assert not [one for one in harness.bus.providers() if one.plugin_id == "door"]
+
+
+async def test_calls_and_requests_while_it_stops_are_answered(tmp_path: Path) -> None:
+    """None of them meets what is going: they wait until it has gone, and wake it again."""
+    made = door(idle_timeout=0.01)
+    made.stays = asyncio.Event()
+    async with kernel_with(tmp_path, made) as harness:
+        await harness.manager.activate("door")
+        await made.stopping.wait()
+        asked = [asyncio.create_task(harness.request(Count())) for _ in range(4)]
+        page = asyncio.create_task(harness.http.get("/plugins/door/seen"))
+        await harness.publish(Came(n=1))
+        made.stays.set()
+        assert len(await asyncio.gather(*asked)) == 4
+        assert (await page).status_code == 200
+        await harness.quiet()
+        assert made.seen == [1]
+
+
+async def test_a_call_whose_caller_has_given_up_is_not_executed(tmp_path: Path) -> None:
+    """The start took too long for it; it goes on for whoever comes next."""
+    made = door()
+    made.waits = asyncio.Event()
+    async with kernel_with(tmp_path, made) as harness:
+        with pytest.raises(CallTimeout):
+            await harness.request(Count(), timeout=0.01)
+        made.waits.set()
+        await harness.manager.activate("door")
+        assert await harness.request(Count()) == 0
+        assert made.asked == 1
+
+
+async def test_needed_before_its_turn_all_that_it_depends_on_starts_early(tmp_path: Path) -> None:
+    """An eager plugin of the first wave may ask a lazy one whose dependencies would start later."""
+    answers: list[int] = []
+
+    class First(
+        BasePlugin, plugin_id="first", version="1", security_level="trusted", requests=["door.count"]
+    ):
+        async def start(self) -> None:
+            answers.append(await self.context.request(Count(), timeout=5))
+
+    eager: dict[str, Any] = {"version": "1", "security_level": "trusted"}
+    base = type("Base", (BasePlugin,), {}, plugin_id="base", **eager)
+    middle = type("Middle", (BasePlugin,), {}, plugin_id="middle", dependencies=["base"], **eager)
+    top = type("Top", (BasePlugin,), {}, plugin_id="top", dependencies=["middle"], **eager)
+    async with kernel_with(tmp_path, First, base, middle, top, door(dependencies=["top"])) as harness:
+        assert answers == [0]
+        assert all(harness.plugin(id).status is S.STARTED for id in ("first", "base", "middle", "top"))
+        await harness.quiet()
+        assert "plugin.failed" not in {item.envelope.type for item in harness.published()}
