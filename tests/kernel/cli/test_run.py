@@ -55,8 +55,15 @@ class StandInManager:
     url: str | None = "http://127.0.0.1:8123"
 
     def __init__(
-        self, settings: Settings, *, profile: str, consent: Sequence[Path], bus_told: Told | None
+        self,
+        settings: Settings,
+        *,
+        profile: str,
+        consent: Sequence[Path],
+        bus_told: Told | None,
+        safe_mode: bool,
     ) -> None:
+        self.safe_mode = safe_mode
         self.settings, self.profile, self.consent, self.bus_told = settings, profile, consent, bus_told
         self.stopped: list[str] = []
         self.patterns: tuple[str, ...] = ()
@@ -129,6 +136,15 @@ def test_flags_become_settings(plugbus: Plugbus, manager: type[StandInManager], 
     assert settings.state_dir == folder / "state"
     assert settings.log_level == "debug"
     assert made.consent == settings.plugin_paths
+
+
+@pytest.mark.parametrize(("flags", "safe_mode"), [((), False), (("--safe-mode",), True)])
+def test_safe_mode_is_asked_for(
+    plugbus: Plugbus, manager: type[StandInManager], flags: tuple[str, ...], safe_mode: bool
+) -> None:
+    """Only `run` has it, and only where it is said."""
+    plugbus("run", *flags)
+    assert manager.made[0].safe_mode is safe_mode
 
 
 def test_the_settings_file_may_be_named(
