@@ -172,8 +172,10 @@ class Activation:
 
     async def _wake_on_demand(self, lazy: _Lazy, why: str) -> PluginPort:
         """Not while the pause after a failure lasts: who asks is told that one at once."""
-        if self._is_closed or not lazy.is_armed:
+        if self._is_closed:
             raise stopping(lazy.record)
+        if not lazy.is_armed:
+            raise _stopped(lazy.record)
         current = lazy.record.current
         if current is not None and lazy.record.status is S.STARTED and not lazy.lock.locked():
             return current.port
@@ -295,6 +297,14 @@ class Activation:
     async def _leave(self, lazy: _Lazy) -> None:
         await lazy.stand_ins.leave()
         lazy.record.standing_in = frozenset()
+
+
+def _stopped(record: PluginRecord) -> PluginStateError:
+    return PluginStateError(
+        f"plugin {record.plugin_id!r} was stopped, and is not started when it is needed",
+        plugin_id=record.plugin_id,
+        fix=f"plugbus plugin start {record.plugin_id}",
+    )
 
 
 def idle_timeout_of(record: PluginRecord, services: Services) -> float:

@@ -280,8 +280,8 @@ class Kernel:
     # --- a plugin that is not ready ---------------------------------------------------------------------
 
     def _retry_if_not_ready(self, record: PluginRecord, error: PluginStepFailed) -> None:
-        if self._stopping or record.metadata.activation == "lazy":
-            return  # who is lazy is tried again when it is needed
+        if self._stopping or self.activation.is_armed(record.plugin_id):
+            return  # that one is tried again when it is needed
         self._forget_retry(record)
         record.activity = Activity.WAITING
         retry = self.scope.spawn(

@@ -26,7 +26,7 @@ from contracts.metadata import PluginMetadata
 from kernel.activation import idle_timeout_of
 from kernel.settings import Settings
 from kernel.testing import Harness
-from plugbus import BasePlugin, Event, PluginStatus, Query, StaticMount, on, provides
+from plugbus import BasePlugin, Event, PluginNotReady, PluginStatus, Query, StaticMount, on, provides
 
 S = PluginStatus
 LAZY: dict[str, Any] = {"version": "1.0.0", "security_level": "trusted", "activation": "lazy"}
@@ -528,3 +528,28 @@ async def test_needed_before_its_turn_all_that_it_depends_on_starts_early(tmp_pa
         assert all(harness.plugin(id).status is S.STARTED for id in ("first", "base", "middle", "top"))
         await harness.quiet()
         assert "plugin.failed" not in {item.envelope.type for item in harness.published()}
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+async def test_one_that_is_not_ready_is_asked_again(tmp_path: Path, is_needed: bool) -> None:
+    """By the kernel where an eager plugin needs it, else by the event that woke it; it is no crash."""
+    tries: list[int] = []
+
+    class Base(BasePlugin, plugin_id="base", subscribes={"watch": ["door.came"]}, **LAZY):
+        async def initialize(self) -> None:
+            tries.append(1)
+            if len(tries) < 8:
+                raise PluginNotReady("the database is not there")
+
+        @on
+        async def watch(self, event: Came) -> None: ...
+
+    eager: dict[str, Any] = {"version": "1", "security_level": "trusted", "dependencies": ["base"]}
+    user = type("User", (BasePlugin,), {}, plugin_id="user", **eager)
+    async with kernel_with(tmp_path, Base, *([user] if is_needed else [])) as harness:
+        await harness.publish(Came())
+        await facts(harness, PluginStarted, 2 if is_needed else 1)
+        await harness.quiet()
+        assert len(tries) == 8
+        assert harness.manager.kernel.services.quarantine.entries() == ()
+        assert [group.handled for group in await harness.bus.groups()] == [1]
