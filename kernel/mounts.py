@@ -36,14 +36,22 @@ class WebMounts:
         WebSockets are closed with. It answers how many requests were cut.
         """
         requests = OpenRequests(mount.app)
-        served = dataclasses.replace(mount, app=requests)
-        self._mounts[mount.plugin_id] = served
-        self._version += 1
+        take_out = self.put_stand_in(dataclasses.replace(mount, app=requests))
 
         async def remove() -> int:
-            if self._mounts.get(mount.plugin_id) is served:
+            take_out()
+            return await requests.close(grace, code)
+
+        return remove
+
+    def put_stand_in(self, mount: WebMount) -> Callable[[], None]:
+        """The same for what hands its requests on: they go on when it is taken out."""
+        self._mounts[mount.plugin_id] = mount
+        self._version += 1
+
+        def remove() -> None:
+            if self._mounts.get(mount.plugin_id) is mount:
                 del self._mounts[mount.plugin_id]
                 self._version += 1
-            return await requests.close(grace, code)
 
         return remove

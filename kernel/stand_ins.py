@@ -3,8 +3,7 @@
 A group is held by a stand-in that finishes nothing: what it is given goes back to the group when it leaves,
 in its place and without an attempt counted. It has the lowest plugin version, so that it takes nothing from a
 replica on which the plugin runs, and the options that the handler had when it was loaded last, so that the
-group goes on as it was. Calls and requests are kept waiting, and
-handed to the plugin when it is there.
+group goes on as it was. Calls and requests are kept waiting, and handed to the plugin when it is there.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class StandIns:
         """Take calls of what it provides, and requests below its address."""
         plugin_id = self._metadata.plugin_id
         if self._unmount is None:
-            self._unmount = self._mounts.put(WebMount(plugin_id, 0, self._serve))
+            self._unmount = self._mounts.put_stand_in(WebMount(plugin_id, 0, self._serve))
         for capability in self._metadata.provided or ():
             spec = ProviderSpec(
                 capability=capability, plugin_id=plugin_id, provider="activate", timeout=self._patience
