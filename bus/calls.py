@@ -18,6 +18,7 @@ from contracts.errors import (
     CallError,
     CallTimeout,
     HandlerTimeout,
+    NoProvider,
     ProviderFailed,
     ProviderLost,
 )
@@ -90,8 +91,9 @@ class Offer:
     def info(self) -> ProviderInfo:
         spec = self.spec
         return ProviderInfo(
-            capability=spec.capability, plugin_id=spec.plugin_id, replica=self.replica, reach=spec.reach
-        )
+            capability=spec.capability, plugin_id=spec.plugin_id, replica=self.replica, reach=spec.reach,
+            rank=spec.rank,
+        )  # fmt: skip
 
     def serve(self, call: Call, deadline: float, answer: Callable[[str, Answer], None]) -> None:
         """Execute `call` in a task, unless its deadline passes first; `answer` gets what came of it."""
@@ -105,13 +107,14 @@ class Offer:
         await self.withdraw(grace=0)
 
     async def drain(self, grace: float) -> bool:
-        """See `contracts.bus.ProviderSubscription`."""
+        """Take no more calls; what runs may finish. Whether all did."""
         return await self.withdraw(grace)
 
     async def withdraw(self, grace: float, asker: asyncio.Task[Any] | None = None) -> bool:
-        """Take no more calls; wait up to `grace` seconds for those that run, then cancel them. Did all end?
+        """Take no more calls; wait up to `grace` seconds for those under way, then cancel them.
 
         `asker` (None: the current task) is not waited for: it may be a provider that closes its own bus.
+        Returns whether none had to be cancelled.
         """
         asker = asker or asyncio.current_task()
         self.directory.discard(self)
@@ -123,6 +126,12 @@ class Offer:
         if lost:
             await asyncio.wait(lost)
         return not lost
+
+    @property
+    def gone(self) -> NoProvider:
+        """The answer to a call that came too late to be begun: whoever asked turns to the next one."""
+        capability, who = self.spec.capability, f"{self.spec.plugin_id} on {self.replica}"
+        return NoProvider(f"{who} does not provide {capability!r} any more", capability=capability)
 
     def lose(self, asker: asyncio.Task[Any] | None = None) -> list[asyncio.Task[None]]:
         """Cancel what is under way, but not who asks for it; the requesters know at once."""

@@ -51,6 +51,13 @@ class OnMark:
     """What it is given is what the handler is given first."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProvidesMark:
+    """What `@provides` says of a method."""
+
+    rank: int = 0
+
+
 @overload
 def on(handler: _Handler[S, E, H], /) -> _Handler[S, E, H]: ...
 
@@ -156,10 +163,38 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def provides(provider: Callable[[S, Q], _Async[R]], /) -> Callable[[S, Q], _Async[R]]:
-    """Mark an async method as the provider of the query that its parameter is annotated with."""
-    setattr(provider, PROVIDES, True)
-    return provider
+@overload
+def provides(provider: Callable[[S, Q], _Async[R]], /) -> Callable[[S, Q], _Async[R]]: ...
+
+
+@overload
+def provides(*, rank: int = 0) -> _ProvidesDecorator: ...
+
+
+def provides(provider: Any = None, /, *, rank: int = 0) -> Any:
+    """Mark an async method as the provider of the query that its parameter is annotated with.
+
+    `rank`: where several plugins provide the same, the one with the highest is asked; operators may set
+    another one (`[plugins.ID] ranks`).
+    """
+    mark = ProvidesMark(check_rank(rank, _caller()))
+
+    def decorate(function: Any) -> Any:
+        setattr(function, PROVIDES, mark)
+        return function
+
+    return decorate if provider is None else decorate(provider)
+
+
+def check_rank(rank: object, where: str = "") -> int:
+    """Return `rank`; raises `InvalidOption` if it is not a whole number."""
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise InvalidOption(
+            f"rank={rank!r}: not a whole number",
+            where=where,
+            fix="rank=10: the highest is asked, 0 by default",
+        )
+    return rank
 
 
 class BasePlugin:
@@ -315,3 +350,6 @@ if TYPE_CHECKING:
         def __call__(self, handler: _Handler[S, E, H], /) -> _Handler[S, E, H]: ...
         @overload
         def __call__(self, handler: _HandlerWithMeta[S, E, H], /) -> _HandlerWithMeta[S, E, H]: ...
+
+    class _ProvidesDecorator(Protocol):
+        def __call__(self, provider: Callable[[S, Q], _Async[R]], /) -> Callable[[S, Q], _Async[R]]: ...

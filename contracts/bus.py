@@ -98,7 +98,10 @@ is reached, so that what is only retained never holds a publisher back.
 
 **Calls.** A request is not an event of the log: it is executed at most once by one provider, within the
 time that is left. No provider is known at once, not a timeout. An answer that comes late, or twice, is
-dropped and counted.
+dropped and counted. Of several providers the best that can be reached is asked: the highest `rank`; of equal
+ones those of the requester's own replica before others'; of these who came first, while other replicas take
+turns. What `provide` hands out can be drained: from then on the next one is asked, and what still reaches
+the former (on its way from another replica) goes on to the next as well: it fails for nobody.
 
 **What the bus says of itself** (`contracts.messages.delivery`) is published with the source `/bus` through
 a bounded queue that nobody waits for; the topic `bus` is limited and trimmed like any other, but admitted
@@ -174,7 +177,7 @@ __all__ = [
     "Provider",
     "ProviderInfo",
     "ProviderSpec",
-    "ProviderSubscription",
+    "Provision",
     "RateLimit",
     "RetryPolicy",
     "RetryRule",
@@ -252,6 +255,8 @@ class ProviderSpec(BaseModel):
     provider: str
     """Name within the plugin; what the host is told."""
     reach: Literal["local", "shared"] = "shared"
+    rank: int = 0
+    """Of several providers the one with the highest is asked."""
     timeout: float = 30.0
     """Seconds: upper bound of one execution, whatever the caller allows; then the caller gets
     `ProviderFailed` with a `HandlerTimeout`."""
@@ -382,13 +387,13 @@ class BusSubscription(Subscription, Protocol):
         """
 
 
-class ProviderSubscription(Subscription, Protocol):
-    """A provider as the kernel holds it. `remove` gives up what runs: its requesters get `ProviderLost`."""
+class Provision(Subscription, Protocol):
+    """A provider made active. `remove` is safe twice; calls under way end with `ProviderLost`."""
 
     async def drain(self, grace: float) -> bool:
-        """Take no more calls from now on; wait up to `grace` seconds for those that run.
+        """Take no more calls, which go to the next in rank; wait up to `grace` seconds for those that run.
 
-        What still runs then is lost. Returns whether all finished.
+        What still runs then is cancelled: its caller gets `ProviderLost`. Returns whether all finished.
         """
 
 
@@ -527,8 +532,8 @@ class EventBus(Protocol):
     async def cancel_replay(self, group: str) -> int:
         """End a replay; how many events it had still to go through. Raises `GroupNotFound`."""
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
-        """Offer a capability from this replica. Several providers may offer the same one."""
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> Provision:
+        """Offer a capability from this replica. Several providers may offer the same one: see *Calls*."""
 
     async def request(
         self,
@@ -539,8 +544,9 @@ class EventBus(Protocol):
         timeout: float = DEFAULT_TIMEOUT,
         target: str = "any",
     ) -> list[CallReply]:
-        """Ask; one reply, or with `target="all"` those that came of one from each replica (an error only if
-        none came); a replica's name picks one. A timeout that is not positive is over at once.
+        """Ask the best provider; one reply, or with `target="all"` those that came of the best one of each
+        replica (an error only if none came); a replica's name picks its best. A timeout that is not positive
+        is over at once.
 
         Raises `NoProvider` at once, `CallTimeout`, `ProviderFailed`, `ProviderLost`.
         """
@@ -611,8 +617,8 @@ class EventBus(Protocol):
         `dead_letter`. Nothing names an event, so each has a bounded number of points.
         """
 
-    def providers(self) -> list[ProviderInfo]:
-        """All providers that this replica can reach."""
+    def providers(self, capability: str | None = None) -> list[ProviderInfo]:
+        """All providers that this replica can reach, or those of one capability: the best of each first."""
 
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
         """Enter event types into the catalogue; returns what takes them out again (safe twice).

@@ -213,6 +213,8 @@ class ProviderInfo(BaseModel):
     plugin_id: str
     replica: str
     reach: Literal["local", "shared"]
+    rank: int = 0
+    """The highest is asked."""
 
 
 class CatalogEntry(BaseModel):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import WithJsonSchema
+from pydantic import AfterValidator, WithJsonSchema
 
 from .errors import InvalidPattern
 
@@ -26,6 +26,18 @@ _TYPE = re.compile(TYPE_FORM)
 _PATTERN_FORM = rf"\*\*|{_WORD_FORM}(\.({_WORD_FORM}|\*))*(\.\*\*)?"
 TypePattern = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_PATTERN_FORM})$"})]
 """Text that JSON Schemas show as a pattern; `check_pattern` is what refuses it."""
+
+
+def _type_name(name: str) -> str:
+    if not is_type_name(name):
+        raise ValueError("should be words of a-z, 0-9 and _, joined by dots: 'orders.placed'")
+    return name
+
+
+TypeName = Annotated[
+    str, AfterValidator(_type_name), WithJsonSchema({"type": "string", "pattern": f"^({TYPE_FORM})$"})
+]
+"""Text that is the name of an event type or a capability."""
 
 
 def topic_of(name: str) -> str:

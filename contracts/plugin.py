@@ -18,7 +18,7 @@ from .health import HealthCheck, PerformanceMetrics
 from .message import PluginEvent
 from .metadata import PluginMetadata
 from .query import Query
-from .security import SecurityContext
+from .security import SecurityContext, SecurityLevel
 from .web import ASGIApp, StaticMount
 
 R = TypeVar("R")
@@ -181,7 +181,18 @@ class IPluginRegistry(Protocol):
 
     def get_all_plugins(self) -> list[PluginHandle]: ...
 
-    def get_plugins_by_capability(self, capability: str) -> list[PluginHandle]: ...
+    def get_plugins_by_capability(self, capability: str) -> list[PluginHandle]:
+        """Started plugins that provide it now, the one with the highest rank first."""
+
+    def get_plugins_by_tag(self, tag: str) -> list[PluginHandle]: ...
+
+    def get_plugins_by_status(self, status: PluginStatus) -> list[PluginHandle]: ...
+
+    def get_plugins_by_level(self, level: SecurityLevel) -> list[PluginHandle]:
+        """By the level that is in force; by the requested one while nothing is loaded."""
+
+    def get_plugins_by_event_type(self, type_name: str) -> list[PluginHandle]:
+        """Plugins with a handler for events of that type; before they are loaded, as their manifests say."""
 
 
 class PluginContext(Protocol):
@@ -261,8 +272,13 @@ class PluginContext(Protocol):
         `where`: only events for which it is true; the others are acknowledged without a start.
         """
 
-    async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
-        """Answer the query that `provider` is annotated with, until removed."""
+    async def provide(
+        self, provider: Callable[[Any], Awaitable[Any]], *, rank: int | None = None
+    ) -> Subscription:
+        """Answer the query that `provider` is annotated with, until removed.
+
+        `rank`: of several providers the one with the highest is asked; None: as `@provides` says, or 0.
+        """
 
     def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """Run beside the handlers; cancelled and awaited by the scope. Its failure is logged."""

@@ -48,6 +48,7 @@ from .enabling import Decisions
 from .handler_options import HandlerOptions
 from .hosts import Declaration, Host, Setup
 from .mounts import WebMounts
+from .offers import Notices, Offers
 from .port import PluginPort
 from .quarantine import Quarantine
 from .registry import Activity, Generation, PluginRecord, make_reason
@@ -73,6 +74,8 @@ class Services:
     security: SecurityManager
     audit: Audit
     announce: Callable[[Event], None]
+    settle: Callable[[float], Awaitable[object]]
+    """Returns when what was announced is published, or after so many seconds."""
     make_host: Callable[[PluginRecord, int], Host]
     data_dir: Callable[[str], Path]
     configuration: ConfigurationLayers
@@ -147,6 +150,7 @@ class PluginLifecycleManager:
                 services.bus,
                 host,
                 permissions,
+                offers=self._offers(record, number),
                 version=metadata.version,
                 backoff=services.backoff,
                 use=Use() if metadata.activation == "lazy" else None,
@@ -156,6 +160,12 @@ class PluginLifecycleManager:
             record.transition(S.LOADED)
         self._announce(record, PluginLoaded, reason)
         self._loaded(record)
+
+    def _offers(self, record: PluginRecord, number: int) -> Offers:
+        services, metadata = self._services, record.metadata
+        notices = Notices(services.announce, services.settle)
+        ranks = self._policy(record).ranks
+        return Offers(metadata.plugin_id, metadata.version, number, services.bus, notices, ranks)
 
     async def initialize(self, record: PluginRecord, reason: str) -> None:
         generation = _current(record)

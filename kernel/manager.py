@@ -167,6 +167,7 @@ class PluginManager:
             security=SecurityManager(self._announcer.announce),
             audit=self._announcer.announce,
             announce=self._announcer.announce,
+            settle=self._announcer.settle,
             make_host=self._make_host,
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
             configuration=ConfigurationLayers(self.settings, LiveStore(state.path)),

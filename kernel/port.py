@@ -16,8 +16,7 @@ from contracts.bus import (
     Call,
     CallReply,
     EventBus,
-    ProviderSpec,
-    ProviderSubscription,
+    Provider,
     Subscription,
     SubscriptionSpec,
 )
@@ -27,6 +26,7 @@ from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded
 
 from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData
+from .offers import Offers
 from .scope import Entry, Scope
 from .security import PermissionManager, ResourceManager
 from .use import Use
@@ -51,6 +51,7 @@ class PluginPort:
         host: Host,
         permissions: PermissionManager,
         *,
+        offers: Offers,
         version: str = "0",
         backoff: float = 1.0,
         use: Use | None = None,
@@ -67,18 +68,17 @@ class PluginPort:
         self._backoff = backoff
         self.use = use
         self._handle = self._handle_checked if use is None else self._handle_counted
+        self._call: Provider = host.call if use is None else self._call_counted
         self._publishable: set[str] = set()
         self._numbers = itertools.count(1)
         self._held: dict[str, Entry] = {}
         self._subscriptions: dict[str, tuple[SubscriptionSpec, BusSubscription]] = {}
         self.filtered: set[str] = set()
         """Names of the handlers that choose among their events."""
-        self._providers: dict[str, ProviderSpec] = {}
-        self._offers: dict[str, ProviderSubscription] = {}
-        self._draining = False
+        self.offers = offers
+        self._provisions: set[str] = set()
+        """Ids of what is provided."""
         self._is_retired = False
-        self._calls = 0
-        self._no_calls = asyncio.Event()
         self.scope: Scope | None = None
         """Open while the plugin is starting, started or stopping; None: it may acquire nothing."""
 
@@ -175,16 +175,10 @@ class PluginPort:
     async def provide(self, provider: ProviderDeclaration) -> str:
         self.permissions.check_provide(provider.capability)
         scope = self._open_scope(f"provide {provider.capability!r}")
-        spec = ProviderSpec(
-            capability=provider.capability,
-            plugin_id=self.plugin_id,
-            provider=provider.name,
-            timeout=self._resources.limits.max_execution_time_seconds,
-            generation=self._generation,
-        )
-        subscription = await self._bus.provide(spec, self._call_counted)
-        id = await self._hold(scope, f"provider {spec.capability}", subscription)
-        self._providers[id], self._offers[id] = spec, subscription
+        timeout = self._resources.limits.max_execution_time_seconds
+        offer = await self.offers.offer(provider, timeout, self._call)
+        id = await self._hold(scope, f"provider {provider.capability}", offer)
+        self._provisions.add(id)
         return id
 
     async def remove(self, id: str) -> None:
@@ -203,28 +197,20 @@ class PluginPort:
         with self.use or _UNCOUNTED:
             return await self._handle_checked(event)
 
+    async def _call_counted(self, call: Call) -> CallReply:
+        with self.use or _UNCOUNTED:
+            return await self._host.call(call)
+
     async def answer(self, call: Call) -> CallReply:
         """A call that waited for the plugin, from whoever took it meanwhile."""
-        spec = next((one for one in self._providers.values() if one.capability == call.capability), None)
+        spec = next((one for one in self.offers.specs if one.capability == call.capability), None)
         if spec is None:
             raise ProviderLost(
                 f"plugin {self.plugin_id!r} was started, and does not provide {call.capability!r}",
                 capability=call.capability,
                 fix=f"mark a method of it with @provides, or take {call.capability!r} out of its manifest",
             )
-        return await self._call_counted(call.model_copy(update={"provider": spec.provider}))
-
-    async def _call_counted(self, call: Call) -> CallReply:
-        if self._draining:
-            raise ProviderLost(f"plugin {self.plugin_id!r} is stopping", capability=call.capability)
-        self._calls += 1
-        try:
-            with self.use or _UNCOUNTED:
-                return await self._host.call(call)
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._no_calls.set()
+        return await self._call(call.model_copy(update={"provider": spec.provider}))
 
     async def _hold(self, scope: Scope, name: str, subscription: Subscription) -> str:
         id = f"{self.plugin_id}/{next(self._numbers)}"
@@ -232,8 +218,7 @@ class PluginPort:
         async def undo() -> None:
             self._held.pop(id, None)
             self._subscriptions.pop(id, None)
-            self._providers.pop(id, None)
-            self._offers.pop(id, None)
+            self._provisions.discard(id)
             await subscription.remove()
 
         try:
@@ -261,7 +246,6 @@ class PluginPort:
     def open(self, scope: Scope) -> None:
         """From now on things may be acquired; they are written into `scope`."""
         self.scope = scope
-        self._draining = False
 
     def retire(self) -> None:
         """The generation is unloaded: whatever still holds its context can do nothing any more."""
@@ -269,11 +253,10 @@ class PluginPort:
         self._publishable.clear()
 
     async def withdraw(self, grace: float) -> None:
-        """Provide nothing any more; calls that run have `grace` seconds."""
-        ids = list(self._providers)
-        offers = [self._offers[id] for id in ids]
-        await asyncio.gather(*(offer.drain(grace) for offer in offers))
-        for id in ids:
+        """Hand what it provides over to who stands in for it; calls that run have `grace` seconds."""
+        self.offers.hand_over()
+        await self.offers.drain(grace)
+        for id in list(self._provisions):
             await self.remove(id)
 
     async def drain(self, grace: float) -> bool:
@@ -283,20 +266,11 @@ class PluginPort:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
+        await self.offers.announce_end()
         subscriptions = [subscription for _, subscription in self._subscriptions.values()]
+        finished: list[bool] = []
         try:
             finished = await asyncio.gather(*(one.drain(grace) for one in subscriptions))
         finally:
-            self._draining = True
-        return await self._drain_calls(max(0.0, until - loop.time())) and all(finished)
-
-    async def _drain_calls(self, grace: float) -> bool:
-        self._no_calls.clear()
-        if not self._calls:
-            return True
-        try:
-            async with asyncio.timeout(grace):
-                await self._no_calls.wait()
-        except TimeoutError:
-            return False
-        return True
+            answered = await self.offers.drain(max(0.0, until - loop.time()))
+        return answered and all(finished)

@@ -15,7 +15,6 @@ from contracts.errors import PluginAlreadyRegisteredError, PluginNotFound, Plugi
 from contracts.health import HealthCheck
 from contracts.messages import PluginReason
 from contracts.metadata import PluginMetadata
-from contracts.patterns import covered
 from contracts.plugin import PluginHandle, PluginStatus
 from contracts.security import SecurityContext, SecurityLevel
 from contracts.web import WebMount
@@ -24,6 +23,7 @@ from .discovery import Discovered
 from .hosts import Declaration, Host
 from .port import PluginPort
 from .scope import Entry, Scope
+from .selection import rank_of, would_handle
 
 S = PluginStatus
 
@@ -230,30 +230,24 @@ class PluginRegistry:
         return [self.get_plugin(id) for id in self._records]
 
     def get_plugins_by_capability(self, capability: str) -> list[PluginHandle]:
-        """Started plugins that provide `capability`."""
-        return self._select(
-            lambda record: (
-                record.status is S.STARTED
-                and record.current is not None
-                and capability in record.current.declaration.capabilities
-            )
-        )
+        ranks = {record.plugin_id: rank_of(record, capability) for record in self}
+        found = [id for id, rank in ranks.items() if rank is not None]
+        return [self.get_plugin(id) for id in sorted(found, key=lambda found_id: -(ranks[found_id] or 0))]
 
     def get_plugins_by_tag(self, tag: str) -> list[PluginHandle]:
-        return self._select(lambda record: tag in record.metadata.tags)
+        return self.select(lambda record: tag in record.metadata.tags)
 
     def get_plugins_by_status(self, status: PluginStatus) -> list[PluginHandle]:
-        return self._select(lambda record: record.status is status)
+        return self.select(lambda record: record.status is status)
+
+    def get_plugins_by_level(self, level: SecurityLevel) -> list[PluginHandle]:
+        return self.select(lambda record: record.level is level)
 
     def get_plugins_by_event_type(self, type_name: str) -> list[PluginHandle]:
-        """Plugins with a handler for events of `type_name`."""
-        return self._select(
-            lambda record: (
-                record.current is not None and covered(record.current.declaration.patterns, type_name)
-            )
-        )
+        return self.select(lambda record: would_handle(record, type_name))
 
-    def _select(self, wanted: Callable[[PluginRecord], bool]) -> list[PluginHandle]:
+    def select(self, wanted: Callable[[PluginRecord], bool]) -> list[PluginHandle]:
+        """Those for which it is true, in start order."""
         return [self.get_plugin(id) for id, record in self._records.items() if wanted(record)]
 
     def _did_you_mean(self, plugin_id: str) -> str:

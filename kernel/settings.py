@@ -36,6 +36,7 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     SecretStr,
+    StrictInt,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -44,7 +45,7 @@ from pydantic import (
 from contracts.bus import BusLimits
 from contracts.errors import SettingsError
 from contracts.metadata import Pattern, PluginId
-from contracts.patterns import RESERVED_TOPICS, is_type_name, topic_of
+from contracts.patterns import RESERVED_TOPICS, TypeName, is_type_name, topic_of
 from contracts.security import Permission, SecurityLevel
 
 from .settings_problems import (
@@ -215,6 +216,8 @@ class PluginSettings(_Frozen):
     """Patterns that it may not publish, subscribe to, provide or request; deny wins."""
     allow_level: SecurityLevel | None = None
     """Let it run at this level where the one that it asks for is not to be had."""
+    ranks: dict[TypeName, StrictInt] = Field(default_factory=dict)
+    """Capability → rank, instead of what its code says: of several providers the highest is asked."""
 
 
 class Settings(_Frozen):

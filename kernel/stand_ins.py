@@ -19,7 +19,7 @@ from contracts.bus import (
     CallReply,
     EventBus,
     ProviderSpec,
-    ProviderSubscription,
+    Provision,
     SubscriptionOptions,
     SubscriptionSpec,
 )
@@ -62,7 +62,7 @@ class StandIns:
         self._wake = wake
         self._patience = patience
         self._groups: dict[str, BusSubscription] = {}
-        self._providers: dict[str, ProviderSubscription] = {}
+        self._providers: dict[str, Provision] = {}
         self._unmount: Callable[[], None] | None = None
 
     # --- coming and going -------------------------------------------------------------------------------

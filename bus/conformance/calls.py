@@ -164,6 +164,78 @@ class Calls(Suite):
         shown = sorted((info.capability, info.plugin_id, info.replica) for info in buses["c"].providers())
         assert shown == [(CAPABILITY, "shop", "a"), (CAPABILITY, "shop", "b")]
 
+    async def test_the_best_provider_is_asked(self, rig: Rig) -> None:
+        """The highest rank, wherever it is; then the own replica; then who came first."""
+        a, b = await rig.open("a"), await rig.open("b")
+        await a.provide(_spec(), _answering('"a"'))
+        await a.provide(_spec(), _answering('"later"'))
+        await b.provide(_spec(), _answering('"b"'))
+        await rig.until(lambda: len(a.providers(CAPABILITY)) == len(b.providers(CAPABILITY)) == 3)
+        assert (await _asked(a), await _asked(b)) == ('"a"', '"b"')
+        best = await b.provide(_spec(rank=1), _answering('"best"'))
+        await rig.until(lambda: len(a.providers(CAPABILITY)) == 4)
+        assert (await _asked(a), await _asked(b)) == ('"best"', '"best"')
+        assert (await _asked(a, "a"), await _asked(b, "b")) == ('"a"', '"best"')
+        replies = await a.request(CAPABILITY, Ask(), source=SOURCE, target="all")
+        assert sorted(reply.data for reply in replies) == ['"a"', '"best"']
+        shown = [(info.replica, info.rank) for info in a.providers(CAPABILITY)]
+        assert shown == [("b", 1), ("a", 0), ("a", 0), ("b", 0)]
+        assert a.providers("pricing.other") == []
+        await best.remove()
+        assert (await _asked(b), await _asked(a)) == ('"b"', '"a"')
+
+    async def test_other_replicas_take_turns(self, rig: Rig) -> None:
+        """Of equal rank, and none here: one after the other."""
+        a, b, c = await rig.open("a"), await rig.open("b"), await rig.open("c")
+        for bus in (a, b):
+            await bus.provide(_spec(), _answering(f'"{bus.replica}"'))
+        await rig.until(lambda: len(c.providers()) == 2)
+        assert sorted([await _asked(c) for _ in range(4)]) == ['"a"', '"a"', '"b"', '"b"']
+
+    async def test_the_next_in_rank_takes_over_without_a_failure(self, rig: Rig) -> None:
+        """Under traffic from three replicas the best is drained: what it has begun it finishes, the rest goes
+        to the next, and no call fails or is executed twice."""
+        a, b, c, gate = await rig.open("a"), await rig.open("b"), await rig.open("c"), Gate()
+        best, second = list[Call](), list[Call]()
+
+        async def slow(call: Call) -> CallReply:
+            best.append(call)
+            await gate()
+            return CallReply(data=call.data)
+
+        offer = await a.provide(_spec(rank=5, timeout=1_000), slow)
+        await b.provide(_spec(), _echoing(second))
+        await rig.until(lambda: all(len(bus.providers(CAPABILITY)) == 2 for bus in (a, b, c)))
+        asked = _many(range(10), a, b, c)
+        await rig.until(lambda: len(best) == 30)
+        draining = asyncio.ensure_future(offer.drain(rig.backend.patience))
+        asked += _many(range(10, 40), a, b, c)
+        await rig.until(lambda: second)
+        gate.open()
+        assert await draining
+        asked += _many(range(40, 50), a, b, c)
+        expected = [f'"{n}"' for n in range(50) for _ in "abc"]
+        assert await asyncio.gather(*asked) == expected
+        assert sorted(call.data for call in [*best, *second]) == sorted(expected)
+        assert len({call.id for call in [*best, *second]}) == 150
+        await rig.until(lambda: [info.replica for info in c.providers()] == ["b"])
+
+    async def test_a_provider_that_drains_has_its_grace(self, rig: Rig) -> None:
+        """What runs then is lost to its caller; where there is no other, the next call is told at once."""
+        bus, gate = await rig.open("a"), Gate()
+        offer = await bus.provide(_spec(timeout=1_000), _holding(gate))
+        request = asyncio.ensure_future(_asked(bus))
+        await rig.until(lambda: gate.waiting)
+        draining = asyncio.ensure_future(offer.drain(2 * rig.tick))
+        await rig.until(lambda: not bus.providers())
+        with pytest.raises(NoProvider):
+            await _asked(bus)
+        assert not await draining
+        with pytest.raises(ProviderLost):
+            await request
+        assert await offer.drain(0)
+        await offer.remove()
+
     @needs(lease=1.0)
     @pytest.mark.parametrize("end", ["failed", "removed", "closed", "crashed"])
     async def test_who_goes_wrong_among_all_is_left_out(self, rig: Rig, end: str) -> None:
@@ -247,6 +319,23 @@ def _answering(data: str, seen: list[Call] | None = None) -> Provider:
         if seen is not None:
             seen.append(call)
         return CallReply(data=data)
+
+    return provide
+
+
+async def _asked(bus: EventBus, target: str = "any", data: str = "{}") -> str:
+    [reply] = await bus.request(CAPABILITY, data, source=SOURCE, target=target, timeout=1_000)
+    return reply.data
+
+
+def _many(numbers: range, *buses: EventBus) -> list[asyncio.Future[str]]:
+    return [asyncio.ensure_future(_asked(bus, data=f'"{n}"')) for n in numbers for bus in buses]
+
+
+def _echoing(seen: list[Call]) -> Provider:
+    async def provide(call: Call) -> CallReply:
+        seen.append(call)
+        return CallReply(data=call.data)
 
     return provide
 

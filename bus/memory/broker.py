@@ -178,6 +178,9 @@ class MemoryBroker:
             self._tell(route, partition, message)
         return Receipt(message.id, position)
 
+    async def look_again(self) -> None:
+        """All replicas see one directory."""
+
     def publish_plain(self, message: PlainMessage, now_ns: int) -> Receipt | None:
         """The same for what nearly every event is: no id, no key, no expiry, caused by nothing."""
         route = self._routes.get(message.type) or self.route(message.type)

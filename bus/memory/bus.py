@@ -24,7 +24,7 @@ from contracts.bus import (
     Provider,
     ProviderInfo,
     ProviderSpec,
-    ProviderSubscription,
+    Provision,
     SubscriptionSpec,
 )
 from contracts.envelope import Envelope
@@ -298,7 +298,7 @@ class MemoryBus(Administration):
 
     # --- calls ------------------------------------------------------------------------------------
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> Provision:
         self._check_open()
         return self._caller.provide(spec, provider)
 
@@ -315,8 +315,8 @@ class MemoryBus(Administration):
         self._check_open()
         return await self._caller.request(capability, query, source=source, timeout=timeout, target=target)
 
-    def providers(self) -> list[ProviderInfo]:
-        return self._caller.providers()
+    def providers(self, capability: str | None = None) -> list[ProviderInfo]:
+        return self._caller.providers(capability)
 
     def metrics(self) -> list[Metric]:
         return self._measures.metrics()

@@ -29,12 +29,12 @@ from contracts.bus import (
     Provider,
     ProviderInfo,
     ProviderSpec,
-    ProviderSubscription,
+    Provision,
     SubscriptionSpec,
     TopicInfo,
 )
 from contracts.envelope import Envelope
-from contracts.errors import BusClosed, GroupConflict, NoProvider
+from contracts.errors import BusClosed, GroupConflict
 from contracts.event import AnyEvent, Receipt, dump_event
 from contracts.message import Message
 from contracts.messages.delivery import GroupResumed
@@ -472,7 +472,7 @@ class RedisBus:
 
     # --- calls --------------------------------------------------------------------------------------
 
-    async def provide(self, spec: ProviderSpec, provider: Provider) -> ProviderSubscription:
+    async def provide(self, spec: ProviderSpec, provider: Provider) -> Provision:
         await self._be_usable()
         self._check_open()
         offer = self._core.inbox.caller.provide(spec, provider)
@@ -499,15 +499,14 @@ class RedisBus:
     ) -> list[CallReply]:
         await self._be_usable()
         self._check_open()
-        caller = self._core.inbox.caller
-        try:
-            self._core.directory.choose(capability, self.replica, target)
-        except NoProvider:
+        if not self._core.directory.knows(capability, self.replica, target):
             await self._do(self._core.registry.refresh)  # one may have come that we have not heard of
-        return await caller.request(capability, query, source=source, timeout=timeout, target=target)
+        return await self._core.inbox.caller.request(
+            capability, query, source=source, timeout=timeout, target=target
+        )
 
-    def providers(self) -> list[ProviderInfo]:
-        return self._core.inbox.caller.providers()
+    def providers(self, capability: str | None = None) -> list[ProviderInfo]:
+        return self._core.inbox.caller.providers(capability)
 
     def metrics(self) -> list[Metric]:
         return self._core.measures.metrics()

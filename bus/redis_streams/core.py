@@ -43,7 +43,7 @@ from .packing import Damaged, Undecodable, pack, packed
 from .place import Holding, RedisPlace
 from .publisher import Publisher
 from .reader import Reader
-from .registry import Registry
+from .registry import OfferRecord, Registry
 from .replaying import restore_replay
 from .scripts import script
 from .tail import RedisTail
@@ -195,7 +195,7 @@ class Core:
             for hosting in self.hosted if not hosting.is_ending
         }  # fmt: skip
 
-    def offered(self) -> tuple[tuple[str, str, str, float], ...]:
+    def offered(self) -> tuple[OfferRecord, ...]:
         return self.inbox.offered()
 
     def rates(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from contracts.bus import Call, CallReply, ProviderSpec
@@ -27,7 +28,8 @@ from contracts.errors import (
 from ..caller import Caller
 from ..calls import Answer, Offer
 from .layout import order_of
-from .wire import Lost
+from .registry import OfferRecord
+from .wire import Lost, Refused
 
 if TYPE_CHECKING:
     from .core import Core
@@ -37,6 +39,8 @@ log = logging.getLogger("plugbus.bus")
 _PAGE = 500
 _UNREAD = 100_000
 """Letters that may wait for one replica: it reads them as they come, so it is long gone before."""
+_LOOK = 1.0
+"""Seconds in which the table of replicas is to be read again."""
 _KNOCK = 0.5
 """Seconds in which a replica that lives answers to a knock."""
 _ERRORS = {error.code: error for error in (NoProvider, CallTimeout, ProviderLost, CallRefused)}
@@ -65,32 +69,41 @@ class Inbox:
         self._remote: dict[tuple[str, str], RemoteOffer] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    def offered(self) -> tuple[tuple[str, str, str, float], ...]:
+    def offered(self) -> tuple[OfferRecord, ...]:
         """What others may ask of this replica."""
         return tuple(
-            (offer.id, offer.spec.capability, offer.spec.plugin_id, offer.spec.timeout)
+            OfferRecord(
+                offer.id, offer.spec.capability, offer.spec.plugin_id, offer.spec.timeout, offer.spec.rank
+            )
             for offer in self.caller.offers if offer.spec.reach == "shared" and offer in self.directory
         )  # fmt: skip
 
     def changed(self) -> None:
         """The table of replicas was read: offers that came, and that went."""
-        there: dict[tuple[str, str], tuple[str, str, float]] = {}
+        there: dict[tuple[str, str], OfferRecord] = {}
         for replica, record in self._core.registry.view.replicas.items():
             if replica != self._core.replica:
-                for id, capability, plugin, timeout in record.offers:
-                    there[replica, id] = (capability, plugin, timeout)
+                there |= {(replica, offer.id): offer for offer in record.offers}
         for key in [key for key in self._remote if key not in there]:
             self.directory.discard(self._remote.pop(key))
-        for key, (capability, plugin, timeout) in there.items():
+        for key, offered in there.items():
             if key not in self._remote:
-                self._remote[key] = self._add(*key, capability, plugin, timeout)
+                self._remote[key] = self._add(key[0], offered)
 
-    def _add(self, replica: str, id: str, capability: str, plugin: str, timeout: float) -> RemoteOffer:
-        spec = ProviderSpec(capability=capability, plugin_id=plugin, provider="", timeout=timeout)
-        offer = RemoteOffer(id, spec, _nobody, replica, self.directory, self.clock, self.awake)
+    def _add(self, replica: str, offered: OfferRecord) -> RemoteOffer:
+        spec = ProviderSpec(
+            capability=offered.capability, plugin_id=offered.plugin_id, provider="",
+            timeout=offered.timeout, rank=offered.rank,
+        )  # fmt: skip
+        offer = RemoteOffer(offered.id, spec, _nobody, replica, self.directory, self.clock, self.awake)
         offer.inbox = self
         self.directory.add(offer)
         return offer
+
+    async def look_again(self) -> None:
+        with suppress(Lost, Refused, TimeoutError):
+            async with asyncio.timeout(_LOOK):
+                await self._core.registry.refresh()
 
     # --- asking -------------------------------------------------------------------------------------
 
@@ -163,10 +176,9 @@ class Inbox:
         call, to = Call.model_validate(letter["call"]), letter["to"]
         offer = next((one for one in self.caller.offers if one.id == letter["offer"]), None)
         if offer is None or offer not in self.directory:
-            lost = ProviderLost(
-                f"nobody provides {call.capability} here any more", capability=call.capability
-            )
-            self._reply(to, call.id, lost)
+            capability = call.capability
+            gone = offer.gone if offer else NoProvider(f"gone: {capability}", capability=capability)
+            self._reply(to, call.id, gone)
             return
         left = float(letter["left"])
         call = call.model_copy(update={"timeout": left, "provider": offer.spec.provider})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from ..calls import Offer
 
 
 class RedisOffer:
-    """See `contracts.bus.ProviderSubscription`."""
+    """See `contracts.bus.Provision`."""
 
     def __init__(self, offer: Offer, tell: Callable[[], Awaitable[None]]) -> None:
         self._offer = offer
@@ -19,8 +20,9 @@ class RedisOffer:
         return self._offer.id
 
     async def drain(self, grace: float) -> bool:
-        finished = await self._offer.drain(grace)
-        await self._tell()
+        """The others hear of it while what runs here may finish."""
+        ending = self._offer.withdraw(grace, asyncio.current_task())
+        finished, _ = await asyncio.gather(ending, self._tell())
         return finished
 
     async def remove(self) -> None:

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import hiredis
 
@@ -70,6 +70,17 @@ class GroupRecord:
         return is_silent(self.spec)
 
 
+class OfferRecord(NamedTuple):
+    """A provider that a replica offers to others."""
+
+    id: str
+    capability: str
+    plugin_id: str
+    timeout: float
+    """Seconds that one execution may take."""
+    rank: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaRecord:
     """A replica as it shows itself. `raw`: as it was read."""
@@ -78,8 +89,7 @@ class ReplicaRecord:
     beat: int
     hosts: dict[str, str]
     """Group → plugin version."""
-    offers: tuple[tuple[str, str, str, float], ...]
-    """Id, capability, plugin, seconds that one execution may take."""
+    offers: tuple[OfferRecord, ...]
     rates: dict[str, float]
     """Group → deliveries taken per second; topic with a slash before it → published per second."""
     broken: tuple[str, ...]
@@ -92,7 +102,7 @@ class ReplicaRecord:
         found = json.loads(text)
         return cls(
             incarnation, found["n"], found.get("h", {}),
-            tuple((id, name, plugin, timeout) for id, name, plugin, timeout in found.get("o", ())),
+            tuple(OfferRecord(*offer) for offer in found.get("o", ())),
             found.get("r", {}), tuple(found.get("b", ())), raw,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 that the kernel answers (`commands`, `configuration`, `capabilities`)."""
 
 from .audit import AuditRecorded, Severity
-from .capabilities import CapabilityInfo, ListCapabilities
+from .capabilities import CapabilityInfo, ListCapabilities, ShowCapability
 from .commands import (
     BusDetails,
     CancelReplay,
@@ -68,6 +68,8 @@ from .delivery import (
 from .explain import ExplainPlugin, PluginExplanation
 from .graph import PluginGraph, ShowGraph
 from .lifecycle import (
+    CapabilityOffered,
+    CapabilityWithdrawing,
     KernelStarted,
     KernelStopping,
     PluginDiscovered,
@@ -101,6 +103,8 @@ __all__ = [
     "BusDetails",
     "CancelReplay",
     "CapabilityInfo",
+    "CapabilityOffered",
+    "CapabilityWithdrawing",
     "ChangedKey",
     "CheckConfiguration",
     "CommandResult",
@@ -174,6 +178,7 @@ __all__ = [
     "SetConfiguration",
     "Severity",
     "ShowBus",
+    "ShowCapability",
     "ShowConfiguration",
     "ShowDeadLetter",
     "ShowGraph",

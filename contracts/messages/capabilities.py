@@ -16,6 +16,9 @@ class CapabilityInfo(BaseModel):
     name: str
     description: str = ""
     providers: tuple[ProviderInfo, ...]
+    """In the order in which this replica asks them: the first is asked, the next when it goes."""
+    idle: tuple[str, ...] = ()
+    """Plugins whose manifest says that they provide it, and that are not started here."""
     query_schema: dict[str, JsonValue] | None = None
     answer_schema: dict[str, JsonValue] | None = None
 
@@ -25,3 +28,9 @@ class ListCapabilities(Query[tuple[CapabilityInfo, ...]], capability="kernel.cap
 
     name: str | None = None
     """Only this one."""
+
+
+class ShowCapability(Query[CapabilityInfo], capability="kernel.capability.show"):
+    """One capability; `NoProvider` where nobody provides it, with who could."""
+
+    name: str

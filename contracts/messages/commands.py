@@ -16,10 +16,10 @@ from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo,
 from ..health import HealthCheck
 from ..inspection import state_tag
 from ..metadata import PluginMetadata
-from ..patterns import TypePattern
+from ..patterns import TypeName, TypePattern
 from ..plugin import PluginStatus
 from ..query import Query
-from ..security import SecurityContext
+from ..security import SecurityContext, SecurityLevel
 
 IfTags = tuple[str, ...] | None
 """Only if the state has one of these tags (`PluginInfo.tag`, `GroupInfo.tag`), else `StateChanged`."""
@@ -52,6 +52,7 @@ class PluginInfo(BaseModel):
     level_effective: str
     generation: int = 0
     source: str = ""
+    tags: tuple[str, ...] = ()
     subscriptions: int = 0
     capabilities: tuple[str, ...] = ()
     has_routes: bool = False
@@ -106,7 +107,17 @@ class CommandResult(BaseModel):
 
 
 class ListPlugins(Query[tuple[PluginInfo, ...]], capability="kernel.plugin.list"):
-    """All plugins that were found, refused ones included, in start order."""
+    """All plugins that were found, refused ones included, in start order; or those of which all is true."""
+
+    tags: tuple[str, ...] = ()
+    """It has each of them."""
+    status: PluginStatus | None = None
+    level: SecurityLevel | None = None
+    """The one in force; the requested one while nothing is loaded."""
+    handles: TypeName | None = None
+    """It has a handler for this event type; before it is loaded, as its manifest says."""
+    provides: TypeName | None = None
+    """It provides this capability when it is started; before it is loaded, as its manifest says."""
 
 
 class ShowPlugin(Query[PluginDetails], capability="kernel.plugin.show"):

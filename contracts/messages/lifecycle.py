@@ -78,6 +78,28 @@ class PluginFailed(_PluginFact, type="plugin.failed"):
     fix: str = ""
 
 
+class CapabilityOffered(_PluginFact, type="plugin.capability_offered"):
+    """A plugin provides a capability from now on."""
+
+    capability: str
+    rank: int
+    is_best: bool
+    """Whether this replica asks it from now on; else it is there for when better ones go."""
+
+
+class CapabilityWithdrawing(_PluginFact, type="plugin.capability_withdrawing"):
+    """A plugin is about to provide a capability no more.
+
+    Said before: it still answers while its handlers finish, and the one next in rank takes over at once.
+    """
+
+    capability: str
+    rank: int
+    successor: str = ""
+    """The plugin that is asked from then on, by this replica; empty: there is none."""
+    successor_replica: str = ""
+
+
 class PluginLeaked(_PluginFact, type="plugin.leaked"):
     """After a plugin's scopes were undone, something of it was still there."""
 

@@ -1,5 +1,6 @@
 """`plugbus plugin …`: what is there and why, and starting and stopping it."""
 
+import enum
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -17,6 +18,27 @@ PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id
 
 app.add_typer(quarantine_app, name="quarantine")
 
+
+class Status(enum.StrEnum):
+    """`contracts.plugin.PluginStatus`, which is not imported for `--help`."""
+
+    UNLOADED = "unloaded"
+    LOADED = "loaded"
+    INITIALIZED = "initialized"
+    STARTED = "started"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+class Level(enum.StrEnum):
+    """`contracts.security.SecurityLevel`."""
+
+    UNRESTRICTED = "unrestricted"
+    TRUSTED = "trusted"
+    SANDBOXED = "sandboxed"
+    ISOLATED = "isolated"
+
+
 _MARKS = {"started": "✔", "error": "✖"}
 _WITH_DEPENDENTS = "?with_dependents=true"
 _REASON_WIDTH = 200
@@ -27,9 +49,22 @@ _COMMAND_TIMEOUT = 130.0
 
 @app.command("list")
 @with_client
-def list_plugins(client: Client, as_json: AsJson = False) -> None:
-    """List all plugins, refused ones with their reason."""
-    items = client.get("/admin/plugins")
+def list_plugins(
+    client: Client,
+    tag: Annotated[list[str] | None, typer.Option(help="Only plugins that have it; may be repeated.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only plugins that stand there.")] = None,
+    level: Annotated[Level | None, typer.Option(help="Only plugins that run at this level.")] = None,
+    handles: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Only plugins that handle this event type.")
+    ] = None,
+    provides: Annotated[
+        str | None, typer.Option(metavar="CAPABILITY", help="Only plugins that provide it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List all plugins, or those of which all that is said is true; refused ones with their reason."""
+    asked = {"tag": tag or None, "status": status, "level": level, "handles": handles, "provides": provides}
+    items = client.get("/admin/plugins", **asked)
     if as_json:
         say_items("plugin.list", items)
         return

@@ -6,6 +6,7 @@ One file for each noun; `desk.py` is how each of them is provided and written in
 from __future__ import annotations
 
 from ..kernel import Kernel
+from .capabilities import CapabilityCommands
 from .configuration import ConfigurationCommands
 from .dead_letters import DeadLetterCommands
 from .desk import CommandDesk
@@ -35,6 +36,7 @@ class Commands:
             EventCommands(desk),
             EventDiffCommands(desk),
             GraphCommands(desk),
+            CapabilityCommands(desk),
             SystemCommands(desk),
             ConfigurationCommands(desk),
         )

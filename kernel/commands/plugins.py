@@ -23,6 +23,7 @@ from contracts.messages.commands import HandlerInfo
 from ..port import source_of
 from ..registry import Generation, PluginRecord, check_health
 from ..security import ENFORCED_IN_PROCESS
+from ..selection import is_selected
 from .desk import CommandDesk
 
 
@@ -40,7 +41,7 @@ class PluginCommands:
         await self._desk.provide(DisablePlugin, self._disable)
 
     async def _list(self, query: ListPlugins, call: Call) -> tuple[PluginInfo, ...]:
-        return tuple(plugin_info(record) for record in self._kernel.registry)
+        return tuple(plugin_info(record) for record in self._kernel.registry if is_selected(record, query))
 
     async def _show(self, query: ShowPlugin, call: Call) -> PluginDetails:
         record = self._kernel.registry.record(query.plugin_id)
@@ -111,10 +112,17 @@ def plugin_info(record: PluginRecord) -> PluginInfo:
         level_effective=generation.security.effective.value if generation else "",
         generation=generation.number if generation else 0,
         source=record.metadata.source,
+        tags=record.metadata.tags,
         subscriptions=len(generation.port.subscriptions) if generation else 0,
-        capabilities=generation.declaration.capabilities if generation else (),
+        capabilities=_provided(generation) if generation else (),
         has_routes=generation is not None and generation.mount is not None,
     )
+
+
+def _provided(generation: Generation) -> tuple[str, ...]:
+    """What its code declares, and what it provides beside that now."""
+    live = (spec.capability for spec in generation.port.offers.specs)
+    return tuple(dict.fromkeys((*generation.declaration.capabilities, *live)))
 
 
 def plugin_details(record: PluginRecord, needed_by: tuple[str, ...]) -> PluginDetails:

@@ -1,15 +1,11 @@
-"""What is there beside plugins and groups: the bus, capabilities, readiness."""
+"""What is there beside plugins, groups and capabilities: the bus, readiness, figures."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from contracts.bus import Call, TopicInfo
 from contracts.messages import (
     BusDetails,
-    CapabilityInfo,
     GetReadiness,
-    ListCapabilities,
     ListTopics,
     MetricsRecord,
     Readiness,
@@ -17,7 +13,6 @@ from contracts.messages import (
     ShowMetrics,
 )
 
-from ..hosts import ProviderDeclaration
 from .desk import CommandDesk
 
 
@@ -28,7 +23,6 @@ class SystemCommands:
     async def open(self) -> None:
         await self._desk.provide(ShowBus, self._bus)
         await self._desk.provide(ListTopics, self._topics)
-        await self._desk.provide(ListCapabilities, self._capabilities)
         await self._desk.provide(GetReadiness, self._readiness)
         await self._desk.provide(ShowMetrics, self._metrics, lasts=True)  # whoever stops last tells the end
 
@@ -41,31 +35,6 @@ class SystemCommands:
 
     async def _topics(self, query: ListTopics, call: Call) -> tuple[TopicInfo, ...]:
         return tuple(await self._desk.bus.topics())
-
-    async def _capabilities(self, query: ListCapabilities, call: Call) -> tuple[CapabilityInfo, ...]:
-        by_name: dict[str, list[Any]] = {}
-        for info in self._desk.bus.providers():
-            if query.name in (None, info.capability):
-                by_name.setdefault(info.capability, []).append(info)
-        declared = self._declared_providers()
-        return tuple(
-            CapabilityInfo(
-                name=name,
-                description=known.description if (known := declared.get(name)) else "",
-                providers=tuple(infos),
-                query_schema=known.query_schema if known else None,
-                answer_schema=known.answer_schema if known else None,
-            )
-            for name, infos in sorted(by_name.items())
-        )
-
-    def _declared_providers(self) -> dict[str, ProviderDeclaration]:
-        return {
-            provider.capability: provider
-            for record in self._desk.kernel.registry
-            if record.current is not None
-            for provider in record.current.declaration.providers
-        }
 
     async def _metrics(self, query: ShowMetrics, call: Call) -> MetricsRecord:
         return await self._desk.kernel.metrics.look()

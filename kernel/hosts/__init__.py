@@ -46,6 +46,8 @@ class ProviderDeclaration(BaseModel):
 
     name: str
     capability: str
+    rank: int = 0
+    """As the code says; the operator may say otherwise."""
     description: str = ""
     query_schema: dict[str, JsonValue] = Field(default_factory=dict)
     answer_schema: dict[str, JsonValue] = Field(default_factory=dict)

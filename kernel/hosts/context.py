@@ -141,8 +141,10 @@ class HostContext:
         declared = compiled.declaration
         return await self._hold(declared.name, local, self._port.subscribe(declared))
 
-    async def provide(self, provider: Callable[[Any], Awaitable[Any]]) -> Subscription:
-        declared, function = compile_provider(provider)
+    async def provide(
+        self, provider: Callable[[Any], Awaitable[Any]], *, rank: int | None = None
+    ) -> Subscription:
+        declared, function = compile_provider(provider, rank)
         local: list[Local] = [(self._compiled.providers, function)]
         return await self._hold(declared.name, local, self._port.provide(declared))
 

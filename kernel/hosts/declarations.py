@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from contracts.base import ON, PROVIDES, OnMark
+from contracts.base import ON, PROVIDES, OnMark, ProvidesMark
 from contracts.bus import CatalogEntry, Predicate
 from contracts.errors import HandlerDefinitionError
 from contracts.event import Event, event_schema
@@ -50,7 +50,7 @@ def compile_plugin(instance: object, modules: Iterable[str]) -> Compiled:
             if isinstance(mark := getattr(member, ON, None), OnMark):
                 handler = compile_handler(getattr(instance, attribute), mark)
                 _add(handlers, handler.declaration.name, handler, member)
-            if getattr(member, PROVIDES, False) is True:
+            if isinstance(getattr(member, PROVIDES, None), ProvidesMark):
                 provider = compile_provider(getattr(instance, attribute))
                 _add(providers, provider[0].name, provider, member)
         except HandlerDefinitionError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from contracts.base import PROVIDES, ProvidesMark, check_rank
 from contracts.bus import Call, CallReply
 from contracts.errors import CallRefused
 from contracts.event import invalid, load_model
@@ -20,8 +21,9 @@ from .reading import handler_error, hints_of, name_of, parameters_of, place
 ProviderFunction = Callable[[Call], Coroutine[Any, Any, CallReply]]
 
 
-def compile_provider(function: Any) -> tuple[ProviderDeclaration, ProviderFunction]:
+def compile_provider(function: Any, rank: int | None = None) -> tuple[ProviderDeclaration, ProviderFunction]:
     """A method marked `@provides` → its declaration and what runs it."""
+    mark = getattr(function, PROVIDES, ProvidesMark())
     parameters = parameters_of(function, "provider")
     model = parameters[0] if len(parameters) == 1 else None
     if not (isinstance(model, type) and issubclass(model, Query) and model.__capability__):
@@ -43,6 +45,7 @@ def compile_provider(function: Any) -> tuple[ProviderDeclaration, ProviderFuncti
     declared = ProviderDeclaration(
         name=function.__name__,
         capability=model.__capability__,
+        rank=mark.rank if rank is None else check_rank(rank, place(function)),
         description=inspect.getdoc(function) or inspect.getdoc(model) or "",
         query_schema=model.model_json_schema(),
         answer_schema=adapter.json_schema(mode="serialization"),

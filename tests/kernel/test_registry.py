@@ -6,11 +6,18 @@ from itertools import product
 
 import pytest
 
-from contracts.errors import PluginAlreadyRegisteredError, PluginNotFound, PluginStateError
+from contracts.errors import (
+    PluginAlreadyRegisteredError,
+    PluginNotFound,
+    PluginStateError,
+    PluginStepFailed,
+)
+from contracts.messages import ListPlugins
 from contracts.metadata import PluginMetadata
+from contracts.plugin import IPluginRegistry
 from kernel.registry import TRANSITIONS, PluginRecord, PluginRegistry, make_reason
 from kernel.testing import Harness, MockPlugin
-from plugbus import PluginStatus
+from plugbus import BasePlugin, PluginEvent, PluginStatus, Query, SecurityLevel, provides
 
 
 def record(plugin_id: str = "a", **more: object) -> PluginRecord:
@@ -54,5 +61,76 @@ async def test_plugins_are_found_by_what_they_are_and_do(harness: Harness) -> No
     assert [handle.id for handle in registry.get_plugins_by_event_type("orders.placed")] == ["one"]
     started = [handle.id for handle in registry.get_plugins_by_status(PluginStatus.STARTED)]
     assert started == ["one", "two"]
+    trusted = [handle.id for handle in registry.get_plugins_by_level(SecurityLevel.TRUSTED)]
+    assert {"one", "two"} < set(trusted)
+    assert registry.get_plugins_by_level(SecurityLevel.ISOLATED) == []
     with pytest.raises(PluginStateError, match="is started"):
         registry.unregister_plugin("one")
+
+
+def test_the_registry_is_what_the_contract_says() -> None:
+    """`IPluginRegistry` is kept: mypy checks this line."""
+    registry: IPluginRegistry = PluginRegistry()
+    assert registry.get_all_plugins() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["desk", "lazy", "refused", "shop"]),
+        ({"tags": ["eu"]}, ["lazy", "shop"]),
+        ({"tags": ["eu", "new"]}, ["shop"]),
+        ({"status": "error"}, ["refused"]),
+        ({"level": "TRUSTED"}, ["desk", "lazy", "shop"]),
+        ({"level": "sandboxed"}, ["refused"]),
+        ({"handles": "orders.placed"}, ["lazy", "shop"]),
+        ({"handles": "orders.placed", "status": "started"}, ["shop"]),
+        ({"handles": "users.joined"}, []),
+        ({"provides": "desk.open"}, ["desk"]),
+        ({"provides": "lazy.done"}, ["lazy"]),
+        ({"provides": "lazy.done", "status": "started"}, []),
+        ({"tags": ["nowhere"]}, []),
+    ],
+)
+async def test_plugins_are_selected_over_the_bus(
+    shelf: Harness, query: dict[str, object], expected: list[str]
+) -> None:
+    """Each filter, and all of them together; what is not loaded is judged by its manifest."""
+    listed = await shelf.request(ListPlugins.model_validate(query))
+    ours = ("desk", "lazy", "refused", "shop")
+    assert sorted(info.plugin_id for info in listed if info.plugin_id in ours) == expected
+
+
+@pytest.fixture
+async def shelf(harness: Harness) -> Harness:
+    """Two plugins that run, one that was unloaded, one that was refused."""
+    await harness.load(MockPlugin.make("shop", handles=["orders.**"], tags=("eu", "new")))
+    await harness.load(Desk)
+    await harness.load(Later)
+    await harness.unload("lazy")
+    refused = MockPlugin.make("refused", handles=["orders.**"], security_level="sandboxed")
+    await harness.manager.register_plugin(refused)
+    harness.manager.registry.record("refused").consent = ""  # as of a plugin that was only found
+    with pytest.raises(PluginStepFailed):
+        await harness.manager.start_plugin("refused")
+    return harness
+
+
+class Open(Query[bool], capability="desk.open"):
+    """Is it?"""
+
+
+class Desk(BasePlugin, plugin_id="desk", version="1", security_level="trusted"):
+    @provides
+    async def is_open(self, query: Open) -> bool:
+        return True
+
+
+class Later(
+    BasePlugin, plugin_id="lazy", version="1", security_level="trusted", tags=["eu"],
+    subscribes={"handle_event": ["orders.*"]}, provides=["lazy.*"],
+):  # fmt: skip
+    async def handle_event(self, event: PluginEvent) -> None: ...
+
+    def get_subscribed_events(self) -> list[str]:
+        return ["orders.*"]

@@ -8,12 +8,11 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import JsonValue
 from starlette.requests import Request
 
-from contracts.messages import CapabilityInfo, ListCapabilities
+from contracts.messages import CapabilityInfo, ListCapabilities, ShowCapability
 from contracts.web import EdgeContext
 
 from ..access import Access, read_object
 from ..config import GatewayConfig
-from ..problems import Problem
 from .common import body_schema
 
 Timeout = Annotated[float, Query(gt=0, le=300, description="Seconds until the answer must be there.")]
@@ -30,10 +29,8 @@ def capabilities_router(context: EdgeContext, config: GatewayConfig, access: Acc
 
     @router.get("/{name}", dependencies=[reads])
     async def show_capability(name: str) -> CapabilityInfo:
-        found = await context.request(ListCapabilities(name=name))
-        if not found:
-            raise Problem(404, "no-provider", f"nobody provides {name!r}", fix="GET /admin/capabilities")
-        return found[0]
+        """Who provides it, in the order in which they are asked, and how to ask."""
+        return await context.request(ShowCapability(name=name))
 
     @router.post("/{name}", dependencies=[operates], openapi_extra=body_schema())
     async def request_capability(request: Request, name: str, timeout: Timeout = 5.0) -> JsonValue:

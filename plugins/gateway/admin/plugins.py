@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from contracts.messages import (
@@ -20,6 +21,9 @@ from contracts.messages import (
     StartPlugin,
     StopPlugin,
 )
+from contracts.patterns import TypeName
+from contracts.plugin import PluginStatus
+from contracts.security import SecurityLevel
 from contracts.web import EdgeContext
 
 from ..access import Access
@@ -30,14 +34,32 @@ Along = Annotated[bool, Query(description="Stop those that need it too, before i
 _ACCEPTED: dict[int | str, dict[str, Any]] = {202: {"model": CommandResult, "description": "Accepted."}}
 
 
+class PluginFilters(BaseModel):
+    """Which plugins to list; a misspelt one is refused, not passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tag: tuple[str, ...] = Field(default=(), description="It has each of them.")
+    status: PluginStatus | None = Field(default=None, description="It stands there.")
+    level: SecurityLevel | None = Field(default=None, description="The one in force.")
+    handles: TypeName | None = Field(default=None, description="It handles this event type.")
+    provides: TypeName | None = Field(default=None, description="It provides this capability.")
+
+    def query(self) -> ListPlugins:
+        return ListPlugins(tags=self.tag, **self.model_dump(exclude={"tag"}))
+
+
 def plugins_router(context: EdgeContext, access: Access) -> APIRouter:
     router = APIRouter(prefix="/plugins", tags=["plugins"])
     reads, operates = Depends(access.needs("read")), Depends(access.needs("operate"))
 
     @router.get("", dependencies=[reads])
-    async def list_plugins() -> tuple[PluginInfo, ...]:
-        """All plugins that were found, refused ones included, in start order."""
-        return await context.request(ListPlugins())
+    async def list_plugins(filters: Annotated[PluginFilters, Query()]) -> tuple[PluginInfo, ...]:
+        """All plugins that were found, refused ones included, in start order; or those of which all is true.
+
+        Of a plugin that is not loaded, its manifest says what it handles and provides.
+        """
+        return await context.request(filters.query())
 
     @router.get("/{plugin_id}", dependencies=[reads])
     async def show_plugin(plugin_id: str, response: Response) -> PluginDetails:

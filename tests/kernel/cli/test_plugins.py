@@ -32,6 +32,19 @@ def test_json_is_what_the_kernel_said_under_a_stable_name(
     assert kernel.last.headers["authorization"] == "Bearer right"
 
 
+def test_plugins_are_selected_by_the_kernel(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    """Each filter is a parameter of the admin API; what cannot be is refused before it is asked."""
+    kernel.answer("GET /admin/plugins", [])
+    filters = ("--tag", "eu", "--tag", "new", "--status", "error", "--handles", "orders.placed",
+               "--provides", "pricing.quote", "--level", "trusted")  # fmt: skip
+    assert plugbus("plugin", "list", *filters).code == 0
+    assert kernel.last.query == {
+        "tag": ["eu", "new"], "status": ["error"], "handles": ["orders.placed"],
+        "provides": ["pricing.quote"], "level": ["trusted"],
+    }  # fmt: skip
+    assert plugbus("plugin", "list", "--status", "asleep").code == 2
+
+
 def test_requested_and_effective_level_are_both_shown(
     plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from contracts import errors
 from contracts.bus import DeadLetter, DeadLetterSelection, Features, GroupInfo, ProviderInfo, TopicInfo
 from contracts.envelope import Envelope
-from contracts.errors import CallTimeout, ErrorInfo, PlugbusError, ProviderFailed
+from contracts.errors import CallTimeout, ErrorInfo, NoProvider, PlugbusError, ProviderFailed
 from contracts.messages import (
     BusDetails,
     CancelReplay,
@@ -24,6 +24,7 @@ from contracts.messages import (
     ImportDeadLetters,
     ListDeadLetters,
     ListEventTypes,
+    ListPlugins,
     PauseGroup,
     PluginDetails,
     PluginExplanation,
@@ -38,6 +39,7 @@ from contracts.messages import (
     SchemaComparison,
     SchemaDifference,
     SchemaSide,
+    ShowCapability,
     ShowDeadLetter,
     ShowGraph,
     ShowGroup,
@@ -49,6 +51,7 @@ from contracts.messages.explain import EventLink, StartPlace
 from contracts.messages.graph import GraphEdge, GraphNode, GraphWarning
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginStatus
+from contracts.security import SecurityLevel
 
 NOW = datetime(2026, 1, 31, 8, tzinfo=UTC)
 PLUGIN = PluginInfo(
@@ -339,13 +342,36 @@ async def test_fields_that_do_not_fit_are_listed(http: Any) -> None:
 
 async def test_a_capability_is_shown(http: Any, context: Any) -> None:
     """One capability with its schemas; 404 where nobody provides it."""
-    context.answers["kernel.capability.list"] = lambda query: (
-        (CAPABILITY,) if query.name == "pricing.quote" else ()
-    )
+
+    def answer(query: ShowCapability) -> CapabilityInfo:
+        if query.name != "pricing.quote":
+            raise remote(NoProvider("nobody", capability=query.name, fix="plugbus plugin start weather"))
+        return CAPABILITY
+
+    context.answers["kernel.capability.show"] = answer
     found = await http.get("/admin/capabilities/pricing.quote")
     assert CapabilityInfo.model_validate(found.json()) == CAPABILITY
     missing = await http.get("/admin/capabilities/weather.today")
     assert (missing.status_code, missing.json()["type"]) == (404, "/problems/no-provider")
+    assert missing.json()["fix"] == "plugbus plugin start weather"
+
+
+async def test_plugins_are_selected(http: Any, context: Any) -> None:
+    """Each parameter is a filter of the query; what names nothing is refused, with the parameter."""
+    asked: list[ListPlugins] = []
+    context.answers["kernel.plugin.list"] = lambda query: (asked.append(query), (PLUGIN,))[1]
+    filters = "tag=eu&tag=new&status=error&level=trusted&handles=orders.placed&provides=pricing.quote"
+    assert len((await http.get(f"/admin/plugins?{filters}")).json()) == 1
+    assert asked == [
+        ListPlugins(
+            tags=("eu", "new"), status=PluginStatus.ERROR, level=SecurityLevel.TRUSTED,
+            handles="orders.placed", provides="pricing.quote",
+        )
+    ]  # fmt: skip
+    for wrong in ("status=asleep", "level=high", "handles=Orders", "provides=pricing.*", "tags=eu"):
+        refused = await http.get(f"/admin/plugins?{wrong}")
+        assert refused.status_code == 422, wrong
+        assert refused.json()["errors"][0]["pointer"] == f"/{wrong.partition('=')[0]}"
 
 
 @pytest.mark.parametrize("answer", [{"price": 3}, [1, 2], "text", 5, None])
