@@ -6,6 +6,7 @@ import importlib
 import linecache
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
@@ -23,6 +24,8 @@ from .modules import below
 from .plugin_class import check_plugin_class, plugin_class_in
 from .self_imports import relative_import
 
+log = logging.getLogger("plugbus.kernel")
+
 LONGEST_CAUSE = 600
 """Characters of another error's message that are repeated; the error itself is the `__cause__`."""
 
@@ -37,6 +40,12 @@ class PluginLoader:
 
     def __init__(self) -> None:
         self._finder = GenerationFinder()
+        self._classes: dict[str, dict[int, type]] = {}
+        """Plugin → generation → class, of what is loaded."""
+        self._last: dict[str, int] = {}
+        self._lazily: dict[str, threading.Lock] = {}
+        self.failures: dict[str, PluginLoadError] = {}
+        """Why `load_plugin_safe` had nothing to answer, the last time for each plugin."""
 
     def load(self, discovered: Discovered, generation: int) -> type:
         """Run the plugin's code as generation `generation` and return its class, checked.
@@ -45,6 +54,7 @@ class PluginLoader:
         and leaves nothing behind then.
         """
         plugin_id = discovered.plugin_id
+        self._last[plugin_id] = max(generation, self._last.get(plugin_id, 0))
         try:
             package = self._finder.add(plugin_id, generation, discovered.code)
         except KeyError:
@@ -52,14 +62,43 @@ class PluginLoader:
                 f"generation {generation} of {plugin_id} is loaded already", fix="unload it, or count up"
             ) from None
         try:
-            return _import(package, discovered)
+            cls = _import(package, discovered)
         except BaseException:
             self.unload(plugin_id, generation)
             raise
+        self._classes.setdefault(plugin_id, {})[generation] = cls
+        return cls
 
     def load_plugin_class(self, discovered: Discovered, generation: int) -> type:
         """`load`, under the name that plugin guides use."""
         return self.load(discovered, generation)
+
+    def load_plugin_safe(self, discovered: Discovered, generation: int) -> type | None:
+        """`load`; None where it fails, whose reason is logged and kept in `failures`."""
+        self.failures.pop(discovered.plugin_id, None)
+        try:
+            return self.load(discovered, generation)
+        except PluginLoadError as error:
+            self.failures[discovered.plugin_id] = error
+            log.error("plugin %s could not be loaded: %s", discovered.plugin_id, error)  # noqa: TRY400 - it has its place
+            return None
+
+    def get_plugin_class(self, discovered: Discovered) -> type:
+        """The class of the newest generation that is loaded; where there is none, it is loaded now.
+
+        Lazy: the plugin's code runs when its class is first asked for. `generations` tells the number that
+        it got, for `unload`. Raises as `load`.
+        """
+        plugin_id = discovered.plugin_id
+        with self._lazily.setdefault(plugin_id, threading.Lock()):
+            loaded = self._classes.get(plugin_id)
+            if loaded:
+                return loaded[max(loaded)]
+            return self.load(discovered, self._last.get(plugin_id, 0) + 1)
+
+    def generations(self, plugin_id: str) -> tuple[int, ...]:
+        """The numbers of the generations that are loaded, the oldest first."""
+        return tuple(sorted(self._classes.get(plugin_id, ())))
 
     def load_from_entry_point(self, entry_point: EntryPoint, generation: int) -> type:
         """Load the plugin that an entry point names, under a generation name as well.
@@ -75,10 +114,17 @@ class PluginLoader:
         """
         package = self._finder.name_of(plugin_id, generation)
         self._finder.remove(plugin_id, generation)
+        self._forget_class(plugin_id, generation)
         for name in _below(package, sys.modules):
             module = sys.modules.pop(name, None)
             linecache.cache.pop(getattr(module, "__file__", None) or "", None)
         _forget_loggers(package)
+
+    def _forget_class(self, plugin_id: str, generation: int) -> None:
+        loaded = self._classes.get(plugin_id, {})
+        loaded.pop(generation, None)
+        if not loaded:
+            self._classes.pop(plugin_id, None)
 
     def modules(self, plugin_id: str, generation: int) -> tuple[str, ...]:
         """The names of the modules that a generation has imported so far."""

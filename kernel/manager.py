@@ -350,6 +350,15 @@ class PluginManager:
             record.shadowed = (other.metadata.file_path, *other.shadowed)
         return True
 
+    async def get_plugin_instance(self, plugin_id: str) -> PluginHandle:
+        """The handle of a plugin that is started; lazy: where it is not, it is started now.
+
+        A handle and never the instance itself, which only its host has. Raises as `Kernel.start_plugin`.
+        """
+        await self.kernel.operations.idle(plugin_id)
+        await self.start_plugin(plugin_id)
+        return self.get_plugin(plugin_id)
+
     async def load_plugin_safe(self, plugin: type | Path | str) -> PluginHandle | None:
         """As `register_plugin` and `start_plugin`; None on failure, whose reason is on the record."""
         try:

@@ -446,3 +446,40 @@ def test_a_hanging_import_is_cleaned_up_from_outside(loader: PluginLoader, plugi
         loader.unload("alerts", 2)
     finally:
         del sys.modules["kernel_test_gate"]
+
+
+def test_a_class_is_loaded_when_it_is_first_asked_for(loader: PluginLoader, plugin: Plugin) -> None:
+    """Lazily, and once, however many ask at the same time; the newest generation is the answer."""
+    found = plugin(f"import sys\nsys.ran = getattr(sys, 'ran', 0) + 1\n{CLASS}")
+    assert loader.generations("alerts") == ()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            classes = set(pool.map(lambda _: loader.get_plugin_class(found), range(8)))
+        assert len(classes) == 1
+        assert sys.ran == 1  # type: ignore[attr-defined]
+    finally:
+        del sys.ran  # type: ignore[attr-defined]
+    assert loader.generations("alerts") == (1,)
+    newer = loader.load_plugin_class(found, 7)
+    assert loader.get_plugin_class(found) is newer
+    for number in loader.generations("alerts"):
+        loader.unload("alerts", number)
+    assert loader.generations("alerts") == ()
+    again = loader.get_plugin_class(found)
+    assert (again is newer, loader.generations("alerts")) == (False, (8,))
+    loader.unload("alerts", 8)
+
+
+def test_what_cannot_be_loaded_safely_is_none_with_its_reason(loader: PluginLoader, plugin: Plugin) -> None:
+    """Nothing is raised and nothing is left; the reason is kept until it works."""
+    found = plugin(f"import sys\nif not hasattr(sys, 'mended'): raise OSError('no')\n{CLASS}")
+    assert loader.load_plugin_safe(found, 1) is None
+    assert "the import raised OSError: no" in str(loader.failures["alerts"])
+    assert loader.leftovers("alerts", 1) == []
+    sys.mended = True  # type: ignore[attr-defined]
+    try:
+        assert loader.load_plugin_safe(found, 2) is not None
+    finally:
+        del sys.mended  # type: ignore[attr-defined]
+    assert loader.failures == {}
+    loader.unload("alerts", 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import BusError, PluginStateError, PluginStepFailed
+from contracts.errors import BusError, PluginNotFound, PluginStateError, PluginStepFailed
 from contracts.messages import StartPlugin, StopPlugin
 from kernel import contain
 from kernel.manager import PluginManager
@@ -577,3 +577,18 @@ async def test_starting_an_example_again_and_again_leaves_nothing_behind(
         # Objects are left out: FastAPI remembers the last 4,096 route functions. Less than before is no
         # leak: what an earlier test left to the collector may go meanwhile.
         assert {name: n for name, n in after.items() if name != "objects" and n > before[name]} == {}
+
+
+class One(BasePlugin, plugin_id="one", version="1", security_level="trusted"):
+    """Nothing but there."""
+
+
+async def test_an_instance_is_started_when_it_is_first_asked_for(tmp_path: Path) -> None:
+    """Lazily, once for all who ask; what they get is a handle."""
+    async with manager_in(tmp_path) as manager:
+        await manager.register_plugin(One)
+        handles = await asyncio.gather(*(manager.get_plugin_instance("one") for _ in range(3)))
+        assert {(handle.id, handle.status) for handle in handles} == {("one", PluginStatus.STARTED)}
+        assert manager.registry.record("one").loads == 1
+        with pytest.raises(PluginNotFound):
+            await manager.get_plugin_instance("nobody")
