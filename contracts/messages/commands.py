@@ -84,7 +84,8 @@ class HandlerInfo(BaseModel):
 class PluginDetails(PluginInfo):
     """What `plugin show` tells."""
 
-    metadata: PluginMetadata
+    metadata: PluginMetadata | None
+    """None where its manifest was refused."""
     security: SecurityContext | None = None
     handlers: tuple[HandlerInfo, ...] = ()
     needed_by: tuple[str, ...] = ()

@@ -151,6 +151,14 @@ class Client:
         given = {name: value for name, value in parameters.items() if value is not None}
         return self._ask("GET", path, params=given)
 
+    def text(self, path: str) -> str:
+        """The text that `path` answers, which is no JSON."""
+        with self._errors() as http:
+            answer = http.get(path)
+        if not answer.is_success:
+            raise _problem(answer)
+        return answer.text
+
     def post(
         self,
         path: str,

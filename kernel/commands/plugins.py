@@ -131,7 +131,7 @@ def plugin_details(record: PluginRecord, needed_by: tuple[str, ...]) -> PluginDe
     port = generation.port if generation else None
     return PluginDetails(
         **plugin_info(record).model_dump(),
-        metadata=record.metadata,
+        metadata=record.metadata if record.found is not None else None,
         security=generation.security if generation else None,
         handlers=tuple(_handler_info(spec, spec.handler in port.filtered) for spec in port.subscriptions)
         if port

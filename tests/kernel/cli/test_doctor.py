@@ -65,7 +65,18 @@ def test_where_nothing_is_wrong_every_line_is_ok(plugbus: Plugbus, folder: Path)
     ended = plugbus("doctor", "--port", "0")
     assert (ended.code, ended.err) == (0, "")
     assert lines_of(ended) == dict.fromkeys(
-        ("environment", "settings", "state folder", "bus", "durability", "bus facts", "kernel", "port"), "ok"
+        (
+            "environment",
+            "settings",
+            "state folder",
+            "bus",
+            "durability",
+            "bus facts",
+            "kernel",
+            "port",
+            "plugins",
+        ),
+        "ok",
     )
     assert f"Python {sys.version_info.major}.{sys.version_info.minor}" in ended.out
     assert list(folder.rglob("*")) == []
@@ -312,3 +323,39 @@ def test_plugins_in_quarantine_are_named(doctor: Doctor, state: StateFolder) -> 
     assert (told["status"], told["fix"]) == ("warning", "plugbus plugin quarantine release loop")
     file.write_text("{")
     assert doctor("--state-dir", str(state.path), code=1)["quarantine"]["status"] == "failed"
+
+
+# --- the plugins ----------------------------------------------------------------------------------------
+
+
+def write_plugin(folder: Path, plugin_id: str, manifest: str) -> None:
+    made = folder / "my_plugins" / plugin_id
+    made.mkdir(parents=True)
+    (made / "plugin.toml").write_text(f'plugin_id = "{plugin_id}"\nversion = "1"\n{manifest}')
+    (made / "code.py").write_text("raise SystemExit('nobody runs this')\n")
+
+
+def test_plugins_that_could_not_start_are_told_without_running_them(plugbus: Plugbus, folder: Path) -> None:
+    """Refused manifests, what is missing, levels that are not to be had: a line each, with the fix. Only a
+    plugin that is required makes the doctor fail."""
+    trusted = 'entry_point = "code:A"\nsecurity_level = "trusted"\n'
+    write_plugin(folder, "good", trusted)
+    told = {item["name"]: item for item in plugbus("doctor", "--port", "0", "--json").json["items"]}[
+        "plugins"
+    ]
+    assert (told["status"], "good" in told["details"]["enabled"]) == ("ok", True)
+    write_plugin(
+        folder, "needy", 'entry_point = "code:A"\nsecurity_level = "trusted"\ndependencies = ["nobody"]\n'
+    )
+    write_plugin(folder, "boxed", 'entry_point = "code:A"\nsecurity_level = "sandboxed"\n')
+    write_plugin(folder, "odd", 'entry_pint = "code:A"\n')
+    ended = plugbus("doctor", "--port", "0", "--json")
+    assert ended.code == 0
+    problems = {item["details"]["plugin"]: item for item in ended.json["items"] if item["name"] == "plugins"}
+    assert {item["status"] for item in problems.values()} == {"warning"}
+    assert "nobody" in problems["needy"]["text"]
+    assert "allow_level" in problems["boxed"]["fix"]
+    assert "entry_pint" in problems["odd"]["text"]
+    needed = folder / "my_plugins" / "needy" / "plugin.toml"
+    needed.write_text(needed.read_text() + 'criticality = "required"\n')
+    assert plugbus("doctor", "--port", "0").code == 1
