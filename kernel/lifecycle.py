@@ -7,6 +7,7 @@ change afterwards. Nothing is awaited between the success of a step and the chan
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -139,11 +140,12 @@ class PluginLifecycleManager:
                 security = services.security.create_security_context(
                     metadata, declaration, self._policy(record), consent=record.consent
                 )
+                permissions = PermissionManager(security, services.audit)
+                _check_grants(permissions, declaration)
                 config = await self._configured(record, host)
             except BaseException:
                 await self._anyway(record, "unload", host.unload(), self._deadlines.shutdown)
                 raise
-            permissions = PermissionManager(security, services.audit)
             port = PluginPort(
                 metadata.plugin_id,
                 number,
@@ -552,9 +554,18 @@ def _check_lazy(record: PluginRecord, declaration: Declaration) -> None:
             )
 
 
+def _check_grants(permissions: PermissionManager, declaration: Declaration) -> None:
+    """What the code declares and manifest or operator do not grant is known before anything runs."""
+    for provider in declaration.providers:
+        permissions.check_provide(provider.capability)
+    for pattern in declaration.patterns:
+        permissions.check_subscribe(pattern)
+
+
 def _check_against_manifest(record: PluginRecord, declaration: Declaration) -> None:
     """The manifest's table of handlers, where there is one, names the groups before anything is loaded."""
-    table = record.metadata.subscribes
+    metadata = record.metadata
+    table = metadata.subscribes
     if not isinstance(table, dict):
         return
     declared = {handler.name: set(handler.patterns) for handler in declaration.handlers}
@@ -565,6 +576,13 @@ def _check_against_manifest(record: PluginRecord, declaration: Declaration) -> N
             found = sorted(declared[name]) if name in declared else "no such handler"
             raise HandlerDefinitionError(
                 f"the manifest says that handler {name!r} takes {sorted(patterns)}; the code says {found}",
-                where=record.metadata.file_path,
+                where=metadata.file_path,
                 fix="make [subscribes] and @on say the same",
             )
+    if unsaid := sorted(declared.keys() - table.keys()):
+        name = unsaid[0]
+        raise HandlerDefinitionError(
+            f"the code has the handler {name!r}, which the manifest's table of handlers does not name",
+            where=metadata.file_path,
+            fix=f"subscribes = {{ {name} = {json.dumps(sorted(declared[name]))} }} beside the others",
+        )

@@ -30,7 +30,7 @@ EXTRA = {
     "kernel/manager.py": {"starlette"},
     "kernel/embed.py": {"starlette", "fastapi"},
     "kernel/embedded_edge.py": {"starlette"},
-    "kernel/cli/": {"typer", "rich", "httpx", "plugbus"},
+    "kernel/cli/": {"typer", "rich", "httpx", "tomlkit", "plugbus"},
     "kernel/testing.py": {"pytest", "httpx", "psutil"},
 }
 """What single files may import in addition."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -264,3 +265,49 @@ def test_level_and_permission_words_are_accepted_in_any_spelling() -> None:
     assert SAFE_PERMISSIONS.isdisjoint(DANGEROUS_PERMISSIONS)
     with pytest.raises(ValueError, match="no_such"):
         SecurityLevel("no_such")
+
+
+class Greedy(BasePlugin, plugin_id="greedy", version="1", security_level="trusted"):
+    """Does more than some manifests say."""
+
+    entered: ClassVar[list[str]] = []
+
+    async def initialize(self) -> None:
+        self.entered.append("initialize")
+
+    @on("orders.*")
+    async def take(self, event: Event) -> None: ...
+
+    @provides
+    async def count(self, query: Count) -> int:
+        return 0
+
+
+class Count(Query[int], capability="greedy.count"):
+    """How many?"""
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"provides": ["greedy.other"]}, "may not provide 'greedy.count'"),
+        ({"subscribes": ["orders.placed"]}, "may not subscribe 'orders.*'"),
+        ({"subscribes": {"take": ["orders.placed"]}}, "the manifest says that handler 'take' takes"),
+        ({"subscribes": {"give": ["orders.*"]}}, "handler 'give'"),
+        ({"subscribes": {}}, "the code has the handler 'take', which the manifest's table"),
+    ],
+)
+async def test_code_that_contradicts_its_manifest_is_refused_at_load(
+    harness: Harness, said: dict[str, object], text: str
+) -> None:
+    """Before anything of the plugin has run; the reason names both, and the fix is there."""
+    Greedy.entered.clear()
+    await harness.manager.register_plugin(Greedy, **said)
+    with pytest.raises(PluginStepFailed) as caught:
+        await harness.manager.start_plugin("greedy")
+    assert (caught.value.step, Greedy.entered) == ("load", [])
+    reason = harness.plugin("greedy").reason
+    assert reason is not None
+    assert text in reason.text
+    assert reason.next_step
+    assert [group.group for group in await harness.bus.groups() if group.plugin_id == "greedy"] == []

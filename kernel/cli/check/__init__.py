@@ -28,6 +28,10 @@ def check(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Add what the code declares to manifests that do not say it."),
+    ] = False,
     deadline: Annotated[
         float, typer.Option("--deadline", min=0.1, metavar="SECONDS", help="For the import of each plugin.")
     ] = 30,
@@ -39,7 +43,10 @@ def check(
     for path in paths or ():
         if not path.exists():
             raise CommandError("not-found", f"'{path}' is not there", exit_code=ExitCode.NOT_FOUND)
-    reports = examine(paths or _by_default(), deadline)
+    paths = paths or _by_default()
+    reports = examine(paths, deadline)
+    if write:
+        reports = _write(reports, paths, deadline)
     if as_json:
         say_items("check", [report.as_json() for report in reports])
     else:
@@ -47,6 +54,21 @@ def check(
     wrong = {"error", "warning"} if strict else {"error"}
     if any(report.status in wrong for report in reports):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _write(reports: "list[Report]", paths: list[Path], deadline: float) -> "list[Report]":
+    """The reports on what was written; it is read and judged again."""
+    from .judge import examine
+    from .write import write_all
+
+    written = write_all(reports)
+    if not written:
+        return reports
+    refused = {report.plugin_id: report for report in reports if report.status == "error"}
+    again = examine(paths, deadline)
+    for report in again:
+        report.written = written.get(report.plugin_id, ())
+    return [refused.get(report.plugin_id, report) for report in again]
 
 
 def _by_default() -> list[Path]:
@@ -69,6 +91,8 @@ def _say(reports: "list[Report]") -> None:
     for report in reports:
         version = f" {report.found.metadata.version}" if report.found else ""
         say(clean(f"{report.status:<8}{report.plugin_id}{version}  {report.path}"))
+        if report.written:
+            say(f"  written: {', '.join(report.written)}")
         for finding in report.findings[: max(0, _SHOWN - shown)]:
             for line in finding.lines():
                 say(line)

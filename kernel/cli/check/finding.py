@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from contracts.errors import PlugbusError
 
 from ...discovered import Discovered
 from ..output import clean
+
+if TYPE_CHECKING:
+    from .look import Look
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Report:
     found: Discovered | None = None
     """None where its manifest was refused."""
     findings: list[Finding] = field(default_factory=list)
+    seen: "Look | None" = None
+    """What its code says; None where it could not be imported."""
+    written: tuple[str, ...] = ()
+    """Keys that `--write` has added to its manifest."""
 
     def add(self, error: PlugbusError, severity: Literal["error", "warning"] = "error") -> None:
         for finding in of_error(error, severity):
@@ -54,6 +61,7 @@ class Report:
             "version": self.found.metadata.version if self.found else None,
             "path": self.path,
             "status": self.status,
+            "written": list(self.written),
             "findings": [vars(finding) for finding in self.findings],
         }
 

@@ -54,7 +54,7 @@ def examine(paths: Sequence[Path], deadline: float) -> list[Report]:
         elif seen.problems:
             report.findings += [Finding(**problem) for problem in seen.problems]  # type: ignore[arg-type]  # as made
         else:
-            looks[report.plugin_id] = seen
+            looks[report.plugin_id] = report.seen = seen
     for plugin_id, seen in looks.items():
         _check_security(by_id[plugin_id], seen)
         _check_handlers(by_id[plugin_id], seen, looks)
