@@ -7,16 +7,22 @@ which carries the *names* of the classes: rules and tests match names, never cla
 
 from __future__ import annotations
 
+import difflib
+import os
 import traceback as _traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+import pydantic as _pydantic
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 TRACEBACK_LIMIT = 8_192
 """Characters of a traceback that are kept; the end is kept, because the cause stands there."""
 MESSAGE_LIMIT = 2_000
 """Characters of an error's sentence that are kept."""
+_PYDANTIC = os.path.dirname(_pydantic.__file__)  # noqa: PTH120 - compared as text
+_FIELDS = 5
+"""Fields of a model that does not fit that are spelled out."""
 
 
 class PlugbusError(Exception):
@@ -661,7 +667,7 @@ class ErrorInfo(BaseModel):
         return cls(
             type=qualified_name(type(error)),
             bases=names,
-            message=(error.message if isinstance(error, PlugbusError) else str(error))[:MESSAGE_LIMIT],
+            message=_message(error)[:MESSAGE_LIMIT],
             traceback=text[-TRACEBACK_LIMIT:],
             place=getattr(error, "where", "") or _innermost(error),
             fix=getattr(error, "fix", ""),
@@ -689,6 +695,28 @@ class ErrorInfo(BaseModel):
     def __str__(self) -> str:
         short = self.type.rpartition(".")[2]
         return f"{short}: {self.message}" if self.message else short
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, PlugbusError):
+        return error.message
+    if isinstance(error, ValidationError):  # its own text has the values, and a link for each of them
+        return f"{error.title}: {'; '.join(field_problems(error)[:_FIELDS])}"
+    return str(error)
+
+
+def field_problems(error: ValidationError) -> tuple[str, ...]:
+    """Each field with what was expected, without its value; a misspelled one with what was meant."""
+    items = error.errors(include_url=False, include_input=False)
+    missing = [str(item["loc"][-1]) for item in items if item["type"] == "missing" and item["loc"]]
+    return tuple(_field_problem(item["loc"], item["type"], item["msg"], missing) for item in items)
+
+
+def _field_problem(location: tuple[int | str, ...], kind: str, text: str, missing: list[str]) -> str:
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), missing, n=1)
+        text = f"unknown field, did you mean {near[0]!r}?" if near else "unknown field"
+    return f"{'.'.join(map(str, location)) or '(whole)'}: {text}"
 
 
 class RemoteError(PlugbusError):
@@ -731,7 +759,10 @@ def qualified_name(cls: type) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    frames = _traceback.extract_tb(error.__traceback__)
+    """The last line that the error came through; of data that do not fit, the line that made the model."""
+    frames = list(_traceback.extract_tb(error.__traceback__))
+    if isinstance(error, ValidationError):
+        frames = [frame for frame in frames if not frame.filename.startswith(_PYDANTIC)] or frames
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 

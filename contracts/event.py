@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from .definition import UPCAST, Upcast, is_immutable, place_of, upcasts_of
-from .errors import EventDefinitionError, InvalidEvent, InvalidPattern
+from .errors import EventDefinitionError, InvalidEvent, InvalidPattern, field_problems
 from .patterns import check_type_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -193,10 +193,7 @@ def load_model(model: type[M], data: bytes | str, *, what: object) -> M:
 
 def invalid(what: str, error: ValidationError) -> InvalidEvent:
     """An `InvalidEvent` that lists each field with what was expected."""
-    problems = tuple(
-        f"{'.'.join(str(part) for part in item['loc']) or '(whole)'}: {item['msg']}"
-        for item in error.errors()
-    )
+    problems = field_problems(error)
     return InvalidEvent(
         f"{what} does not fit: {'; '.join(problems[:5])}",
         errors=problems,

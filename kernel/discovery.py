@@ -17,6 +17,7 @@ from .discovered import ENTRY_POINT_GROUP, Discovered, Discovery, Refusal, Sourc
 from .manifest import MANIFEST_NAMES, Problem, manifest_error, metadata_of, read_manifest
 from .manifest_problems import as_plugin_id
 from .manifest_reader import cannot_be_read
+from .plugin_source import plain_classes
 
 T = TypeVar("T")
 
@@ -154,7 +155,11 @@ def _same_id(first: Discovered, second: Discovered) -> ManifestError:
 
 def _no_plugin(path: Path) -> Problem:
     fix = 'class Name(BasePlugin, plugin_id="…", version="1.0.0"), or a folder with a plugin.toml'
-    return Problem(f"no plugin found in '{path.name}'", fix)
+    text = f"no plugin found in '{path.name}'"
+    if path.is_file() and (others := plain_classes(path)):
+        text += f", only {' and '.join(others[:3])}, which derives from no BasePlugin"
+        fix = f'class {others[0]}(BasePlugin, plugin_id="…", version="1.0.0"):'
+    return Problem(text, fix)
 
 
 __all__ = [

@@ -66,6 +66,15 @@ def plugin_classes(path: Path) -> Sequence[PluginClass]:
     return tuple(_classes(_parse(source, path)))
 
 
+def plain_classes(path: Path) -> list[str]:
+    """The names of all classes of a file, for whoever looks for a plugin there; none where it is no code."""
+    try:
+        tree = ast.parse(read_bounded(path)[:MAX_BYTES])
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
 def _parse(source: bytes, path: Path) -> ast.Module:
     try:
         return ast.parse(source, str(path))
