@@ -36,7 +36,6 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     SecretStr,
-    StrictInt,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -117,6 +116,13 @@ def _replica(value: str) -> str:
 def _function(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
         raise ValueError("should name a function as 'module:function'")
+    return value
+
+
+def _no_truth(value: Any) -> Any:
+    """`true` is no 1."""
+    if isinstance(value, bool):
+        raise ValueError("should be a whole number, for example 10")  # noqa: TRY004 - pydantic's way
     return value
 
 
@@ -216,7 +222,7 @@ class PluginSettings(_Frozen):
     """Patterns that it may not publish, subscribe to, provide or request; deny wins."""
     allow_level: SecurityLevel | None = None
     """Let it run at this level where the one that it asks for is not to be had."""
-    ranks: dict[TypeName, StrictInt] = Field(default_factory=dict)
+    ranks: dict[TypeName, Annotated[int, BeforeValidator(_no_truth)]] = Field(default_factory=dict)
     """Capability → rank, instead of what its code says: of several providers the highest is asked."""
 
 

@@ -101,6 +101,19 @@ def test_file_and_environment_complete_each_other_within_one_plugin() -> None:
     assert settings.source_of("plugins.gateway.config.tls.key") == "plugbus.toml:5"
 
 
+def test_ranks_are_whole_numbers_of_capabilities(tmp_path: Path) -> None:
+    """From the file and from a variable; what is no number, or no capability, is refused with its place."""
+    (tmp_path / "plugbus.toml").write_text('[plugins.a]\nranks = { "pricing.quote" = 10, "a.b" = 1 }\n')
+    variables = {"PLUGBUS_PLUGINS__A__RANKS__PRICING.QUOTE": "-3"}
+    settings = load_settings(file=tmp_path / "plugbus.toml", environ=variables)
+    assert settings.plugins["a"].ranks == {"pricing.quote": -3, "a.b": 1}
+    for wrong in ('{ "Pricing" = 1 }', '{ "a.b" = true }', '{ "a.b" = 1.5 }', '{ "a.b" = "best" }', "7"):
+        (tmp_path / "plugbus.toml").write_text(f"[plugins.a]\nranks = {wrong}\n")
+        with pytest.raises(SettingsError) as caught:
+            load_settings(file=tmp_path / "plugbus.toml", environ={})
+        assert caught.value.where.endswith("plugbus.toml:2"), wrong
+
+
 def test_lists_in_variables_are_json_or_separated_by_commas() -> None:
     """Enums are taken by value or by name."""
     settings = load_settings(

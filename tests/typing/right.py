@@ -99,6 +99,10 @@ class Orders(
     async def quote(self, query: Quote) -> Price:
         return Price(amount=len(query.sku))
 
+    @provides(rank=10)
+    async def better_quote(self, query: Quote) -> Price:
+        return Price(amount=len(query.sku))
+
     async def start(self) -> None:
         price = await self.context.request(Quote(sku="a"), timeout=1)
         assert_type(price, Price)

@@ -79,6 +79,10 @@ class Wrong(BasePlugin, plugin_id="wrong", version="1.0.0"):
     def sync_provider(self, query: Quote) -> Price:
         return Price(amount=1)
 
+    @provides(rank="high")  # expect-error: a text is no rank
+    async def wrong_rank(self, query: Quote) -> Price:
+        return Price(amount=1)
+
     @provides  # expect-error: not a query
     async def provider_of_an_event(self, query: Placed) -> Price:
         return Price(amount=1)
