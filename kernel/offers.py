@@ -97,11 +97,13 @@ class Offers:
         return all(await asyncio.gather(*(offer.provision.drain(grace) for offer in self._offers)))
 
     async def remove(self, offer: Offer) -> None:
-        if self._announce_end(offer):
-            await self._notices.settle(_HEARD)
-        if offer in self._offers:
-            self._offers.remove(offer)
-        await offer.provision.remove()
+        try:
+            if self._announce_end(offer):
+                await self._notices.settle(_HEARD)
+        finally:
+            if offer in self._offers:
+                self._offers.remove(offer)
+            await offer.provision.remove()
 
     def _announce_end(self, offer: Offer) -> bool:
         if offer.is_told:

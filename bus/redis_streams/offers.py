@@ -20,9 +20,14 @@ class RedisOffer:
         return self._offer.id
 
     async def drain(self, grace: float) -> bool:
-        """The others hear of it while what runs here may finish."""
-        ending = self._offer.withdraw(grace, asyncio.current_task())
-        finished, _ = await asyncio.gather(ending, self._tell())
+        """The others hear of it while what runs here may finish; where they cannot, it does all the same."""
+        offer = self._offer
+        offer.directory.discard(offer)  # before anybody is told what there is
+        ending = asyncio.ensure_future(offer.withdraw(grace, asyncio.current_task()))
+        try:
+            await self._tell()
+        finally:
+            finished = await ending
         return finished
 
     async def remove(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
+from bus.calls import Offer
+from bus.directory import Directory
 from contracts.errors import InvalidOption, NoProvider, ProviderFailed
+from contracts.event import AnyEvent, Receipt
 from contracts.messages import CapabilityOffered, CapabilityWithdrawing, ListCapabilities, ShowCapability
 from kernel.settings import PluginSettings, Settings
 from kernel.testing import Harness
@@ -112,6 +115,30 @@ async def test_it_is_said_before_it_goes(harness: Harness) -> None:
     Going.let_go.set()
     await unloading
     assert await ask(harness) == "cheap"
+
+
+async def test_it_is_in_the_log_before_it_goes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing holds the stop up and the bus is slow: the notice comes first."""
+    await harness.load(Cheap)
+    publish = harness.bus.publish
+
+    async def slowly(event: AnyEvent, **options: Any) -> Receipt:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return await publish(event, **options)
+
+    monkeypatch.setattr(harness.bus, "publish", slowly)
+    tail, seen, discard = harness.bus.tail("plugin.capability_withdrawing"), list[int](), Directory.discard
+
+    def watched(directory: Directory, offer: Offer) -> None:
+        if offer.spec.capability == "pricing.quote" and offer in directory:
+            seen.append(len(tail.read_nowait()))
+        discard(directory, offer)
+
+    monkeypatch.setattr(Directory, "discard", watched)
+    await harness.unload("cheap")
+    tail.close()
+    assert seen == [1]
 
 
 async def test_the_operator_has_the_last_word(tmp_path: Path) -> None:
