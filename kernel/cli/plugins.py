@@ -40,7 +40,7 @@ class Level(enum.StrEnum):
 
 
 _MARKS = {"started": "✔", "error": "✖"}
-_WITH_DEPENDENTS = "?with_dependents=true"
+_WITH_DEPENDENTS = {"with_dependents": "true"}
 _REASON_WIDTH = 200
 _REASON_LINES = 10
 _COMMAND_TIMEOUT = 130.0
@@ -141,7 +141,7 @@ def start_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -
 @with_client
 def stop_plugin(client: Client, plugin_id: PluginId, along: Along = False, as_json: AsJson = False) -> None:
     """Stop a plugin; its groups keep their place."""
-    _command(client, plugin_id, "stop", as_json, _WITH_DEPENDENTS if along else "")
+    _command(client, plugin_id, "stop", as_json, **(_WITH_DEPENDENTS if along else {}))
 
 
 @app.command("enable")
@@ -157,11 +157,11 @@ def disable_plugin(
     client: Client, plugin_id: PluginId, along: Along = False, as_json: AsJson = False
 ) -> None:
     """Stop a plugin, and do not start it when the kernel starts, whatever plugbus.toml says."""
-    _command(client, plugin_id, "disable", as_json, _WITH_DEPENDENTS if along else "")
+    _command(client, plugin_id, "disable", as_json, **(_WITH_DEPENDENTS if along else {}))
 
 
-def _command(client: Client, plugin_id: str, verb: str, as_json: bool, query: str = "") -> None:
-    result = client.post(f"/admin/plugins/{word(plugin_id)}/{verb}{query}", wait=_COMMAND_TIMEOUT)
+def _command(client: Client, plugin_id: str, verb: str, as_json: bool, **parameters: str) -> None:
+    result = client.post(f"/admin/plugins/{word(plugin_id)}/{verb}", wait=_COMMAND_TIMEOUT, **parameters)
     if as_json:
         say_item(f"plugin.{verb}", result)
         return

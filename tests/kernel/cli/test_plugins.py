@@ -250,3 +250,17 @@ def test_quarantine_is_listed_with_reason_and_fix(plugbus: Plugbus, kernel: Cann
     assert "plugbus plugin start alerts" in plugbus("plugin", "quarantine", "release", "alerts").out
     told = plugbus("plugin", "quarantine", "release", "alerts", "--json").json
     assert told == {"schema": "plugbus.plugin.quarantine.release/1", "item": change}
+
+
+@pytest.mark.parametrize("verb", ["enable", "disable", "stop"])
+def test_on_and_off_are_asked_for_with_dependents_where_it_is_said(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any], verb: str
+) -> None:
+    """One line with the new status; `--with-dependents` is handed on."""
+    kernel.answer(f"POST /admin/plugins/alerts/{verb}", {"outcome": "done", "plugin": plugin})
+    assert plugbus("plugin", verb, "alerts").out == "✔ alerts  1.0.0  started\n"
+    assert kernel.last.query == {}
+    if verb != "enable":
+        plugbus("plugin", verb, "alerts", "--with-dependents")
+        assert kernel.last.query == {"with_dependents": ["true"]}
+    assert plugbus("plugin", verb, "alerts", "--json").json["schema"] == f"plugbus.plugin.{verb}/1"

@@ -456,7 +456,7 @@ OPERATING = [
     "/admin/dead-letters/discard", "/admin/dead-letters/import", "/admin/capabilities/x.y",
     "/admin/groups/x.y/pause", "/admin/groups/x.y/resume", "/admin/groups/x.y/drop",
     "/admin/events/replay", "/admin/events/replay/cancel", "/admin/plugins/x/quarantine",
-    "/admin/plugins/x/quarantine/release",
+    "/admin/plugins/x/quarantine/release", "/admin/plugins/x/enable", "/admin/plugins/x/disable",
 ]  # fmt: skip
 
 

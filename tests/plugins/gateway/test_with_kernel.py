@@ -311,3 +311,31 @@ async def test_a_plugin_in_quarantine_is_listed_and_released(
     assert (await kernel.post("/admin/plugins/billing/start")).status_code == 200
     itself = await kernel.post("/admin/plugins/gateway/quarantine")
     assert (itself.status_code, itself.json()["outcome"]) == (202, "accepted")
+
+
+async def test_a_plugin_is_disabled_and_enabled_and_wakes_for_a_request(
+    kernel: httpx.AsyncClient, manager: PluginManager
+) -> None:
+    """The admin API decides; the way on which it comes in stays; who is lazy and cannot start is a 503."""
+    await manager.register_plugin(Billing)
+    assert (await kernel.post("/admin/plugins/billing/enable")).json()["plugin"]["status"] == "started"
+    disabled = await kernel.post("/admin/plugins/billing/disable?with_dependents=true")
+    assert disabled.json()["plugin"]["reason"]["code"] == "disabled"
+    assert (await kernel.post("/admin/plugins/gateway/disable")).status_code in (202, 409)
+
+    class Sleeper(Billing, plugin_id="sleeper", version="1.0.0", security_level="trusted", activation="lazy",
+                  subscribes={"bill": ["orders.placed"]}):  # fmt: skip
+        broken = True
+
+        async def start(self) -> None:
+            if self.broken:
+                raise RuntimeError("no ink")
+
+    await manager.register_plugin(Sleeper)
+    await manager.kernel.activation.arm(manager.registry.record("sleeper"))
+    refused = await kernel.get("/plugins/sleeper/invoices/3")
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/plugin-activation-failed")
+    assert "no ink" in refused.json()["detail"]
+    Sleeper.broken = False
+    await manager.activate("sleeper")
+    assert (await kernel.get("/plugins/sleeper/invoices/3")).json() == {"number": 3}
