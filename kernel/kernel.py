@@ -440,18 +440,22 @@ class Kernel:
         decided = self.services.decisions.decide(record, True, by)
         return await self.start_plugin(plugin_id, f"enabled by {by}") or decided
 
-    async def disable_plugin(self, plugin_id: str, by: str, *, with_dependents: bool = False) -> bool:
-        """Stop it now, and do not start it when the kernel starts; False if both was so.
-
-        Raises as `stop_plugin`; where it is not stopped, nothing is decided.
-        """
-        record = self.registry.record(plugin_id)
+    def require_may_be_disabled(self, plugin_id: str) -> None:
+        """Raises `PluginStateError`: who disables the edge could not enable it again."""
         if plugin_id in self.services.settings.edge_plugins:
             raise PluginStateError(
                 f"plugin {plugin_id!r} is the way on which commands come in",
                 plugin_id=plugin_id,
                 fix=f"write [plugins.{plugin_id}] enabled = false into plugbus.toml, and start anew",
             )
+
+    async def disable_plugin(self, plugin_id: str, by: str, *, with_dependents: bool = False) -> bool:
+        """Stop it now, and do not start it when the kernel starts; False if both was so.
+
+        Raises as `stop_plugin`; where it is not stopped, nothing is decided.
+        """
+        record = self.registry.record(plugin_id)
+        self.require_may_be_disabled(plugin_id)
         try:
             stopped = await self.stop_plugin(plugin_id, f"disabled by {by}", with_dependents=with_dependents)
         except PluginStepFailed as error:

@@ -68,6 +68,7 @@ class PluginCommands:
             kernel, along = self._kernel, query.with_dependents
             return kernel.disable_plugin(plugin_id, call.source, with_dependents=along)
 
+        self._kernel.require_may_be_disabled(query.plugin_id)
         return await self._command("disable", disable, query, call)
 
     async def _command(
