@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+HealthStatus = Literal["healthy", "degraded", "unhealthy"]
+HEALTH: tuple[HealthStatus, ...] = ("healthy", "degraded", "unhealthy")
+"""From the best to the worst."""
 
 
 class HealthCheck(BaseModel):
@@ -12,9 +16,23 @@ class HealthCheck(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
+    status: HealthStatus = "healthy"
     message: str = ""
     details: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class HealthReport(HealthCheck):
+    """The last answer of one plugin, and what the kernel makes of it."""
+
+    plugin_id: str
+    counts_as: HealthStatus = "healthy"
+    """What readiness goes by: worse only after several answers in a row, better at once."""
+    failures: int = 0
+    """Answers in a row that were not healthy."""
+    checked_at: AwareDatetime | None = None
+    """When it was asked; None: not yet, or it has neither `health_check` nor `get_metrics`."""
+    seconds: float = 0.0
+    """How long the answer took."""
 
 
 class PerformanceMetrics(BaseModel):

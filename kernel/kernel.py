@@ -26,6 +26,7 @@ from .bus_health import BusHealth
 from .configuration.changing import ConfigurationChanges
 from .enabling import disabled
 from .event_models import misfits_of
+from .health import HealthMonitor
 from .lifecycle import PluginLifecycleManager, Services
 from .metrics import Metrics
 from .operations import Operations, stopping
@@ -70,6 +71,14 @@ class Kernel:
         self.scope = Scope("kernel", log)
         self.metrics = Metrics(services.bus, registry)
         self._bus_health = BusHealth(services.bus)
+        self.health = HealthMonitor(
+            registry,
+            services.settings.health,
+            services.announce,
+            log,
+            deadline=services.settings.deadlines.health,
+            replica=services.bus.replica,
+        )
         self._announcer = announcer
         self._log = log
         self._version = version
@@ -101,6 +110,7 @@ class Kernel:
         began = time.monotonic()
         self.metrics.loop.start()
         self.scope.push("loop lag", self.metrics.loop.stop)
+        self.scope.spawn(self.health.run(self.scope), name="health")
         for record in self.registry:
             if record.status is S.UNLOADED and record.enabled:
                 self._announce_found(record)
@@ -550,8 +560,8 @@ class Kernel:
     # --- how it stands --------------------------------------------------------------------------------------
 
     async def readiness(self) -> Readiness:
-        """Not ready: booting, stopping, a required plugin is not started, or the bus does not answer.
-        Degraded: an optional plugin failed."""
+        """Not ready: booting, stopping, a required plugin is not started or unhealthy, or the bus does not
+        answer. Degraded: an optional plugin failed or is unhealthy, or one says that it is degraded."""
         bus = await self._bus_health.look()
         if not self._booted or self._stopping:
             reasons = ("stopping" if self._stopping else "starting", *bus.reasons)
@@ -562,8 +572,11 @@ class Kernel:
         plugins = [
             f"{r.plugin_id}: {r.reason.text if r.reason else r.status.value}" for r in (*missing, *failed)
         ]
-        status = "not_ready" if missing or bus.reasons else "degraded" if failed else "ready"
-        return bus.model_copy(update={"status": status, "reasons": (*bus.reasons, *plugins)})
+        troubles = self.health.troubles()
+        is_ready = not (missing or bus.reasons or any(trouble.is_grave for trouble in troubles))
+        status = "not_ready" if not is_ready else "degraded" if failed or troubles else "ready"
+        reasons = (*bus.reasons, *plugins, *map(str, troubles))
+        return bus.model_copy(update={"status": status, "reasons": reasons})
 
     def _waits_to_be_needed(self, record: PluginRecord) -> bool:
         return record.status is S.UNLOADED and self.activation.is_armed(record.plugin_id)

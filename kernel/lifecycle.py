@@ -367,6 +367,7 @@ class PluginLifecycleManager:
         """No new deliveries, drain, `stop`, undo. Its groups keep their place."""
         generation = _current(record)
         record.activity = Activity.DRAINING
+        await generation.health.end()
         drain = self._deadlines.drain
         if generation.routes is not None:  # while everything that they use is still there
             longest = drain + self._deadlines.stop
@@ -422,7 +423,7 @@ class PluginLifecycleManager:
 
     async def _let_go(self, record: PluginRecord, generation: Generation) -> tuple[str, ...]:
         """Unload, and undo what a step that was cut off had left; its names, and what is there even so."""
-        held = list(generation.scope.names)
+        held = [*generation.scope.names, *generation.health.left()]
         await self._anyway(record, "undo", self._deactivate(generation), self._deadlines.shutdown)
         generation.port.retire()
         bus = self._services.bus

@@ -12,10 +12,12 @@ from typing import Literal, NamedTuple
 
 from contracts.bus import EventBus, GroupInfo, TopicInfo
 from contracts.errors import BusError
+from contracts.health import HEALTH
 from contracts.messages import MetricsRecord
 from contracts.metrics import MOST_POINTS, Attributes, Metric, Point
 from contracts.plugin import PluginStatus
 
+from .health import health_of
 from .loop_lag import LoopLag
 from .registry import PluginRecord
 
@@ -132,6 +134,21 @@ class Metrics:
                     )
                     for plugin in self._plugins
                     for status in PluginStatus
+                ),
+            ),
+            Metric(
+                name="plugbus.plugin.health", kind="gauge", unit="{plugin}",
+                description="1 for what each started plugin's health counts as, 0 for the others.",
+                points=tuple(
+                    Point(
+                        attributes={
+                            "plugbus.plugin.id": report.plugin_id, "plugbus.plugin.health": status,
+                        },
+                        value=float(report.counts_as == status),
+                    )
+                    for plugin in self._plugins
+                    if (report := health_of(plugin)) is not None
+                    for status in HEALTH
                 ),
             ),
             Metric(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import enum
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from contracts.security import SecurityContext, SecurityLevel
 from contracts.web import WebMount
 
 from .discovery import Discovered
+from .health_check import HealthState
 from .hosts import Declaration, Host
 from .port import PluginPort
 from .scope import Entry, Scope
@@ -67,6 +67,10 @@ class Generation:
     """`mount` as it is served: taken out again by undoing it."""
     config: dict[str, JsonValue] = field(default_factory=dict)
     """The configuration that it works with."""
+    health: HealthState = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.health = HealthState(self.host, self.port.plugin_id)
 
 
 @dataclass(eq=False)
@@ -163,13 +167,7 @@ async def check_health(record: PluginRecord, deadline: float) -> HealthCheck:
     if record.current is None or record.status is not S.STARTED:
         why = record.reason.text if record.reason else f"the plugin is {record.status.value}"
         return HealthCheck(status="unhealthy", message=why)
-    try:
-        async with asyncio.timeout(deadline):
-            return await record.current.host.health()
-    except TimeoutError:
-        return HealthCheck(status="unhealthy", message=f"no answer within {deadline:g} s")
-    except Exception as error:  # noqa: BLE001 - a failing check is an answer
-        return HealthCheck(status="unhealthy", message=f"{type(error).__name__}: {error}")
+    return (await record.current.health.ask(deadline)).check
 
 
 class PluginRegistry:

@@ -82,6 +82,7 @@ __all__ = [
     "FILE_NAME",
     "BusSettings",
     "Deadlines",
+    "HealthSettings",
     "PluginSettings",
     "Settings",
     "find_settings_file",
@@ -205,6 +206,15 @@ class QuarantineSettings(_Frozen):
     """Seconds in which they are counted."""
 
 
+class HealthSettings(_Frozen):
+    """How the kernel sees to the health of plugins."""
+
+    interval: float = Field(10, gt=0)
+    """Seconds between two questions to each plugin that has `health_check` or `get_metrics`."""
+    failures: int = Field(3, ge=1)
+    """Answers in a row that are worse than before until they count; better ones count at once."""
+
+
 class PluginSettings(_Frozen):
     """What the operator says about one plugin."""
 
@@ -249,6 +259,7 @@ class Settings(_Frozen):
     """Turns a plugin's router into what the web edge serves."""
     deadlines: Deadlines = Deadlines()
     quarantine: QuarantineSettings = QuarantineSettings()
+    health: HealthSettings = HealthSettings()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)
     ] = "info"

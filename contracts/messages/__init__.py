@@ -67,6 +67,7 @@ from .delivery import (
 )
 from .explain import ExplainPlugin, PluginExplanation
 from .graph import PluginGraph, ShowGraph
+from .health import ShowHealth
 from .lifecycle import (
     CapabilityOffered,
     CapabilityWithdrawing,
@@ -74,6 +75,7 @@ from .lifecycle import (
     KernelStopping,
     PluginDiscovered,
     PluginFailed,
+    PluginHealthChanged,
     PluginInitialized,
     PluginLeaked,
     PluginLoaded,
@@ -153,6 +155,7 @@ __all__ = [
     "PluginExplanation",
     "PluginFailed",
     "PluginGraph",
+    "PluginHealthChanged",
     "PluginInfo",
     "PluginInitialized",
     "PluginLeaked",
@@ -183,6 +186,7 @@ __all__ = [
     "ShowDeadLetter",
     "ShowGraph",
     "ShowGroup",
+    "ShowHealth",
     "ShowMetrics",
     "ShowPlugin",
     "ShowTrace",

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
 from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
-from ..health import HealthCheck
+from ..health import HealthReport
 from ..inspection import state_tag
 from ..metadata import PluginMetadata
 from ..patterns import TypeName, TypePattern
@@ -56,6 +56,8 @@ class PluginInfo(BaseModel):
     subscriptions: int = 0
     capabilities: tuple[str, ...] = ()
     has_routes: bool = False
+    health: HealthReport | None = None
+    """Its last answer; None while it is not started."""
 
     @property
     def tag(self) -> str:
@@ -93,7 +95,6 @@ class PluginDetails(PluginInfo):
     """Places where the same id was found as well, and passed over."""
     limits_enforced: tuple[str, ...] = ()
     """Which resource limits are enforced where the plugin runs now."""
-    health: HealthCheck | None = None
     request_order: int | None = None
     """Its place among the plugins that see web requests before they are routed, if it is one of them."""
 

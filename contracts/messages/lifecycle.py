@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..event import Event
+from ..health import HealthStatus
 
 
 class KernelStarted(Event, type="kernel.started"):
@@ -117,3 +118,13 @@ class PluginReleased(_PluginFact, type="plugin.released"):
     """A plugin came out of quarantine and may be started again."""
 
     by: str
+
+
+class PluginHealthChanged(_PluginFact, type="plugin.health_changed"):
+    """What the kernel takes a plugin's health to be is another than before."""
+
+    status: HealthStatus
+    before: HealthStatus
+    message: str = ""
+    failures: int = 0
+    """Answers in a row that were not healthy."""

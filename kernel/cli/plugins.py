@@ -72,6 +72,9 @@ def list_plugins(
     say_table(columns, map(_row, items))
     for item in items:
         say_reason(item)
+        if _is_unwell(item):
+            line = clean(f"{item['plugin_id']}: {_health(item)}")
+            say(f"! {short(line, _REASON_WIDTH)}")
 
 
 @app.command("show")
@@ -100,7 +103,7 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
             "source": item.get("source"),
             "needed by": item.get("needed_by"),
             "also found in": item.get("shadowed"),
-            "health": (item.get("health") or {}).get("status"),
+            "health": _health(item),
         }
     )
     for handler in item.get("handlers", ()):
@@ -109,6 +112,20 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
     if metadata.get("configuration_schema"):
         say("configuration schema:")
         say(pretty(metadata["configuration_schema"]))
+
+
+def _health(item: Mapping[str, Any]) -> str | None:
+    """How it is, why, and since how many answers."""
+    health = item.get("health") or {}
+    failures = health.get("failures", 0)
+    row = f" ({failures} in a row)" if failures > 1 else ""
+    message = f": {health['message']}" if health.get("message") else ""
+    return f"{health['status']}{row}{message}" if health else None
+
+
+def _is_unwell(item: Mapping[str, Any]) -> bool:
+    health = item.get("health") or {"status": "healthy"}
+    return str(health["status"]) != "healthy"
 
 
 def _options(handler: Mapping[str, Any]) -> str:
@@ -193,7 +210,7 @@ def say_reason(item: Mapping[str, Any]) -> None:
 
 def _row(item: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
-        _MARKS.get(item["status"], "·"),
+        "!" if _is_unwell(item) else _MARKS.get(item["status"], "·"),
         item["plugin_id"],
         item["version"],
         _status(item),

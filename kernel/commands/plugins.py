@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from contracts.bus import Call, SubscriptionSpec
+from contracts.health import HealthReport
 from contracts.inspection import check_tag
 from contracts.messages import (
     CommandResult,
@@ -14,14 +15,16 @@ from contracts.messages import (
     ListPlugins,
     PluginDetails,
     PluginInfo,
+    ShowHealth,
     ShowPlugin,
     StartPlugin,
     StopPlugin,
 )
 from contracts.messages.commands import HandlerInfo
 
+from ..health import health_of
 from ..port import source_of
-from ..registry import Generation, PluginRecord, check_health
+from ..registry import Generation, PluginRecord
 from ..security import ENFORCED_IN_PROCESS
 from ..selection import is_selected
 from .desk import CommandDesk
@@ -35,6 +38,7 @@ class PluginCommands:
     async def open(self) -> None:
         await self._desk.provide(ListPlugins, self._list)
         await self._desk.provide(ShowPlugin, self._show)
+        await self._desk.provide(ShowHealth, self._health)
         await self._desk.provide(StartPlugin, self._start)
         await self._desk.provide(StopPlugin, self._stop)
         await self._desk.provide(EnablePlugin, self._enable)
@@ -45,10 +49,10 @@ class PluginCommands:
 
     async def _show(self, query: ShowPlugin, call: Call) -> PluginDetails:
         record = self._kernel.registry.record(query.plugin_id)
-        health = await check_health(record, self._kernel.services.settings.deadlines.health)
-        return plugin_details(record, self._kernel.needed_by(record.plugin_id)).model_copy(
-            update={"health": health}
-        )
+        return plugin_details(record, self._kernel.needed_by(record.plugin_id))
+
+    async def _health(self, query: ShowHealth, call: Call) -> tuple[HealthReport, ...]:
+        return self._kernel.health.reports(query.plugin_id)
 
     async def _start(self, query: StartPlugin, call: Call) -> CommandResult:
         return await self._command("start", self._kernel.start_plugin, query, call)
@@ -117,6 +121,7 @@ def plugin_info(record: PluginRecord) -> PluginInfo:
         subscriptions=len(generation.port.subscriptions) if generation else 0,
         capabilities=_provided(generation) if generation else (),
         has_routes=generation is not None and generation.mount is not None,
+        health=health_of(record),
     )
 
 

@@ -173,18 +173,14 @@ class InProcess:
 
     async def _run(self, method: str, *args: Any) -> Any:
         """Run a method of the plugin; only results and ordinary errors come out, and cancelling works."""
-        what = f"{method} of {self._plugin_name}"
+        return await run_apart(self._awaited(method, *args), f"{method} of {self._plugin_name}")
 
-        async def run() -> Any:
-            answer = getattr(self._plugin, method)(*args)
-            if not inspect.isawaitable(answer):
-                where = place(getattr(self._plugin, method))
-                raise PluginLoadError(
-                    f"{method} is not async", where=where, fix=f"async def {method}(self, …)"
-                )
-            return await answer
-
-        return await run_apart(run(), what)
+    async def _awaited(self, method: str, *args: Any) -> Any:
+        answer = getattr(self._plugin, method)(*args)
+        if not inspect.isawaitable(answer):
+            where = place(getattr(self._plugin, method))
+            raise PluginLoadError(f"{method} is not async", where=where, fix=f"async def {method}(self, …)")
+        return await answer
 
     def _is_a(self, kind: type[T], method: str, answer: object) -> T:
         if not isinstance(answer, kind):
@@ -253,7 +249,9 @@ class InProcess:
     async def health(self) -> HealthCheck:
         if not self._compiled.declaration.has_health:
             return HealthCheck()
-        return self._is_a(HealthCheck, "health_check", await self._run("health_check"))
+        # Not apart: whoever asks has a task for it, and sees there whether it ends.
+        answer = await contained(self._awaited("health_check"), f"health_check of {self._plugin_name}")
+        return self._is_a(HealthCheck, "health_check", answer)
 
     async def metrics(self) -> PerformanceMetrics:
         if not self._compiled.declaration.has_metrics:

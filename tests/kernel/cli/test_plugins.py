@@ -76,6 +76,19 @@ def test_one_plugin_is_shown_with_everything_that_is_known(
     }
 
 
+def test_a_plugin_that_is_not_well_is_marked_with_what_it_says(
+    plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
+) -> None:
+    """In the list and for itself; it runs all the same."""
+    ill = plugin | {"health": {"status": "unhealthy", "message": "no db", "failures": 3}}
+    kernel.answer("GET /admin/plugins", [ill])
+    lines = plugbus("plugin", "list").out.splitlines()
+    assert lines[1].split()[:4] == ["!", "alerts", "1.0.0", "started"]
+    assert lines[2] == "! alerts: unhealthy (3 in a row): no db"
+    kernel.answer("GET /admin/plugins/alerts", ill | {"metadata": {}, "handlers": []})
+    assert "unhealthy (3 in a row): no db" in plugbus("plugin", "show", "alerts").out
+
+
 def test_an_unknown_plugin_is_exit_code_5(plugbus: Plugbus, kernel: CannedKernel) -> None:
     """Whatever is typed stays one word of the path."""
     assert plugbus("plugin", "show", "../../events").code == 5
