@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import Any
 
 from contracts.bus import Handler, Predicate, SubscriptionSpec
+from contracts.metering import Meter
 
 from .attempt import Attempts, count_suspect
 from .clock import Clock
 from .groups import Delivery, GroupPartition, StraightDelivery
+from .metered_lane import LaneSteps
 from .policy.causes import CURRENT, without_cause
 from .policy.guard import Guard
 from .policy.timeout import NEVER, Lane, Sweeper
@@ -46,6 +48,7 @@ class DeliveryLoop:
     def __init__(
         self, port: Port, spec: SubscriptionSpec, handler: Handler, publish: Publish,
         *, clock: Clock, random: Random, sweeper: Sweeper, where: Predicate | None = None,
+        meter: Meter | None = None,
     ) -> None:  # fmt: skip
         self._port = port
         self._note_start = port.begin if port.records_starts else None
@@ -53,9 +56,10 @@ class DeliveryLoop:
         self._handler = handler
         self._clock = clock
         self._sweeper = sweeper
+        self._meter = meter
         waits = Waits()
         self._guard = Guard.of(port, spec, where, clock, waits)
-        self._settler = Settler(port, spec, publish, clock, random, self._guard)
+        self._settler = Settler(port, spec, publish, clock, random, self._guard, meter)
         self._attempts = Attempts(port, spec, handler, self._settler, self._guard, clock, sweeper, waits)
         self._lanes = [Lane(spec.options.timeout) for _ in range(spec.options.concurrency)]
         self._idle: list[asyncio.Future[None]] = []
@@ -72,7 +76,11 @@ class DeliveryLoop:
         loop, guard = asyncio.get_running_loop(), self._guard
         for number, lane in enumerate(self._lanes):
             self._sweeper.add(lane)
-            run = self._run_plain(lane) if guard is None else self._run_guarded(lane, guard)
+            run: Coroutine[Any, Any, None] = (
+                self._run_plain(lane) if guard is None else self._run_guarded(lane, guard)
+            )
+            if self._meter is not None:
+                run = LaneSteps(run, self._meter, lane)
             name = f"plugbus:{self._spec.group}:{number}"
             lane.task = loop.create_task(run, name=name, context=without_cause())
             lane.task.add_done_callback(self._ended)

@@ -10,6 +10,7 @@ from random import Random
 from contracts.bus import Dead, Discarded, Outcome, Parked, RetryPolicy, SubscriptionSpec
 from contracts.errors import ErrorInfo, HandlerTimeout
 from contracts.event import EventResult
+from contracts.metering import Meter
 
 from .clock import Clock
 from .faults import described, wrong_with
@@ -28,7 +29,7 @@ class Settler:
 
     def __init__(
         self, port: Port, spec: SubscriptionSpec, publish: Publish, clock: Clock, random: Random,
-        guard: Guard | None,
+        guard: Guard | None, meter: Meter | None = None,
     ) -> None:  # fmt: skip
         self._port = port
         self._spec = spec
@@ -38,6 +39,7 @@ class Settler:
         self._monotonic = clock.monotonic
         self._random = random
         self._guard = guard if guard is not None and guard.has_breaker else None
+        self._meter = meter
         self._settled = port.settled
         self._acknowledge = port.acknowledge
 
@@ -140,6 +142,8 @@ class Settler:
 
     def _carry_out(self, delivery: Delivery, error: ErrorInfo, decision: Decision) -> Again | None:
         delivery.part.failed += delivery.is_open
+        if self._meter is not None:
+            self._meter.failed += delivery.is_open
         log.warning(
             "%s: attempt %d of %d of %s (id %s) failed, %s: %s",
             self._spec.group, delivery.attempt, self._policy.attempts, delivery.type, delivery.id,

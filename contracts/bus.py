@@ -140,6 +140,7 @@ from .inspection import (
     TopicInfo,
 )
 from .message import PluginEvent
+from .metering import Meter
 from .metrics import Metric
 from .subscription import (
     CircuitBreaker,
@@ -507,9 +508,15 @@ class EventBus(Protocol):
         """
 
     async def subscribe(
-        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+        self,
+        spec: SubscriptionSpec,
+        handler: Handler,
+        *,
+        where: Predicate | None = None,
+        meter: Meter | None = None,
     ) -> BusSubscription:
         """Make `handler` active in its group (declared if new). `where`: only events for which it is true.
+        `meter`: loop time, handler time and failed attempts are counted there.
 
         Raises `GroupConflict` if the group belongs to another plugin, or this bus already hosts it,
         `InvalidPattern`, and `InvalidOption` for `order="topic"` where a topic that it may select has

@@ -36,14 +36,30 @@ class HealthReport(HealthCheck):
 
 
 class PerformanceMetrics(BaseModel):
-    """Figures of one plugin since it was started."""
+    """Figures of one plugin since it was started. A plugin's `get_metrics` gives `extra`, and what else it
+    likes; the kernel tells what it has measured itself."""
 
     model_config = ConfigDict(frozen=True)
 
+    seconds: float = 0.0
+    """Since it was started."""
     handled: int = 0
+    """Events that were handed to a handler, each attempt once."""
     failed: int = 0
+    """Attempts that failed, of these."""
     published: int = 0
     calls: int = 0
+    """Calls of its capabilities."""
     handler_seconds: float = 0.0
     """Time between start and end of its handlers, waiting included."""
+    loop_seconds: float = 0.0
+    """Time in which its steps occupied the event loop, so that nobody else ran."""
+    pending: int | None = None
+    """Events without an outcome in its groups, on all replicas; None: not known, the bus does not answer."""
+    tasks: int = 0
+    """Tasks that it has spawned and that are still there."""
+    memory_bytes: int | None = None
+    """None: not known, which is so for plugins that share a process."""
+    stalls: int = 0
+    """How often it blocked the event loop for longer than `health.stall_after`."""
     extra: dict[str, float] = Field(default_factory=dict)

@@ -17,6 +17,7 @@ from contracts.messages import MetricsRecord
 from contracts.metrics import MOST_POINTS, Attributes, Metric, Point
 from contracts.plugin import PluginStatus
 
+from .attribution import figures_of, pending_of
 from .health import health_of
 from .loop_lag import LoopLag
 from .registry import PluginRecord
@@ -70,6 +71,24 @@ _TOPIC_FIGURES = (
 )  # fmt: skip
 
 
+_PLUGIN_FIGURES = (
+    _Figure("loop.time", "counter", "s", "Time in which its steps occupied the event loop.",
+            lambda p: p.loop_seconds),
+    _Figure("handler.time", "counter", "s", "Time that its handlers ran, waiting included.",
+            lambda p: p.handler_seconds),
+    _Figure("handled", "counter", "{attempt}", "Events that were handed to a handler, each attempt once.",
+            lambda p: p.handled),
+    _Figure("failed", "counter", "{attempt}", "Attempts that failed.", lambda p: p.failed),
+    _Figure("published", "counter", _MESSAGE, "Events that it published.", lambda p: p.published),
+    _Figure("calls", "counter", "{call}", "Calls of its capabilities.", lambda p: p.calls),
+    _Figure("stalls", "counter", "{stall}", "How often it blocked the event loop for long.",
+            lambda p: p.stalls),
+    _Figure("tasks", "gauge", "{task}", "Tasks that it has spawned and that are still there.",
+            lambda p: p.tasks),
+)  # fmt: skip
+_PENDING = _Figure("pending", "gauge", _MESSAGE, "Events without an outcome in its groups.", lambda n: n)
+
+
 class Metrics:
     """Of one kernel."""
 
@@ -114,10 +133,22 @@ class Metrics:
                 groups, topics = await self._bus.groups(), await self._bus.topics()
         except (TimeoutError, BusError):
             return []
-        return [*_of_groups(groups[:MOST_POINTS]), *_of_topics(topics[:MOST_POINTS])]
+        started = [plugin.plugin_id for plugin in self._plugins if health_of(plugin) is not None]
+        pending = pending_of(groups)
+        return [
+            *_of_groups(groups[:MOST_POINTS]),
+            *_of_topics(topics[:MOST_POINTS]),
+            _metric("plugbus.plugin", _PENDING, [(_plugin(id), pending.get(id, 0)) for id in started]),
+        ]
 
     def _own(self, *, is_connected: bool) -> list[Metric]:
+        figures: list[Named] = [
+            (_plugin(plugin.plugin_id), found)
+            for plugin in self._plugins
+            if (found := figures_of(plugin)) is not None
+        ]
         return [
+            *(_metric("plugbus.plugin", figure, figures, is_shared=False) for figure in _PLUGIN_FIGURES),
             Metric(
                 name="plugbus.bus.connected", kind="gauge", unit="{bus}",
                 description="1 while the bus answers.", points=(Point(value=float(is_connected)),),
@@ -169,10 +200,14 @@ def _of_topics(topics: Sequence[TopicInfo]) -> list[Metric]:
     return [_metric("plugbus.topic", figure, named) for figure in _TOPIC_FIGURES]
 
 
-def _metric(prefix: str, figure: _Figure, named: Iterable[Named]) -> Metric:
+def _plugin(plugin_id: str) -> Attributes:
+    return {"plugbus.plugin.id": plugin_id}
+
+
+def _metric(prefix: str, figure: _Figure, named: Iterable[Named], *, is_shared: bool = True) -> Metric:
     values = ((attributes, figure.of(what)) for attributes, what in named)
     return Metric(
         name=f"{prefix}.{figure.name}", kind=figure.kind, unit=figure.unit,
-        description=figure.description, is_shared=True,
+        description=figure.description, is_shared=is_shared,
         points=tuple(Point(attributes=attributes, value=v) for attributes, v in values if v is not None),
     )  # fmt: skip

@@ -16,7 +16,6 @@ from contracts.bus import (
     Call,
     CallReply,
     EventBus,
-    Provider,
     Subscription,
     SubscriptionSpec,
 )
@@ -24,6 +23,7 @@ from contracts.errors import PluginStateError, ProviderLost
 from contracts.event import AnyEvent, Event, EventResult, Receipt
 from contracts.message import PluginEvent
 from contracts.messages import AuditRecorded
+from contracts.metering import Meter
 
 from .hosts import HandlerDeclaration, Host, ProviderDeclaration, PublishOptions, RequestData
 from .offers import Offers
@@ -68,7 +68,6 @@ class PluginPort:
         self._backoff = backoff
         self.use = use
         self._handle = self._handle_checked if use is None else self._handle_counted
-        self._call: Provider = host.call if use is None else self._call_counted
         self._publishable: set[str] = set()
         self._numbers = itertools.count(1)
         self._held: dict[str, Entry] = {}
@@ -79,6 +78,8 @@ class PluginPort:
         self._provisions: set[str] = set()
         """Ids of what is provided."""
         self._is_retired = False
+        self.meter = Meter()
+        """What its handlers took of the event loop, and what it has done over this port."""
         self.scope: Scope | None = None
         """Open while the plugin is starting, started or stopping; None: it may acquire nothing."""
 
@@ -86,6 +87,7 @@ class PluginPort:
 
     async def publish(self, event: AnyEvent, options: PublishOptions) -> Receipt:
         self._check_publish(event)
+        self.meter.published += 1
         return await self._bus.publish(
             event,
             source=self.source,
@@ -101,6 +103,7 @@ class PluginPort:
     async def publish_many(self, events: Sequence[AnyEvent], options: PublishOptions) -> list[Receipt]:
         for event in events:
             self._check_publish(event)
+        self.meter.published += len(events)
         return await self._bus.publish_many(
             events, source=self.source, key=options.key, timeout=options.timeout
         )
@@ -150,9 +153,9 @@ class PluginPort:
     async def _subscribe(self, spec: SubscriptionSpec, filtered: bool) -> BusSubscription:
         if not filtered:
             self.filtered.discard(spec.handler)
-            return await self._bus.subscribe(spec, self._handle)
+            return await self._bus.subscribe(spec, self._handle, meter=self.meter)
         self.filtered.add(spec.handler)
-        return await self._bus.subscribe(spec, self._handle, where=self._host.wants)
+        return await self._bus.subscribe(spec, self._handle, where=self._host.wants, meter=self.meter)
 
     def subscription_spec(self, handler: HandlerDeclaration) -> SubscriptionSpec:
         """What the bus is told of a handler."""
@@ -187,8 +190,10 @@ class PluginPort:
             await entry.undo()
 
     async def _handle_checked(self, event: PluginEvent) -> EventResult | None:
+        self.meter.handled += 1
         result = await self._host.handle(event)
-        if result is not None:
+        if result is not None and result.events:
+            self.meter.published += len(result.events)
             for returned in result.events:
                 self._check_publish(returned)
         return result
@@ -197,7 +202,8 @@ class PluginPort:
         with self.use or _UNCOUNTED:
             return await self._handle_checked(event)
 
-    async def _call_counted(self, call: Call) -> CallReply:
+    async def _call(self, call: Call) -> CallReply:
+        self.meter.calls += 1
         with self.use or _UNCOUNTED:
             return await self._host.call(call)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,6 +69,8 @@ class Generation:
     config: dict[str, JsonValue] = field(default_factory=dict)
     """The configuration that it works with."""
     health: HealthState = field(init=False)
+    began: float = field(default_factory=time.monotonic)
+    stalls: int = 0
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.host, self.port.plugin_id)

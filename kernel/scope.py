@@ -61,6 +61,12 @@ class Scope:
         self._log = log
         self._entries: dict[Entry, None] = {}  # ordered, and left from anywhere at no cost
         self._closed = False
+        self._tasks = 0
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has spawned that are still there."""
+        return self._tasks
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,6 +108,7 @@ class Scope:
         except PluginStateError:
             coro.close()
             raise
+        self._tasks += 1
         task = asyncio.create_task(contained(coro, f"task {name}"), name=name, context=context)
         entry = self.push(f"task {name}", lambda: _cancel(task))
         task.add_done_callback(lambda done: self._ended(entry, coro, done))
@@ -135,6 +142,7 @@ class Scope:
 
     def _ended(self, entry: Entry, coro: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
         self._forget(entry)
+        self._tasks -= 1
         coro.close()  # cancelled before its first step, it never ran
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("task %s of %s failed: %s", task.get_name(), self.name, error, exc_info=error)

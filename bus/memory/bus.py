@@ -31,6 +31,7 @@ from contracts.envelope import Envelope
 from contracts.errors import GroupConflict
 from contracts.event import AnyEvent, Receipt
 from contracts.message import Message
+from contracts.metering import Meter
 from contracts.metrics import Metric
 from contracts.patterns import check_pattern
 from contracts.tracing import TRACING
@@ -260,7 +261,12 @@ class MemoryBus(Administration):
     # --- groups -----------------------------------------------------------------------------------
 
     async def subscribe(
-        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+        self,
+        spec: SubscriptionSpec,
+        handler: Handler,
+        *,
+        where: Predicate | None = None,
+        meter: Meter | None = None,
     ) -> BusSubscription:
         await self._be_usable()
         self._check_open()
@@ -286,7 +292,7 @@ class MemoryBus(Administration):
 
         hosting = Hosting(
             self.broker, group, spec, handler, replica=self._replica, publish=publish,
-            sweeper=self._sweeper, measures=self._measures, ended=self._forget, where=where,
+            sweeper=self._sweeper, measures=self._measures, ended=self._forget, where=where, meter=meter,
         )  # fmt: skip
         self._hosted[hosting] = None
         hosting.loop.start()

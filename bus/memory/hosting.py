@@ -18,6 +18,7 @@ from contracts.bus import (
     SubscriptionSpec,
 )
 from contracts.event import Event
+from contracts.metering import Meter
 
 from ..delivery import DeliveryLoop
 from ..groups import Delivery, GroupPartition, acknowledge
@@ -39,6 +40,7 @@ class Hosting(Turns):
         self, broker: MemoryBroker, group: Group, spec: SubscriptionSpec, handler: Handler,
         *, replica: str, publish: Publish, sweeper: Sweeper, measures: Measures,
         ended: Callable[[Hosting], None], where: Predicate | None = None,
+        meter: Meter | None = None,
     ) -> None:  # fmt: skip
         super().__init__(spec, broker.clock, misses_what_is_trimmed=group.is_ephemeral)
         self.replica = replica
@@ -57,7 +59,7 @@ class Hosting(Turns):
         self._ended = ended
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
-            clock=broker.clock, random=broker.random, sweeper=sweeper, where=where,
+            clock=broker.clock, random=broker.random, sweeper=sweeper, where=where, meter=meter,
         )  # fmt: skip
 
     # --- subscription -----------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from contracts.errors import BusClosed, GroupConflict
 from contracts.event import AnyEvent, Receipt, dump_event
 from contracts.message import Message
 from contracts.messages.delivery import GroupResumed
+from contracts.metering import Meter
 from contracts.metrics import Metric
 from contracts.patterns import check_pattern, check_type_name
 from contracts.tracing import TRACING
@@ -384,7 +385,12 @@ class RedisBus:
         return done
 
     async def subscribe(
-        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+        self,
+        spec: SubscriptionSpec,
+        handler: Handler,
+        *,
+        where: Predicate | None = None,
+        meter: Meter | None = None,
     ) -> BusSubscription:
         await self._be_usable()
         self._check_open()
@@ -407,7 +413,7 @@ class RedisBus:
                 event, source=spec.source, key=delivery.message.key, id=delivery.derived_id(index)
             )
 
-        hosting = RedisHosting(core, spec, handler, publish, where)
+        hosting = RedisHosting(core, spec, handler, publish, where, meter)
         hosting.is_known = True
         core.hosted[hosting] = None
         hosting.loop.start()

@@ -20,6 +20,7 @@ from contracts.bus import (
 )
 from contracts.errors import ErrorInfo
 from contracts.event import Event
+from contracts.metering import Meter
 from contracts.patterns import matches
 
 from ..delivery import DeliveryLoop
@@ -43,7 +44,7 @@ class RedisHosting(Turns):
 
     def __init__(
         self, core: Core, spec: SubscriptionSpec, handler: Handler, publish: Publish,
-        where: Predicate | None = None,
+        where: Predicate | None = None, meter: Meter | None = None,
     ) -> None:  # fmt: skip
         super().__init__(spec, core.clock, misses_what_is_trimmed=spec.options.broadcast)
         self.replica = core.replica
@@ -71,7 +72,7 @@ class RedisHosting(Turns):
         )
         self.loop = DeliveryLoop(
             self, spec, handler, publish,
-            clock=core.clock, random=core.random, sweeper=core.sweeper, where=where,
+            clock=core.clock, random=core.random, sweeper=core.sweeper, where=where, meter=meter,
         )  # fmt: skip
 
     @property

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
 from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
-from ..health import HealthReport
+from ..health import HealthReport, PerformanceMetrics
 from ..inspection import state_tag
 from ..metadata import PluginMetadata
 from ..patterns import TypeName, TypePattern
@@ -58,6 +58,8 @@ class PluginInfo(BaseModel):
     has_routes: bool = False
     health: HealthReport | None = None
     """Its last answer; None while it is not started."""
+    metrics: PerformanceMetrics | None = None
+    """What it has done and taken; None while it is not started."""
 
     @property
     def tag(self) -> str:

@@ -1,4 +1,4 @@
-"""`plugbus plugin …`: what is there and why, and starting and stopping it."""
+"""`plugbus plugin …`: what is there, why, and what it takes; starting and stopping it."""
 
 import enum
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from .explain import explain
 from .output import AsJson, clean, pretty, say, say_fields, say_item, say_items, say_table, short
 from .quarantine import app as quarantine_app
 
-app = typer.Typer(help="Plugins: list, show, explain, start, stop.")
+app = typer.Typer(help="Plugins: list, show, top, explain, start, stop.")
 
 Along = Annotated[bool, typer.Option("--with-dependents", help="Stop those that need it too, before it.")]
 PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
@@ -77,6 +77,38 @@ def list_plugins(
             say(f"! {short(line, _REASON_WIDTH)}")
 
 
+@app.command("top")
+@with_client
+def top(client: Client, as_json: AsJson = False) -> None:
+    """List started plugins by the time that they took of the event loop."""
+    items = [item for item in client.get("/admin/plugins") if item.get("metrics")]
+    items.sort(key=lambda item: -item["metrics"]["loop_seconds"])
+    if as_json:
+        say_items("plugin.top", items)
+        return
+    columns = (
+        "PLUGIN", "LOOP", "SHARE", "HANDLERS", "HANDLED", "FAILED", "PUBLISHED", "CALLS", "PENDING", "TASKS",
+        "STALLS",
+    )  # fmt: skip
+    say_table(columns, map(_taken, items))
+
+
+def _taken(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    figures = item["metrics"]
+    share = figures["loop_seconds"] / figures["seconds"] if figures["seconds"] else 0.0
+    pending = figures["pending"]
+    return (
+        item["plugin_id"],
+        f"{figures['loop_seconds']:.3f} s",
+        f"{share:.1%}",
+        f"{figures['handler_seconds']:.3f} s",
+        *(figures[name] for name in ("handled", "failed", "published", "calls")),
+        "?" if pending is None else pending,
+        figures["tasks"],
+        figures["stalls"],
+    )
+
+
 @app.command("show")
 @with_client
 def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) -> None:
@@ -104,6 +136,7 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
             "needed by": item.get("needed_by"),
             "also found in": item.get("shadowed"),
             "health": _health(item),
+            "load": _load(item),
         }
     )
     for handler in item.get("handlers", ()):
@@ -121,6 +154,20 @@ def _health(item: Mapping[str, Any]) -> str | None:
     row = f" ({failures} in a row)" if failures > 1 else ""
     message = f": {health['message']}" if health.get("message") else ""
     return f"{health['status']}{row}{message}" if health else None
+
+
+def _load(item: Mapping[str, Any]) -> str | None:
+    """What it has done and taken, in a line."""
+    if not (figures := item.get("metrics")):
+        return None
+    memory = figures["memory_bytes"]
+    told = f"{memory / 2**20:.0f} MiB" if memory is not None else "not known in process"
+    pending = "?" if figures["pending"] is None else figures["pending"]
+    return (
+        f"loop {figures['loop_seconds']:.3f} s, handlers {figures['handler_seconds']:.3f} s, "
+        f"{figures['handled']} handled, {figures['failed']} failed, {pending} pending, "
+        f"{figures['tasks']} tasks, {figures['stalls']} stalls, memory {told}"
+    )
 
 
 def _is_unwell(item: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from contracts.bus import Call, SubscriptionSpec
@@ -22,6 +22,7 @@ from contracts.messages import (
 )
 from contracts.messages.commands import HandlerInfo
 
+from ..attribution import ask_pending, figures_of
 from ..health import health_of
 from ..port import source_of
 from ..registry import Generation, PluginRecord
@@ -45,11 +46,14 @@ class PluginCommands:
         await self._desk.provide(DisablePlugin, self._disable)
 
     async def _list(self, query: ListPlugins, call: Call) -> tuple[PluginInfo, ...]:
-        return tuple(plugin_info(record) for record in self._kernel.registry if is_selected(record, query))
+        pending = await ask_pending(self._desk.bus)
+        selected = (record for record in self._kernel.registry if is_selected(record, query))
+        return tuple(plugin_info(record, pending) for record in selected)
 
     async def _show(self, query: ShowPlugin, call: Call) -> PluginDetails:
         record = self._kernel.registry.record(query.plugin_id)
-        return plugin_details(record, self._kernel.needed_by(record.plugin_id))
+        pending = await ask_pending(self._desk.bus)
+        return plugin_details(record, self._kernel.needed_by(record.plugin_id), pending)
 
     async def _health(self, query: ShowHealth, call: Call) -> tuple[HealthReport, ...]:
         return self._kernel.health.reports(query.plugin_id)
@@ -103,7 +107,7 @@ class PluginCommands:
         await action(plugin_id, reason)
 
 
-def plugin_info(record: PluginRecord) -> PluginInfo:
+def plugin_info(record: PluginRecord, pending: Mapping[str, int] | None = None) -> PluginInfo:
     """One row of `plugin list`."""
     generation = record.current
     return PluginInfo(
@@ -122,6 +126,7 @@ def plugin_info(record: PluginRecord) -> PluginInfo:
         capabilities=_provided(generation) if generation else (),
         has_routes=generation is not None and generation.mount is not None,
         health=health_of(record),
+        metrics=figures_of(record, pending),
     )
 
 
@@ -131,12 +136,14 @@ def _provided(generation: Generation) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*generation.declaration.capabilities, *live)))
 
 
-def plugin_details(record: PluginRecord, needed_by: tuple[str, ...]) -> PluginDetails:
+def plugin_details(
+    record: PluginRecord, needed_by: tuple[str, ...], pending: Mapping[str, int] | None = None
+) -> PluginDetails:
     """What `plugin show` tells."""
     generation = record.current
     port = generation.port if generation else None
     return PluginDetails(
-        **plugin_info(record).model_dump(),
+        **plugin_info(record, pending).model_dump(),
         metadata=record.metadata if record.found is not None else None,
         security=generation.security if generation else None,
         handlers=tuple(_handler_info(spec, spec.handler in port.filtered) for spec in port.subscriptions)

@@ -119,6 +119,18 @@ class RequestData(BaseModel):
     target: str = "any"
 
 
+class HostUsage(BaseModel):
+    """What a host has measured of its plugin since it was made, handlers left out: the bus measures these."""
+
+    model_config = ConfigDict(frozen=True)
+
+    loop_seconds: float = 0.0
+    """Of its providers, spawned tasks, requests and steps, in the event loop of the kernel."""
+    tasks: int = 0
+    memory_bytes: int | None = None
+    """None: it shares a process with others."""
+
+
 class HostPort(Protocol):
     """What one plugin may ask of the kernel. Bound to the plugin: the kernel knows who asks."""
 
@@ -201,6 +213,9 @@ class Host(Protocol):
     async def health(self) -> HealthCheck: ...
 
     async def metrics(self) -> PerformanceMetrics: ...
+
+    def usage(self) -> HostUsage:
+        """As it is now, or as a host in another process has told last."""
 
     def mirror_status(self, status: PluginStatus) -> None:
         """Tell the plugin's instance where it stands; the registry's record is the truth."""

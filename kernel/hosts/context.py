@@ -23,6 +23,7 @@ from contracts.errors import (
 from contracts.event import Event, HandlerResult, Receipt, dump_event, invalid
 from contracts.message import PluginEvent
 from contracts.metadata import PluginMetadata
+from contracts.metering import Meter
 from contracts.query import Query, answer_adapter
 from contracts.security import Permission, SecurityContext
 
@@ -54,6 +55,8 @@ class HostContext:
         self.stopping = asyncio.Event()
         self.outer = Scope(f"{setup.metadata.plugin_id} (initialize)", log)
         self.inner: Scope | None = None
+        self.meter = Meter()
+        """Of whoever runs it: what spawned tasks take of the event loop is counted there."""
 
     # --- what the plugin is -----------------------------------------------------------------------
 
@@ -192,7 +195,7 @@ class HostContext:
         return self.inner or self.outer
 
     def spawn(self, coro: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        return self.scope.spawn(coro, name=f"{self.metadata.plugin_id}: {name}")
+        return self.scope.spawn(self.meter.steps(coro), name=f"{self.metadata.plugin_id}: {name}")
 
     def every(
         self, seconds: float, function: Callable[[], Awaitable[None]], *, name: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import gc
 import importlib
 import inspect
@@ -26,13 +27,14 @@ from contracts.event import EventResult
 from contracts.health import HealthCheck, PerformanceMetrics
 from contracts.message import PluginEvent
 from contracts.messages import ConfigurationProblem
+from contracts.metering import Meter
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
 from contracts.web import ASGIApp, RequestInfo, ResponseInfo, StaticMount, WebAdapter, WebMount
 
 from ..configuration.schema import misfits_of, problems_of, schema_of
 from ..contain import contained, outward, run_apart
 from ..scope import Scope
-from . import Declaration, HostPort, Setup
+from . import Declaration, HostPort, HostUsage, Setup
 from .code import Code, GivenClass
 from .context import HostContext
 from .declarations import Compiled, compile_plugin
@@ -65,6 +67,7 @@ class InProcess:
         self._plugin_name = ""
         self._compiled = Compiled(Declaration())
         self._context: HostContext | None = None
+        self._meter = Meter()
 
     # --- the steps ------------------------------------------------------------------------------------
 
@@ -126,6 +129,7 @@ class InProcess:
 
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         context = self._context = self._make_context(setup, port, self._compiled, self._log)
+        context.meter = self._meter
         self._plugin.metadata = setup.metadata
         self._plugin.context = context
         await self._all_or_nothing("initialize", context.outer)
@@ -173,7 +177,8 @@ class InProcess:
 
     async def _run(self, method: str, *args: Any) -> Any:
         """Run a method of the plugin; only results and ordinary errors come out, and cancelling works."""
-        return await run_apart(self._awaited(method, *args), f"{method} of {self._plugin_name}")
+        steps = self._meter.steps(self._awaited(method, *args))
+        return await run_apart(steps, f"{method} of {self._plugin_name}")
 
     async def _awaited(self, method: str, *args: Any) -> Any:
         answer = getattr(self._plugin, method)(*args)
@@ -240,7 +245,7 @@ class InProcess:
 
     def call(self, call: Call) -> Coroutine[Any, Any, CallReply]:
         provider: ProviderFunction = self._compiled.providers[call.provider]
-        return provider(call)
+        return self._meter.steps(provider(call))
 
     async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
         answer = await self._run("handle_request", request)
@@ -250,7 +255,8 @@ class InProcess:
         if not self._compiled.declaration.has_health:
             return HealthCheck()
         # Not apart: whoever asks has a task for it, and sees there whether it ends.
-        answer = await contained(self._awaited("health_check"), f"health_check of {self._plugin_name}")
+        steps = self._meter.steps(self._awaited("health_check"))
+        answer = await contained(steps, f"health_check of {self._plugin_name}")
         return self._is_a(HealthCheck, "health_check", answer)
 
     async def metrics(self) -> PerformanceMetrics:
@@ -260,6 +266,12 @@ class InProcess:
             self._plugin.get_metrics, "get_metrics failed", type(self._plugin), "return PerformanceMetrics(…)"
         )
         return self._is_a(PerformanceMetrics, "get_metrics", answer)
+
+    def usage(self) -> HostUsage:
+        context = self._context
+        scopes = (context.inner, context.outer) if context else ()
+        tasks = sum(scope.tasks for scope in scopes if scope is not None)
+        return HostUsage(loop_seconds=self._meter.loop_seconds, tasks=tasks)
 
     def mirror_status(self, status: PluginStatus) -> None:
         if isinstance(self._plugin, BasePlugin):
@@ -287,7 +299,8 @@ class InProcess:
         mounts = tuple(
             self._checked(plugin_id, self._is_a(StaticMount, "get_static_mounts", mount)) for mount in listed
         )
-        return self._adapter()(plugin_id, context.generation, router, mounts)
+        mount = self._adapter()(plugin_id, context.generation, router, mounts)
+        return dataclasses.replace(mount, app=_metered(mount.app, self._meter))
 
     def _adapter(self) -> WebAdapter:
         module, _, name = self._web_adapter.partition(":")
@@ -328,6 +341,18 @@ class InProcess:
                     stray.append(f"task {task.get_name()} ({code.co_qualname}, {place})")
                     break
         return stray
+
+
+def _metered(app: ASGIApp, meter: Meter) -> ASGIApp:
+    """A plugin's web face, with the time that its requests take of the event loop counted."""
+
+    async def run(*request: Any) -> None:
+        await app(*request)
+
+    async def metered(scope: Any, receive: Any, send: Any) -> None:
+        await meter.steps(run(scope, receive, send))
+
+    return metered
 
 
 def _codes(coro: Any) -> Iterator[CodeType]:

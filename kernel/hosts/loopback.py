@@ -24,6 +24,7 @@ from . import (
     HandlerDeclaration,
     Host,
     HostPort,
+    HostUsage,
     ProviderDeclaration,
     PublishOptions,
     RequestData,
@@ -172,6 +173,10 @@ class LoopbackHost:
 
     async def metrics(self) -> PerformanceMetrics:
         return await answered(self._inner.metrics(), PerformanceMetrics)
+
+    def usage(self) -> HostUsage:
+        usage: HostUsage = crossed(HostUsage, self._inner.usage())
+        return usage
 
     def mirror_status(self, status: PluginStatus) -> None:
         self._inner.mirror_status(crossed(PluginStatus, status))

@@ -29,6 +29,7 @@ from bus.memory import MemoryBus
 from contracts.bus import SubscriptionSpec
 from contracts.event import Event
 from contracts.message import PluginEvent
+from contracts.metering import Meter
 
 BURST = 64
 RATE = 500
@@ -87,16 +88,19 @@ def spin(seconds: float) -> None:
 
 
 async def subscribed(
-    bus: MemoryBus, count: int, handler: Callable[[], Any], pattern: str = "bench.trade"
-) -> None:
+    bus: MemoryBus, count: int, handler: Callable[[], Any], pattern: str = "bench.trade",
+    meter: Meter | None = None,
+) -> None:  # fmt: skip
     for number in range(count):
         spec = SubscriptionSpec(
             group=f"bench.h{number}", plugin_id="bench", handler=f"h{number}", patterns=(pattern,)
         )
-        await bus.subscribe(spec, handler())
+        await bus.subscribe(spec, handler(), meter=meter)
 
 
-async def bus_throughput(subscribers: int, seconds: float, work: float = 0.0) -> Result:
+async def bus_throughput(
+    subscribers: int, seconds: float, work: float = 0.0, meter: Meter | None = None
+) -> Result:
     async with MemoryBus() as bus:
         calls = [0]
 
@@ -108,7 +112,7 @@ async def bus_throughput(subscribers: int, seconds: float, work: float = 0.0) ->
 
             return handle
 
-        await subscribed(bus, subscribers, make)
+        await subscribed(bus, subscribers, make, meter=meter)
 
         async def publish(number: int) -> None:
             await bus.publish(EVENTS[number], source="/bench")
@@ -145,14 +149,14 @@ async def bus_patterns(patterns: int, seconds: float) -> Result:
         return {"rate": await throughput(publish, lambda: calls[0], 1, seconds), "cold": cold}
 
 
-async def bus_latency(seconds: float) -> Result:
+async def bus_latency(seconds: float, meter: Meter | None = None) -> Result:
     async with MemoryBus() as bus:
         samples: list[float] = []
 
         async def handle(event: PluginEvent) -> None:
             samples.append(clock() - event.as_(Trade).stamp)
 
-        await subscribed(bus, 1, lambda: handle)
+        await subscribed(bus, 1, lambda: handle, meter=meter)
 
         async def publish() -> None:
             await bus.publish(EVENTS[0].model_copy(update={"stamp": clock()}), source="/bench")
@@ -287,6 +291,8 @@ CASES: dict[str, Callable[[float], Awaitable[Result]]] = {
     "bus-100": lambda seconds: bus_throughput(100, seconds),
     "queue-work": lambda seconds: queue_throughput(1, seconds, 100e-6),
     "bus-work": lambda seconds: bus_throughput(1, seconds, 100e-6),
+    "metered-1": lambda seconds: bus_throughput(1, seconds, meter=Meter()),
+    "metered-100": lambda seconds: bus_throughput(100, seconds, meter=Meter()),
     "patterns-1": lambda seconds: bus_patterns(1, seconds),
     "patterns-1000": lambda seconds: bus_patterns(PATTERNS, seconds),
     "queue-latency": lambda seconds: queue_latency(max(seconds, 0.2) * 5),
@@ -317,6 +323,12 @@ def report(found: dict[str, Result]) -> str:
                 floor,
                 aim,
             ]
+        )
+    for name, text in (("1", "1 subscriber"), ("100", "100 subscribers")):
+        metered, bus = found[f"metered-{name}"]["rate"], found[f"bus-{name}"]["rate"]
+        ratio = f"{metered / bus:.2f}"
+        rows.append(
+            [f"handled/s, {text}, metered against not", f"{metered:,.0f} / {bus:,.0f}", ratio, "0.9", ""]
         )
     few, many = found["patterns-1"], found["patterns-1000"]
     rows.append(

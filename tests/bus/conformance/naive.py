@@ -306,7 +306,12 @@ class NaiveBus:
         return was is not None
 
     async def subscribe(
-        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+        self,
+        spec: SubscriptionSpec,
+        handler: Handler,
+        *,
+        where: Predicate | None = None,
+        meter: object = None,
     ) -> NaiveSubscription:
         if not self.is_open:
             raise BusClosed("closed")

@@ -500,7 +500,12 @@ class NaiveRedisBus:
         return bool(await self.redis.hdel(self.key("paused"), group))
 
     async def subscribe(
-        self, spec: SubscriptionSpec, handler: Handler, *, where: Predicate | None = None
+        self,
+        spec: SubscriptionSpec,
+        handler: Handler,
+        *,
+        where: Predicate | None = None,
+        meter: object = None,
     ) -> NaiveSubscription:
         if not self.is_open:
             raise BusClosed("closed")

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from contracts.health import PerformanceMetrics
+
 from .conftest import CannedKernel, Plugbus
 
 
@@ -87,6 +89,29 @@ def test_a_plugin_that_is_not_well_is_marked_with_what_it_says(
     assert lines[2] == "! alerts: unhealthy (3 in a row): no db"
     kernel.answer("GET /admin/plugins/alerts", ill | {"metadata": {}, "handlers": []})
     assert "unhealthy (3 in a row): no db" in plugbus("plugin", "show", "alerts").out
+
+
+def test_top_sorts_by_loop_time(plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]) -> None:
+    """With the share of the time since each was started; what is not started is left out."""
+
+    def with_loop(plugin_id: str, seconds: float) -> dict[str, Any]:
+        figures = PerformanceMetrics(seconds=100.0, loop_seconds=seconds, handled=3, pending=None)
+        return plugin | {"plugin_id": plugin_id, "metrics": figures.model_dump(mode="json")}
+
+    kernel.answer(
+        "GET /admin/plugins", [plugin | {"metrics": None}, with_loop("light", 0.5), with_loop("heavy", 50.0)]
+    )
+    header, first, second = (line.split() for line in plugbus("plugin", "top").out.splitlines())
+    assert header[:3] == ["PLUGIN", "LOOP", "SHARE"]
+    assert first == ["heavy", "50.000", "s", "50.0%", "0.000", "s", "3", "0", "0", "0", "?", "0", "0"]
+    assert second[0] == "light"
+    assert [item["plugin_id"] for item in plugbus("plugin", "top", "--json").json["items"]] == [
+        "heavy",
+        "light",
+    ]
+    kernel.answer("GET /admin/plugins/light", with_loop("light", 0.5) | {"metadata": {}, "handlers": []})
+    assert "loop 0.500 s" in (out := plugbus("plugin", "show", "light").out)
+    assert "memory not known in process" in out
 
 
 def test_an_unknown_plugin_is_exit_code_5(plugbus: Plugbus, kernel: CannedKernel) -> None:
