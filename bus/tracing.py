@@ -252,10 +252,14 @@ def traced(handler: Handler, spec: SubscriptionSpec, measures: Measures) -> Hand
             now = monotonic()
             failed(group, topic_of(message.type), _reason(error, event, now)).record(now - began)
             raise
+        now = monotonic()
+        if _has_swallowed(event, now):
+            failed(group, topic_of(message.type), qualified_name(HandlerTimeout)).record(now - began)
+            return result
         if result is None:
-            well[message.type].record(monotonic() - began)
+            well[message.type].record(now - began)
             return None if span is None else _WORKED
-        failed(group, topic_of(message.type), _wrong(result)).record(monotonic() - began)
+        failed(group, topic_of(message.type), _wrong(result)).record(now - began)
         return result
 
     return handle
@@ -265,6 +269,14 @@ def _reason(error: BaseException, event: PluginEvent, now: float) -> str:
     """What `error.type` says; whose time was up is cancelled."""
     is_late = isinstance(error, asyncio.CancelledError) and now >= (event.deadline or now)
     return qualified_name(HandlerTimeout) if is_late else kind_of(error)
+
+
+def _has_swallowed(event: PluginEvent, now: float) -> bool:
+    """Whether its time was up, and it went on in spite of its cancellation: its result does not count."""
+    if event.deadline is None or now < event.deadline:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _wrong(result: object) -> str:

@@ -35,6 +35,20 @@ class HealthReport(HealthCheck):
     """How long the answer took."""
 
 
+class Stall(BaseModel):
+    """A plugin has blocked the event loop: nobody else ran meanwhile."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: AwareDatetime
+    """When it was seen."""
+    seconds: float
+    place: str
+    """File and line of the plugin's own code."""
+    stack: tuple[str, ...] = ()
+    """What ran, the innermost first, down to the plugin's own code."""
+
+
 class PerformanceMetrics(BaseModel):
     """Figures of one plugin since it was started. A plugin's `get_metrics` gives `extra`, and what else it
     likes; the kernel tells what it has measured itself."""

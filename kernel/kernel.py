@@ -34,6 +34,7 @@ from .quarantining import Quarantining
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
 from .resolver import DependencyResolver, Resolution
 from .scope import Scope
+from .stalls import Stalls
 
 S = PluginStatus
 
@@ -62,6 +63,7 @@ class Kernel:
         log: logging.Logger,
         *,
         version: str,
+        stall_after: float = 0.0,
     ) -> None:
         self.services = services
         self.registry = registry
@@ -69,7 +71,6 @@ class Kernel:
             services, log, loaded=self._warn_of_misfits, dependents=self._concerned_by
         )
         self.scope = Scope("kernel", log)
-        self.metrics = Metrics(services.bus, registry)
         self._bus_health = BusHealth(services.bus)
         self.health = HealthMonitor(
             registry,
@@ -79,6 +80,10 @@ class Kernel:
             deadline=services.settings.deadlines.health,
             replica=services.bus.replica,
         )
+        self.stalls = Stalls(
+            registry, services.announce, log, after=stall_after, replica=services.bus.replica
+        )
+        self.metrics = Metrics(services.bus, registry, self.stalls)
         self._announcer = announcer
         self._log = log
         self._version = version
@@ -110,6 +115,7 @@ class Kernel:
         began = time.monotonic()
         self.metrics.loop.start()
         self.scope.push("loop lag", self.metrics.loop.stop)
+        self.stalls.start()
         self.scope.spawn(self.health.run(self.scope), name="health")
         for record in self.registry:
             if record.status is S.UNLOADED and record.enabled:

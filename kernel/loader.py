@@ -126,6 +126,10 @@ class PluginLoader:
         if not loaded:
             self._classes.pop(plugin_id, None)
 
+    def package(self, plugin_id: str, generation: int) -> str:
+        """The name under which a generation is imported; no other kernel in this process uses it."""
+        return self._finder.name_of(plugin_id, generation)
+
     def modules(self, plugin_id: str, generation: int) -> tuple[str, ...]:
         """The names of the modules that a generation has imported so far."""
         return tuple(_below(self._finder.name_of(plugin_id, generation), sys.modules))

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 BY_APPLICATION = "registered by the application"
 """The consent of a plugin that an application hands over."""
+STALL_AFTER = 1.0
+"""Seconds for which the event loop may stand still where the settings do not say."""
 
 
 class PluginManager:
@@ -176,8 +178,21 @@ class PluginManager:
             handler_options=HandlerOptions(state.path, self._log),
             backoff=self._backoff,
         )
-        self._kernel = Kernel(services, self.registry, self._announcer, self._log, version=plugbus_version())
+        self._kernel = Kernel(
+            services,
+            self.registry,
+            self._announcer,
+            self._log,
+            version=plugbus_version(),
+            stall_after=self._stall_after,
+        )
         await Commands(self._kernel).open()
+
+    @property
+    def _stall_after(self) -> float:
+        """An application watches its loop itself, or asks for it."""
+        default = 0.0 if self.profile == "embedded" else STALL_AFTER
+        return default if (given := self.settings.health.stall_after) is None else given
 
     async def _open_bus(self) -> EventBus:
         bus = open_bus(self.settings)
@@ -216,6 +231,7 @@ class PluginManager:
             if self._announcer is not None:
                 last.push_async_callback(self._announcer.close)
             if self._kernel is not None:
+                last.callback(self._kernel.stalls.stop)  # it sees the stopping as well
                 last.push_async_callback(self._kernel.shutdown, reason)
         self._kernel = self._announcer = self._bus = self._state = None
 

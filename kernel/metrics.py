@@ -21,6 +21,7 @@ from .attribution import figures_of, pending_of
 from .health import health_of
 from .loop_lag import LoopLag
 from .registry import PluginRecord
+from .stalls import Stalls
 
 PATIENCE = 3.0
 """Seconds after which a bus that does not answer is left out: whoever scrapes waits for ten."""
@@ -92,8 +93,9 @@ _PENDING = _Figure("pending", "gauge", _MESSAGE, "Events without an outcome in i
 class Metrics:
     """Of one kernel."""
 
-    def __init__(self, bus: EventBus, plugins: Iterable[PluginRecord]) -> None:
+    def __init__(self, bus: EventBus, plugins: Iterable[PluginRecord], stalls: Stalls | None = None) -> None:
         """`plugins`: the registry, looked through anew each time."""
+        self._stalls = stalls
         self._bus = bus
         self._plugins = plugins
         self._since = datetime.now(UTC)
@@ -181,6 +183,11 @@ class Metrics:
                     if (report := health_of(plugin)) is not None
                     for status in HEALTH
                 ),
+            ),
+            Metric(
+                name="plugbus.loop.stalls", kind="counter", unit="{stall}",
+                description="How often anything blocked the event loop for long, plugins included.",
+                points=(Point(value=self._stalls.count if self._stalls else 0),),
             ),
             Metric(
                 name="plugbus.loop.lag", kind="histogram", unit="s",

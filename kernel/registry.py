@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pydantic import JsonValue
 
 from contracts.errors import PluginAlreadyRegisteredError, PluginNotFound, PluginStateError
-from contracts.health import HealthCheck
+from contracts.health import HealthCheck, Stall
 from contracts.messages import PluginReason
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginHandle, PluginStatus
@@ -71,6 +71,7 @@ class Generation:
     health: HealthState = field(init=False)
     began: float = field(default_factory=time.monotonic)
     stalls: int = 0
+    last_stall: Stall | None = None
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.host, self.port.plugin_id)

@@ -213,6 +213,8 @@ class HealthSettings(_Frozen):
     """Seconds between two questions to each plugin that has `health_check` or `get_metrics`."""
     failures: int = Field(3, ge=1)
     """Answers in a row that are worse than before until they count; better ones count at once."""
+    stall_after: float | None = Field(None, ge=0)
+    """Seconds after which who blocks the event loop is named; 0: never. Unset: 1, or 0 in an application."""
 
 
 class PluginSettings(_Frozen):

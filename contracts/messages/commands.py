@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
 from ..bus import BusInfo, DeadLetter, DeadLetterSelection, Features, GroupInfo, RetryPolicy, TopicInfo
-from ..health import HealthReport, PerformanceMetrics
+from ..health import HealthReport, PerformanceMetrics, Stall
 from ..inspection import state_tag
 from ..metadata import PluginMetadata
 from ..patterns import TypeName, TypePattern
@@ -99,6 +99,8 @@ class PluginDetails(PluginInfo):
     """Which resource limits are enforced where the plugin runs now."""
     request_order: int | None = None
     """Its place among the plugins that see web requests before they are routed, if it is one of them."""
+    last_stall: Stall | None = None
+    """When it last blocked the event loop for long."""
 
 
 class CommandResult(BaseModel):

@@ -128,3 +128,13 @@ class PluginHealthChanged(_PluginFact, type="plugin.health_changed"):
     message: str = ""
     failures: int = 0
     """Answers in a row that were not healthy."""
+
+
+class PluginStalled(_PluginFact, type="plugin.stalled"):
+    """A plugin has blocked the event loop for longer than `health.stall_after`; said when it is over."""
+
+    seconds: float
+    place: str
+    """File and line of the plugin's own code."""
+    stack: tuple[str, ...] = ()
+    """What ran, the innermost first."""

@@ -139,6 +139,10 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
             "load": _load(item),
         }
     )
+    if stall := item.get("last_stall"):
+        say(f"! blocked the event loop for {stall['seconds']:.1f} s ({stall['at']}):")
+        for line in stall["stack"]:
+            say(f"    at {clean(line)}")
     for handler in item.get("handlers", ()):
         say(clean(f"  {handler['group']}  ← {', '.join(handler['patterns'])}{_options(handler)}"))
     say_reason(item)

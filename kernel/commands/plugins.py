@@ -153,6 +153,7 @@ def plugin_details(
         shadowed=record.shadowed,
         request_order=_request_order(generation),
         limits_enforced=ENFORCED_IN_PROCESS if generation else (),
+        last_stall=generation.last_stall if generation else None,
     )
 
 

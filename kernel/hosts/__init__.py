@@ -217,5 +217,8 @@ class Host(Protocol):
     def usage(self) -> HostUsage:
         """As it is now, or as a host in another process has told last."""
 
+    def owns(self, module: str, function: str) -> bool:
+        """Whether a function (its qualified name) that runs in this process is its plugin's code."""
+
     def mirror_status(self, status: PluginStatus) -> None:
         """Tell the plugin's instance where it stands; the registry's record is the truth."""

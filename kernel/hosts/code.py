@@ -21,7 +21,11 @@ class Code:
         raise NotImplementedError
 
     def files(self) -> Path | None:
-        """The plugin's folder (or file), for static mounts and for telling whose task is whose."""
+        """The plugin's folder (or file), for static mounts."""
+        raise NotImplementedError
+
+    def owns(self, module: str, function: str) -> bool:
+        """Whether a function (its qualified name) of a module is the plugin's, and of this generation."""
         raise NotImplementedError
 
     def unload(self) -> tuple[str, ...]:
@@ -45,6 +49,9 @@ class GivenClass(Code):
         module = inspect.getmodule(self._cls)
         return Path(module.__file__).parent if module is not None and module.__file__ else None
 
+    def owns(self, module: str, function: str) -> bool:
+        return module == self._cls.__module__ and function.startswith(f"{self._cls.__qualname__}.")
+
     def unload(self) -> tuple[str, ...]:
         return ()
 
@@ -65,6 +72,10 @@ class LoadedCode(Code):
 
     def files(self) -> Path | None:
         return self._found.code if self._found.single_file else self._found.root
+
+    def owns(self, module: str, function: str) -> bool:
+        package = self._loader.package(self._found.metadata.plugin_id, self._generation)
+        return module == package or module.startswith(f"{package}.")
 
     def unload(self) -> tuple[str, ...]:
         plugin_id = self._found.metadata.plugin_id

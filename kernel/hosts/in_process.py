@@ -12,10 +12,10 @@ import gc
 import importlib
 import inspect
 import logging
+import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
-from types import CodeType
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, JsonValue
@@ -44,6 +44,10 @@ from .reading import place
 
 T = TypeVar("T")
 ContextFactory = Callable[[Setup, HostPort, Compiled, logging.Logger], HostContext]
+
+
+THREAD_GRACE = 1.0
+"""Seconds in which threads that run a plugin's code may end after it was shut down."""
 
 
 class InProcess:
@@ -156,7 +160,7 @@ class InProcess:
         await self._then_close("shutdown", self._entered().outer)
 
     async def unload(self) -> tuple[str, ...]:
-        leaks = self._stray_tasks()
+        leaks = [*self._stray_tasks(), *await self._threads_that_stay()]
         for scope in (self._context.inner, self._context.outer) if self._context else ():
             leaks += await self._left_in(scope)
         self._plugin = self._context = None
@@ -273,6 +277,9 @@ class InProcess:
         tasks = sum(scope.tasks for scope in scopes if scope is not None)
         return HostUsage(loop_seconds=self._meter.loop_seconds, tasks=tasks)
 
+    def owns(self, module: str, function: str) -> bool:
+        return self._code.owns(module, function)
+
     def mirror_status(self, status: PluginStatus) -> None:
         if isinstance(self._plugin, BasePlugin):
             self._plugin.mirror_status(status)
@@ -329,18 +336,41 @@ class InProcess:
         return mount.model_copy(update={"directory": folder})
 
     def _stray_tasks(self) -> list[str]:
-        """Tasks of the plugin's own code that were not made through its context, and still run."""
-        root = self._code.files()
-        if root is None or isinstance(self._code, GivenClass):
+        """Tasks of this generation's own code that were not made through its context, and still run."""
+        if isinstance(self._code, GivenClass):
+            return []  # not loaded by us: others may run it as well
+        frames = ((f"task {task.get_name()}", _waiting(task.get_coro())) for task in asyncio.all_tasks())
+        return self._own(frames)
+
+    async def _threads_that_stay(self) -> list[str]:
+        """Stray threads; a call that a cancelled task has left in a thread may end by itself."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + THREAD_GRACE
+        while (found := self._stray_threads()) and loop.time() < until:  # noqa: ASYNC110 - no thread tells
+            await asyncio.sleep(THREAD_GRACE / 50)
+        return found
+
+    def _stray_threads(self) -> list[str]:
+        """Threads that are within its code."""
+        if isinstance(self._code, GivenClass):
             return []
-        stray = []
-        for task in asyncio.all_tasks():
-            for code in _codes(task.get_coro()):
-                if Path(code.co_filename).is_relative_to(root):
-                    place = f"{code.co_filename}:{code.co_firstlineno}"
-                    stray.append(f"task {task.get_name()} ({code.co_qualname}, {place})")
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        me = threading.get_ident()
+        running = sys._current_frames().items()
+        return self._own(
+            (f"thread {names.get(ident, ident)}", _calls(frame)) for ident, frame in running if ident != me
+        )
+
+    def _own(self, found: Iterable[tuple[str, Iterable[FrameType]]]) -> list[str]:
+        """Those with a frame of the plugin's, and which function that is."""
+        own = []
+        for name, frames in found:
+            for frame in frames:
+                code = frame.f_code
+                if self._code.owns(str(frame.f_globals.get("__name__", "")), code.co_qualname):
+                    own.append(f"{name} ({code.co_qualname}, {code.co_filename}:{code.co_firstlineno})")
                     break
-        return stray
+        return own
 
 
 def _metered(app: ASGIApp, meter: Meter) -> ASGIApp:
@@ -355,11 +385,18 @@ def _metered(app: ASGIApp, meter: Meter) -> ASGIApp:
     return metered
 
 
-def _codes(coro: Any) -> Iterator[CodeType]:
-    """The code of a coroutine, and of what it awaits: ours may run the plugin's."""
-    while (code := getattr(coro, "cr_code", None)) is not None:
-        yield code
-        coro = coro.cr_await
+def _waiting(coro: Any) -> Iterator[FrameType]:
+    """The frame of a coroutine, and of what it awaits: ours may run the plugin's."""
+    while coro is not None:
+        if (frame := getattr(coro, "cr_frame", None)) is not None:
+            yield frame
+        coro = getattr(coro, "cr_await", None)
+
+
+def _calls(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _told(make: Callable[[], T], what: str, cls: type, fix: str) -> T:

@@ -178,5 +178,8 @@ class LoopbackHost:
         usage: HostUsage = crossed(HostUsage, self._inner.usage())
         return usage
 
+    def owns(self, module: str, function: str) -> bool:
+        return self._inner.owns(module, function)
+
     def mirror_status(self, status: PluginStatus) -> None:
         self._inner.mirror_status(crossed(PluginStatus, status))

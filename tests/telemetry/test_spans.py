@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -530,7 +531,8 @@ async def test_where_tracing_has_ended_no_lane_is_below_an_old_span(
 
 @pytest.mark.usefixtures("spans")
 async def test_attempts_are_counted_by_what_was_wrong_with_them(event_bus: EventBus) -> None:
-    """Also what raised nothing: the handler has asked for another attempt, or its time was up."""
+    """Also what raised nothing: the handler has asked for another attempt, or its time was up, whether it
+    then ended or went on as if nothing were."""
 
     async def handle(event: PluginEvent) -> EventResult | None:
         match event.type, event.attempt:
@@ -538,6 +540,9 @@ async def test_attempts_are_counted_by_what_was_wrong_with_them(event_bus: Event
                 return EventResult.retry("not yet")
             case "x.hangs", 1:
                 await asyncio.Event().wait()
+            case "x.swallows", 1:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
         return None
 
     spec = SubscriptionSpec(
@@ -545,12 +550,12 @@ async def test_attempts_are_counted_by_what_was_wrong_with_them(event_bus: Event
         options=SubscriptionOptions(timeout=0.2, retry=RetryPolicy(attempts=2, first_delay=0.05)),
     )  # fmt: skip
     await event_bus.subscribe(spec, handle)
-    for type in ("x.asks", "x.hangs"):
+    for type in ("x.asks", "x.hangs", "x.swallows"):
         await event_bus.publish(EventData(type=type, data="{}"), source="/t")
     await event_bus.quiet()
     [took] = [metric for metric in event_bus.metrics() if metric.name == "messaging.process.duration"]
     counted = {point.attributes.get("error.type", ""): getattr(point, "count", 0) for point in took.points}
-    assert counted == {"": 2, "EventResult.retry": 1, "contracts.errors.HandlerTimeout": 1}
+    assert counted == {"": 3, "EventResult.retry": 1, "contracts.errors.HandlerTimeout": 2}
 
 
 @pytest.mark.usefixtures("spans")

@@ -1,0 +1,117 @@
+"""Which plugin blocks the event loop: named while it does, with its stack, and written down."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from contracts.event import Event
+from contracts.health import Stall
+from contracts.messages import PluginStalled
+
+from .registry import Generation, PluginRecord, PluginRegistry
+from .stall_watch import Frame, Stack, StallWatch
+
+_SHOWN = 12
+"""Frames that are told, the innermost first."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A stall while it lasts; without a plugin where none is on the stack."""
+
+    at: datetime
+    shown: Stack
+    place: str
+    record: PluginRecord | None = None
+    generation: Generation | None = None
+
+    @property
+    def name(self) -> str:
+        return self.record.plugin_id if self.record else "something that is no plugin"
+
+
+class Stalls:
+    """Of one kernel. `count`: all so far, also those in which no plugin was on the stack."""
+
+    def __init__(
+        self,
+        registry: PluginRegistry,
+        announce: Callable[[Event], None],
+        log: logging.Logger,
+        *,
+        after: float,
+        replica: str,
+    ) -> None:
+        """`after`: seconds; 0: nothing is watched."""
+        self._registry = registry
+        self._announce = announce
+        self._log = log
+        self._replica = replica
+        self._after = after
+        self._watch = StallWatch(after, self._began, self._ended) if after else None
+        self._found_so_far: deque[_Found] = deque()
+        """Those whose end was not told yet; the loop may come to it after the next one."""
+        self.count = 0
+
+    def start(self) -> None:
+        if self._watch is not None:
+            self._watch.start()
+
+    def stop(self) -> None:
+        """Safe twice."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    def _began(self, stack: Stack) -> None:
+        """In the thread of the watch, while it lasts."""
+        found = self._found(stack)
+        self._found_so_far.append(found)
+        lines = "\n".join(f"  at {frame}" for frame in found.shown)
+        self._log.warning(
+            "%s blocks the event loop, for more than %g s so far:\n%s", found.name, self._after, lines
+        )
+
+    def _found(self, stack: Stack) -> _Found:
+        """The innermost frame that is some plugin's tells whose stall it is: so a library that a plugin has
+        called counts as the plugin."""
+        at = datetime.now(UTC)
+        current = [(record, record.current) for record in self._registry if record.current is not None]
+        for depth, frame in enumerate(stack):
+            for record, generation in current:
+                if _is_its(generation, frame):
+                    last = depth + 1
+                    while last < len(stack) and _is_its(generation, stack[last]):
+                        last += 1
+                    return _Found(at, stack[max(0, last - _SHOWN) : last], frame.place, record, generation)
+        return _Found(at, stack[:_SHOWN], stack[0].place if stack else "")
+
+    def _ended(self, seconds: float) -> None:
+        """In the loop, afterwards."""
+        found = self._found_so_far.popleft()
+        self.count += 1
+        self._log.warning("%s has blocked the event loop for %.1f s, at %s", found.name, seconds, found.place)
+        record, generation = found.record, found.generation
+        if record is None or generation is None:
+            return
+        told = tuple(map(str, found.shown))
+        generation.stalls += 1
+        generation.last_stall = Stall(at=found.at, seconds=round(seconds, 3), place=found.place, stack=told)
+        self._announce(
+            PluginStalled(
+                plugin_id=record.plugin_id,
+                version=record.metadata.version,
+                generation=generation.number,
+                replica=self._replica,
+                seconds=round(seconds, 3),
+                place=found.place,
+                stack=told,
+            )
+        )
+
+
+def _is_its(generation: Generation, frame: Frame) -> bool:
+    return generation.host.owns(frame.module, frame.function)
