@@ -119,7 +119,8 @@ class PluginMetadata(BaseModel):
     """Seconds without use after which a lazy plugin is unloaded until it is needed again; absent: never."""
     criticality: Literal["required", "optional"] = "optional"
     resource_limits: ResourceLimits = ResourceLimits()
-    instances: int = Field(default=1, ge=1)
+    instances: int = Field(default=1, ge=1, le=100)
+    """Of its class, in one process; each handles one event or call at a time."""
     reload: Literal["swap", "stop-start"] = "swap"
 
     source: str = ""

@@ -18,6 +18,7 @@ _PLACES = {
     "PluginLifecycleManager": "lifecycle",
     "PluginLoader": "loader",
     "PluginManager": "manager",
+    "PluginPool": "hosts.pool",
     "PluginRegistry": "registry",
     "ResourceManager": "security",
     "SecurityManager": "security",
@@ -27,6 +28,7 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from .discovery import PluginDiscovery as PluginDiscovery
+    from .hosts.pool import PluginPool as PluginPool
     from .lifecycle import PluginLifecycleManager as PluginLifecycleManager
     from .loader import PluginLoader as PluginLoader
     from .manager import PluginManager as PluginManager

@@ -31,6 +31,7 @@ from .handler_options import HandlerOptions
 from .hosts import Host
 from .hosts.code import Code, GivenClass, LoadedCode
 from .hosts.in_process import InProcess, instance_with
+from .hosts.pooled import Pooled, SharedCode
 from .kernel import Kernel
 from .lifecycle import Services
 from .loader import PluginLoader
@@ -388,8 +389,15 @@ class PluginManager:
     # --- making hosts ---------------------------------------------------------------------------------
 
     def _make_host(self, record: PluginRecord, generation: int) -> Host:
+        code, instances = self._code_of(record, generation), record.metadata.instances
+        if instances == 1:
+            return self._in_process(record, code)
+        shared = SharedCode(code, instances)
+        return Pooled([self._in_process(record, shared) for _ in range(instances)])
+
+    def _in_process(self, record: PluginRecord, code: Code) -> InProcess:
         return InProcess(
-            self._code_of(record, generation),
+            code,
             logging.getLogger(f"plugbus.plugins.{record.plugin_id}"),
             web_adapter=self.settings.web_adapter,
             make_instance=instance_with(record.metadata),
