@@ -79,16 +79,19 @@ class StallWatch:
                 raise
 
     def _watch(self, loop: asyncio.AbstractEventLoop, ident: int) -> None:
-        self._ask(loop)
+        self._ask(loop, time.monotonic())
         waited, is_stalled, seen = 0.0, False, _Clocks()
         while not self._over.wait(self._tick):
-            waited += seen.passed(most=2 * self._tick)
+            passed = seen.passed(most=2 * self._tick)
+            waited += passed
             if (answered_at := self._answered_at) is not None:
                 if is_stalled:
                     loop.call_soon_threadsafe(self._ended, answered_at - self._asked_at)
-                waited, is_stalled = 0.0, False
-                self._ask(loop)
-            elif waited >= self._after and not is_stalled:
+                # Kept from looking for so long by the process itself: it may stand still since it answered.
+                is_late, is_stalled = passed >= self._after, False
+                waited = passed if is_late else 0.0
+                self._ask(loop, answered_at if is_late else time.monotonic())
+            if waited >= self._after and not is_stalled:
                 stack = stack_of(ident)
                 if _is_waiting(stack):
                     continue  # it is about to answer
@@ -98,8 +101,9 @@ class StallWatch:
                 is_stalled = True
                 self._began(stack)
 
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._answered_at, self._asked_at = None, time.monotonic()
+    def _ask(self, loop: asyncio.AbstractEventLoop, since: float) -> None:
+        """`since`: from when on no answer counts as standing still."""
+        self._answered_at, self._asked_at = None, since
         loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
@@ -114,12 +118,12 @@ class _Clocks:
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
     def passed(self, *, most: float) -> float:
-        """Since it was asked last. More than `most` only where the process computed meanwhile: then it was
-        kept waiting from within, by code that does not let go of the interpreter."""
+        """Since it was asked last. Of more than `most` what the process computed meanwhile: then it was kept
+        waiting from within, by code that does not let go of the interpreter; the rest it did not run."""
         wall, cpu = time.monotonic(), time.process_time()
         passed, used = wall - self._wall, cpu - self._cpu
         self._wall, self._cpu = wall, cpu
-        return passed if passed <= most or used >= passed / 2 else most
+        return min(passed, max(most, used))
 
 
 def stack_of(ident: int) -> Stack:

@@ -68,7 +68,11 @@ class Stalls:
 
     def _began(self, stack: Stack) -> None:
         """In the thread of the watch, while it lasts."""
-        found = self._found(stack)
+        try:
+            found = self._found(stack)
+        except Exception:  # noqa: BLE001 - the watch goes on, and so does what it has seen
+            self._log.exception("whose stall it is could not be told")
+            found = _Found(datetime.now(UTC), stack[:_SHOWN], "")
         self._found_so_far.append(found)
         lines = "\n".join(f"  at {frame}" for frame in found.shown)
         self._log.warning(
