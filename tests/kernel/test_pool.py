@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import PluginStepFailed
-from contracts.messages import PluginLeaked, ShowPlugin
+from contracts.messages import PluginLeaked, SetConfiguration, ShowPlugin
 from kernel import PluginPool
 from kernel.testing import Harness
 from plugbus import (
@@ -23,6 +23,7 @@ from plugbus import (
     PluginEvent,
     PluginStatus,
     Query,
+    RetryPolicy,
     on,
     provides,
 )
@@ -151,6 +152,9 @@ class Pooled(BasePlugin, plugin_id="pooled", version="1", security_level="truste
         return PerformanceMetrics(extra={"seen": len(self.seen)})
 
     async def configure(self, config: dict[str, Any]) -> ConfigurationResult:
+        self.config = config
+        if config.get("size") == "odd" and Pooled.made.index(self) == 1:
+            return ConfigurationResult(ok=False, errors=("not odd",))
         return ConfigurationResult()
 
 
@@ -248,6 +252,33 @@ async def test_health_is_that_of_the_worst_and_figures_are_of_all(harness: Harne
     assert metrics is not None
     assert metrics.extra == {"seen": 5}
     assert metrics.handled == 10
+
+
+async def test_a_configuration_is_taken_by_all_or_by_none(harness: Harness) -> None:
+    """What one refuses, the others give back."""
+    await harness.load(Pooled, config={"size": "even"})
+    outcome = await harness.request(SetConfiguration(plugin_id="pooled", values={"size": "odd"}))
+    assert outcome.outcome == "refused"
+    assert "instance 2 refused it: not odd" in outcome.problems[0].expected
+    assert [one.config for one in Pooled.made] == [{"size": "even"}] * 3
+
+
+async def test_an_instance_whose_handler_runs_out_of_time_is_free_again(harness: Harness) -> None:
+    """Others go on meanwhile."""
+    done: list[int] = []
+
+    class Hanging(BasePlugin, plugin_id="hanging", version="1", security_level="trusted", instances=2):
+        @on(timeout=0.1, retry=RetryPolicy(attempts=1))
+        async def work(self, event: Job) -> None:
+            if event.n < 2:
+                await asyncio.Event().wait()
+            done.append(event.n)
+
+    await harness.load(Hanging)
+    for n in range(10):
+        await harness.publish(Job(n=n), key=str(n))
+    await harness.quiet()
+    assert sorted(done) == list(range(2, 10))
 
 
 async def test_an_instance_does_not_subscribe_by_itself(harness: Harness) -> None:
