@@ -37,8 +37,9 @@ from .lifecycle import Services
 from .loader import PluginLoader
 from .mounts import WebMounts
 from .quarantine import Quarantine
-from .registry import PluginRecord, PluginRegistry
+from .registry import Activity, PluginRecord, PluginRegistry
 from .request_chain import RequestPlugins
+from .scope import UNDO_TIMEOUT
 from .security import SecurityManager
 from .settings import Settings
 from .state import StateFolder
@@ -110,7 +111,9 @@ class PluginManager:
         self._edge: Edge | None = None
         self._loader = PluginLoader()
         self._mounts = WebMounts()
-        self._slot = EdgeSlot(self.settings.deadlines.drain) if app is not None else None
+        self._slot = (
+            EdgeSlot(min(self.settings.deadlines.drain, UNDO_TIMEOUT / 2)) if app is not None else None
+        )
         if app is not None and self._slot is not None:
             from .embed import Embedding  # needs FastAPI, which a kernel alone does not
 
@@ -247,6 +250,7 @@ class PluginManager:
         if self._stop is None or not self._stop.done():
             raise RuntimeError("the manager runs")
         for record in self.registry:
+            record.activity = Activity.NONE  # it may have waited for another try
             if record.consent != BY_APPLICATION:
                 self.registry.unregister_plugin(record.plugin_id)
             elif record.status is PluginStatus.ERROR:

@@ -72,7 +72,7 @@ class OpenRequests:
             request.cut()
         try:
             async with asyncio.timeout(CUT_GRACE):
-                while self._open:
+                if cut:
                     await self._emptied.wait()
         except TimeoutError:
             pass  # it swallows its cancellation; a leak of the plugin, which its unloading names

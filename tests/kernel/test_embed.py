@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from contracts.base import BasePlugin
-from contracts.errors import InvalidOption, PlugbusError, SettingsError
+from contracts.errors import InvalidOption, PlugbusError, PluginNotReady, SettingsError
 from contracts.plugin import PluginHandle, PluginStatus
 from contracts.web import StaticMount
 from kernel.embed import PluginMiddleware, get_plugin, get_plugin_manager
@@ -230,6 +230,24 @@ async def test_an_application_may_start_again(app: FastAPI, embed: Any) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
         refused = await client.get("/plugins/shop/items/3")
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/plugin-not-started")
+
+
+async def test_a_plugin_that_was_not_ready_is_tried_again_at_the_next_start(app: FastAPI, embed: Any) -> None:
+    """It waited for another try when the application ended."""
+
+    class Late(BasePlugin, plugin_id="late", version="1.0.0", security_level="trusted"):
+        tries = 0
+
+        async def initialize(self) -> None:
+            Late.tries += 1
+            if Late.tries == 1:
+                raise PluginNotReady(retry_after=60)
+
+    manager = embed()
+    await manager.register_plugin(Late)
+    for status in (PluginStatus.ERROR, PluginStatus.STARTED):
+        async with running(app):
+            assert manager.get_plugin("late").status is status
 
 
 async def test_two_applications_in_one_process_have_two_kernels(tmp_path: Path) -> None:
