@@ -13,6 +13,8 @@ from .errors import InvalidPattern
 from .patterns import check_pattern, is_type_name
 from .security import Permission, ResourceLimits, SecurityLevel
 
+MAX_PLUGIN_ID = 100
+"""Characters. An id becomes part of names of files, groups and addresses."""
 _PLUGIN_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
@@ -21,6 +23,8 @@ def _plugin_id(value: str) -> str:
         raise ValueError(
             f"{value!r} is not a plugin id: lower-case words of a-z and 0-9 joined by single underscores"
         )
+    if len(value) > MAX_PLUGIN_ID:
+        raise ValueError(f"a plugin id of {len(value)} characters: at most {MAX_PLUGIN_ID}")
     return value
 
 

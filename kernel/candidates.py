@@ -29,6 +29,7 @@ Find = Callable[[str], Location | None]
 
 CLASS_FILES = ("plugin.py", "__init__.py")
 """Where the class of a folder is looked for when no manifest names it."""
+MAX_ENTRY_POINT = 500
 
 
 def look_at(path: Path, source: str) -> Discovered | None:
@@ -102,6 +103,10 @@ def _module_of_folder(
     module, _, class_name = written.partition(":")
     if not all(word.isidentifier() for word in module.split(".")) or not class_name:
         return ""  # the model says what is wrong with it
+    if len(written) > MAX_ENTRY_POINT:
+        text = f"'entry_point' is longer than {MAX_ENTRY_POINT} characters"
+        problems.append(Problem(text, manifest.example("entry_point", "module:Class")))
+        return ""
     if f"{module}.py" in (names or ()):
         return ""
     location = submodule([folder], module)

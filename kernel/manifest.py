@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from .manifest_reader import read_manifest
 
 _BUILT_IN = Path(__file__).resolve().parent.parent / "plugins"
 MANIFEST_NAMES = ("plugin.toml", "plugin.json", "plugin.yaml", "plugin.yml", "metadata.json")
+_SHORT = 2_000
+"""Characters of a manifest in which no number is too long to be shown."""
 
 
 def build_metadata(
@@ -27,6 +30,7 @@ def build_metadata(
 
     Raises one `ManifestError` for all problems, those in `extra` included.
     """
+    _require_writable(manifest)
     problems = [_may_not_stand_there(key, manifest) for key in FILLED_IN if key in manifest.data]
     metadata = None
     try:
@@ -98,6 +102,22 @@ def _reserved(manifest: Manifest) -> Problem:
     name = str(manifest.data["plugin_id"])
     fix = manifest.example("plugin_id", f"my_{name}")
     return Problem(f"'{name}' is a word of the kernel's own", fix, manifest.line_of(("plugin_id",)))
+
+
+def _require_writable(manifest: Manifest) -> None:
+    """Refuse values that can be read and never be shown: halves of a character, numbers without end."""
+    if manifest.style != "python" and "\\" not in manifest.text and len(manifest.text) < _SHORT:
+        return
+    try:
+        json.dumps(dict(manifest.data), ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        text = f"{error.object[error.start]!a} is half of a character"
+        raise manifest_error(manifest.path, [Problem(text, "write the whole character")]) from None
+    except ValueError:
+        text = "a number has too many digits"
+        raise manifest_error(manifest.path, [Problem(text, "write a smaller number, or a string")]) from None
+    except RecursionError:
+        raise manifest_error(manifest.path, [too_deep()]) from None
 
 
 def _may_not_stand_there(key: str, manifest: Manifest) -> Problem:

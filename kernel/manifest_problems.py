@@ -20,6 +20,8 @@ from contracts.security import ResourceLimits
 MAX_DEPTH = 100
 MAX_LINES = 12
 """Problems that one error spells out; the others are counted."""
+MAX_EXAMINED = 4 * MAX_LINES
+"""Wrong values that are put into words; a large manifest of nothing else must not take minutes to refuse."""
 FILLED_IN = ("source", "file_path", "size_bytes", "checksum")
 NOUNS: Mapping[type, str] = {
     bool: "a truth value", int: "a number", float: "a number", str: "a string", list: "a list",
@@ -101,10 +103,16 @@ def too_deep(line: int | None = None) -> Problem:
 
 
 def problems_of(error: ValidationError, manifest: Manifest) -> list[Problem]:
-    """What a manifest's model refused, in the words of the manifest and in the order of its lines."""
+    """What a manifest's model refused, in the words of the manifest and in the order of its lines.
+
+    Of more than `MAX_EXAMINED` the others are only counted.
+    """
     details = [detail for detail in error.errors(include_url=False) if _is_meant(detail, manifest)]
-    problems = dict.fromkeys(_problem(detail, manifest) for detail in details)
-    return sorted(problems, key=lambda problem: problem.line or 0)
+    problems = dict.fromkeys(_problem(detail, manifest) for detail in details[:MAX_EXAMINED])
+    told = sorted(problems, key=lambda problem: problem.line or 0)
+    if more := len(details[MAX_EXAMINED:]):
+        told.append(Problem(f"{more} further values are wrong", "mend those before first"))
+    return told
 
 
 def _one_line(problem: Problem) -> str:

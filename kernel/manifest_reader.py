@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 MAX_BYTES = 1024 * 1024
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Without the first, opening a pipe would wait for somebody to write into it."""
+
+_PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*"
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
+"""A dotted key that nests deeper than anything may. What tomllib keeps of one grows with the square of its
+parts: a manifest of allowed size could take all memory."""
+
+_LONG_NUMBER = re.compile(r"[-+\w.:]{1000,}")
+"""To YAML `1:1:1` is a number to the base of 60, and making one of a long text takes minutes."""
 
 _STYLES = {".toml": "toml", ".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -95,6 +104,8 @@ def _text(path: Path) -> str:
 
 
 def _toml(text: str) -> Any:
+    if text.count(".") > MAX_DEPTH and (found := _DEEP_KEY.search(text)):
+        raise Unreadable("the key has too many parts", text.count("\n", 0, found.end()) + 1)
     try:
         return tomllib.loads(text)
     except ValueError as error:
@@ -117,9 +128,8 @@ def _json(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise Unreadable(f"the key '{twice}' is given twice")
+        twice, times = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise Unreadable(f"the key '{twice}' is given {'twice' if times == 2 else f'{times} times'}")
     return table
 
 
@@ -161,6 +171,8 @@ def _check_events(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             text = f"the reference *{event.anchor} is not allowed in a manifest"
             raise Unreadable(text, _line(event.start_mark))
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+            raise Unreadable("a number has too many digits", _line(event.start_mark))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise RecursionError

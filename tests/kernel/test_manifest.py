@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,14 @@ def test_all_problems_come_in_one_error_of_at_most_a_screen(check: Check) -> Non
         ("[" * 500_000, "plugin.yaml", "nested too deeply", None),
         ("- " * 400_000, "plugin.yaml", "nested too deeply", None),
         ('{"x": ' + "9" * 5000 + "}", "plugin.json", "this is not JSON", None),
+        ('{"a": 1, "b": 2, "b": 3, "b": 4}', "plugin.json", "'b' is given 3 times", None),
+        ("x = 1\n" + "a." * 500_000 + "a = 1", "plugin.toml", "the key has too many parts", 2),
+        ("x = { " + "'a b' . " * 100_000 + "a = 1 }", "plugin.toml", "the key has too many parts", 1),
+        ("a: " + "1:" * 500_000 + "1", "plugin.yaml", "a number has too many digits", 1),
+        ("version = 0x" + "f" * 5_000, "plugin.toml", "a number has too many digits", None),
+        ("version: 0x" + "f" * 900 + '\nname: "\\ud800"', "plugin.yaml", "this is not YAML", 2),
+        ('{"plugin_id": "a", "author": "\\ud83d"}', "plugin.json", "'\\ud83d' is half of a character", None),
+        ('plugin_id = "' + "a" * 101 + '"', "plugin.toml", "a plugin id of 101 characters", None),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_line(
@@ -209,6 +218,25 @@ def test_what_cannot_be_read_is_refused_with_its_line(
     assert error.where.endswith(f"{name}:{line}" if line else name)
     assert error.fix
     assert len(error.explain()) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("{" + ",".join(f'"key{number}": 1' for number in range(20_000)) + "}", "plugin.json"),
+        ("required_permissions = [" + '"x",' * 20_000 + "]", "plugin.toml"),
+        ("\n".join(f"key{number}: 1" for number in range(20_000)), "plugin.yaml"),
+    ],
+)
+def test_a_large_manifest_of_mistakes_is_refused_as_fast_as_a_small_one(
+    check: Check, content: str, name: str
+) -> None:
+    """Not every wrong value is put into words: with tens of thousands that would take hours."""
+    error = refusal(check, content, name)
+    problems = error.details["problems"]
+    assert len(problems) < 100
+    assert re.fullmatch(r"\d+ further values are wrong", problems[-1].text)
+    assert len(error.explain()) < 2_500
 
 
 def test_deep_configuration_is_refused_in_few_words(check: Check) -> None:
