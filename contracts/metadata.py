@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -28,6 +29,7 @@ def _plugin_id(value: str) -> str:
     return value
 
 
+@lru_cache
 def _version(value: str) -> str:
     try:
         Version(value)
@@ -36,6 +38,7 @@ def _version(value: str) -> str:
     return value
 
 
+@lru_cache
 def _specifier(value: str) -> str:
     try:
         SpecifierSet(value)
@@ -44,11 +47,18 @@ def _specifier(value: str) -> str:
     return value
 
 
+@lru_cache
 def _pattern(value: str) -> str:
     try:
         return check_pattern(value)
     except InvalidPattern as error:
         raise ValueError(f"{error.message}: {error.fix}") from None
+
+
+@lru_cache
+def satisfies(version: str, specifier: str) -> bool:
+    """Whether a version is within a specifier, both well formed; pre-releases count."""
+    return not specifier or SpecifierSet(specifier).contains(version, prereleases=True)
 
 
 PluginId = Annotated[str, AfterValidator(_plugin_id)]
@@ -75,7 +85,7 @@ class PluginDependency(BaseModel):
 
     def accepts(self, version: str) -> bool:
         """Whether `version` satisfies the specifier; pre-releases count."""
-        return SpecifierSet(self.version_spec).contains(version, prereleases=True)
+        return satisfies(version, self.version_spec)
 
     def __str__(self) -> str:
         return f"{self.plugin_id}{self.version_spec}"

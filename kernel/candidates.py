@@ -11,7 +11,7 @@ from typing import Any
 from contracts.errors import ManifestError
 
 from .discovered import PACKAGE, Discovered
-from .fingerprint import TooLarge, fingerprint
+from .fingerprint import Fingerprint, TooLarge, fingerprint
 from .manifest import (
     Manifest,
     Problem,
@@ -76,10 +76,11 @@ def _with_manifest(
         entry_point = _class_of_folder(manifest, folder, names, problems)
     else:
         entry_point = _module_of_folder(manifest, folder, str(written), names, problems)
-    filled = _filled(folder, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
+    files = _fingerprint(folder)
+    filled = _filled(files, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
     metadata = build_metadata(manifest, extra=problems, filled=filled)
     module, _, class_name = metadata.entry_point.partition(":")
-    return Discovered(metadata, folder, module, class_name)
+    return Discovered(metadata, folder, module, class_name, marks=files.marks)
 
 
 def _class_of_folder(
@@ -127,18 +128,22 @@ def _with_class(
 ) -> Discovered:
     """A plugin whose manifest stands in its class line."""
     manifest = found.manifest(file, f"{module}:{found.name}")
-    filled = _filled(file if single_file else root, file, source, {})
-    metadata = build_metadata(manifest, extra=found.problems, filled=filled)
-    return Discovered(metadata, root, module, found.name, single_file=single_file)
+    files = _fingerprint(file if single_file else root)
+    metadata = build_metadata(manifest, extra=found.problems, filled=_filled(files, file, source, {}))
+    return Discovered(metadata, root, module, found.name, single_file=single_file, marks=files.marks)
 
 
-def _filled(code: Path, file: Path, source: str, more: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(code: Path) -> Fingerprint:
     try:
-        size, checksum = fingerprint(code)
+        return fingerprint(code)
     except TooLarge as error:
         fix = "keep data, environments and build results out of a plugin's folder"
         raise manifest_error(code, [Problem(f"the folder is too large for a plugin: {error}", fix)]) from None
-    return {"source": source, "file_path": str(file), "size_bytes": size, "checksum": checksum, **more}
+
+
+def _filled(files: Fingerprint, file: Path, source: str, more: dict[str, Any]) -> dict[str, Any]:
+    found = {"source": source, "file_path": str(file)}
+    return {**found, "size_bytes": files.size, "checksum": files.checksum, **more}
 
 
 # --- entry points ---------------------------------------------------------------------------------
@@ -194,7 +199,8 @@ def _in_package(file: Path, root: Path, class_name: str, source: str) -> Discove
         return _with_class(found, file, root, module, source)
     manifest = read_manifest(manifest_file)
     class_name = class_name or str(manifest.data.get("entry_point", "")).rpartition(":")[2]
-    filled = _filled(root, manifest_file, source, {"entry_point": f"{module}:{class_name}"})
+    named = {"entry_point": f"{module}:{class_name}"}
+    filled = _filled(_fingerprint(root), manifest_file, source, named)
     return Discovered(build_metadata(manifest, filled=filled), root, module, class_name)
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 from contracts.errors import PlugbusError
 from contracts.metadata import PluginMetadata
 
+from .fingerprint import Marks
+
 ENTRY_POINT_GROUP = "plugbus.plugins"
 PACKAGE = "__init__"
 """The module name of a plugin whose class stands in its folder's `__init__.py`."""
@@ -28,6 +30,8 @@ class Discovered:
     entry_point_name: str | None = None
     single_file: bool = False
     """Whether the plugin is one file, whose neighbours are none of its business."""
+    marks: Marks = field(default=Marks(), compare=False, repr=False)
+    """By what one sees that its files have changed since."""
 
     @property
     def plugin_id(self) -> str:

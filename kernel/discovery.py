@@ -15,15 +15,26 @@ from contracts.errors import ManifestError
 from .candidates import CLASS_FILES, from_entry_point, from_manifest, look_at
 from .discovered import ENTRY_POINT_GROUP, Discovered, Discovery, Refusal, Source
 from .manifest import MANIFEST_NAMES, Problem, manifest_error, metadata_of, read_manifest
+from .manifest_index import ManifestIndex, now
 from .manifest_problems import as_plugin_id
 from .manifest_reader import cannot_be_read
 from .plugin_source import plain_classes
 
 T = TypeVar("T")
 
+LOOKS = 3
+"""How often a plugin is looked at whose files go away meanwhile, before that is an error."""
+
 
 class PluginDiscovery:
-    """Finds plugins. Keeps nothing between two calls, and never runs their code."""
+    """Finds plugins, and never runs their code.
+
+    With an `index` it does not read again what lies in a folder and has not changed; without, it keeps
+    nothing between two calls.
+    """
+
+    def __init__(self, index: ManifestIndex | None = None) -> None:
+        self._index = index
 
     def discover_all(self, sources: Iterable[Source]) -> Discovery:
         """Look into several sources. The first plugin with an id is it; later ones are `shadowed`.
@@ -67,9 +78,9 @@ class PluginDiscovery:
             problem = manifest_error(folder, [cannot_be_read(folder, error)])
             return Discovery(refused=(_refusal(folder, problem, source),))
         if not set(names).isdisjoint(MANIFEST_NAMES):
-            return _collect([(folder, partial(look_at, folder, source))], source)
+            return _collect([(folder, partial(self._look_at, folder, source))], source)
         paths = [folder / name for name in names if not name.startswith((".", "_"))]
-        return _collect(((path, partial(look_at, path, source)) for path in paths), source)
+        return _collect(((path, partial(self._look_at, path, source)) for path in paths), source)
 
     def discover_path(self, path: Path | str, source: str = "") -> Discovered:
         """The plugin that this file or folder is. Raises `ManifestError`, also where it is none."""
@@ -97,6 +108,17 @@ class PluginDiscovery:
         source = f"entry point {entry_point.name}"
         return _read(Path(entry_point.name), partial(from_entry_point, entry_point, source))
 
+    def _look_at(self, path: Path, source: str) -> Discovered | None:
+        if self._index is None:
+            return look_at(path, source)
+        if known := self._index.get(path, source):
+            return known
+        began = now()
+        found = look_at(path, source)
+        if found is not None:
+            self._index.put(path, source, found, began)
+        return found
+
     def _discover_named(self, path: Path | str, source: str) -> Discovery:
         target, source = _target(path), source or str(path)
         discovery = _collect([(target, partial(look_at, target, source))], source)
@@ -116,10 +138,22 @@ def _target(path: Path | str) -> Path:
 
 
 def _read(path: Path, look: Callable[[], T]) -> T:
-    try:
-        return look()
-    except OSError as error:
-        raise manifest_error(path, [cannot_be_read(path, error)]) from None
+    """What `look` finds; once more where a file went away between being listed and being read."""
+    for left in reversed(range(LOOKS)):
+        try:
+            return look()
+        except FileNotFoundError as error:
+            if not left:
+                raise _unreadable(path, error) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
+    raise AssertionError("the last look returns or raises")
+
+
+def _unreadable(path: Path, error: OSError) -> ManifestError:
+    """The file itself is named where it is one inside the plugin."""
+    inner = Path(error.filename) if isinstance(error.filename, str) else path
+    return manifest_error(path, [cannot_be_read(inner if path in inner.parents else path, error)])
 
 
 def _collect(looks: Iterable[tuple[Path, Callable[[], Discovered | None]]], source: str) -> Discovery:

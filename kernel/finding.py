@@ -15,6 +15,7 @@ from contracts.tracing import is_export_wanted
 from .discovery import Discovered, Discovery, PluginDiscovery, Refusal, Source
 from .enabling import Decisions, disabled
 from .kernel import refused_record
+from .manifest_index import ManifestIndex
 from .registry import PluginRecord, PluginRegistry, make_reason
 from .settings import DEFAULT, PluginSettings, Settings
 
@@ -48,7 +49,10 @@ def is_on_by_default(plugin_id: str, profile: Profile) -> bool:
 
 
 class PluginFinder:
-    """Registers what `settings` and `consent` (paths named on the command line) lead to."""
+    """Registers what `settings` and `consent` (paths named on the command line) lead to.
+
+    `index` saves it from reading again what has not changed.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class PluginFinder:
         consent: Sequence[Path],
         log: logging.Logger,
         *,
+        index: ManifestIndex | None = None,
         decisions: Decisions | None = None,
         safe_mode: bool = False,
     ) -> None:
@@ -67,10 +72,13 @@ class PluginFinder:
         self._log = log
         self._decisions = decisions
         self._safe_mode = safe_mode
+        self._index = index
 
     def find(self, registry: PluginRegistry) -> None:
         """Every plugin gets a record, refused ones with their reason; what is registered already wins."""
-        found = PluginDiscovery().discover_all(self.sources())
+        found = PluginDiscovery(self._index).discover_all(self.sources())
+        if self._index is not None:
+            self._index.save()
         for discovered in found.found:
             self._register(discovered, found, registry)
         for refusal in found.refused:

@@ -35,6 +35,7 @@ from .hosts.pooled import Pooled, SharedCode
 from .kernel import Kernel
 from .lifecycle import Services
 from .loader import PluginLoader
+from .manifest_index import FILE_NAME, ManifestIndex
 from .mounts import WebMounts
 from .quarantine import Quarantine
 from .registry import Activity, PluginRecord, PluginRegistry
@@ -135,7 +136,7 @@ class PluginManager:
         try:
             async with self._opening:
                 await self._open()
-            self._find()
+            self._find_plugins()
             await self.kernel.boot()
         except BaseException:
             await self.stop("failed to start")
@@ -144,12 +145,16 @@ class PluginManager:
             await self.stop()
             raise BusError("the manager was stopped while it was starting")
 
-    def _find(self) -> None:
+    def _find_plugins(self) -> None:
+        index = None
+        if self._state is not None:
+            index = ManifestIndex(self._state.path / FILE_NAME, plugbus_version(), self._log)
         finder = PluginFinder(
             self.settings,
             self.profile,
             self._consent,
             self._log,
+            index=index,
             decisions=self.kernel.services.decisions,
             safe_mode=self._safe_mode,
         )

@@ -116,7 +116,7 @@ def _toml(text: str) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return _JSON.decode(text)
     except json.JSONDecodeError as error:
         raise Unreadable(error.msg, error.lineno) from None
     except Unreadable:
@@ -135,6 +135,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> Any:
     raise Unreadable(f"{word} is not a JSON value")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _yaml(text: str) -> Any:

@@ -6,12 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from contracts.bus import Features
 from contracts.errors import CircularDependencyError, DependencyError, MissingDependency, VersionConflict
-from contracts.metadata import PluginDependency, PluginMetadata
+from contracts.metadata import PluginDependency, PluginMetadata, satisfies
 
 from .dependencies import Graph, circles_of, hard_edges, soft_edges, waves_of, within
 from .manifest_problems import suggestion
@@ -130,7 +129,7 @@ def _check_dependencies(metadata: PluginMetadata, world: _World) -> None:
 
 def _host_conflict(metadata: PluginMetadata, version: str | None) -> VersionConflict | None:
     required = metadata.requires_plugbus
-    if version is None or SpecifierSet(required).contains(version, prereleases=True):
+    if version is None or satisfies(version, required):
         return None
     return VersionConflict(
         f"needs plugbus {required}, this is {version}",

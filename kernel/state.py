@@ -4,6 +4,7 @@
 lock            held by the kernel that runs on this folder; vanishes with its process
 token           the bearer token made at first start, readable by its owner only
 endpoint.json   where the gateway listens: {"url": …, "pid": …}
+manifests.json  what manifests said, so that only changed ones are read (`manifest_index.py`)
 data/<id>/      what plugin <id> keeps
 ```
 """

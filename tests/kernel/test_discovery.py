@@ -236,6 +236,52 @@ def test_an_unreadable_file_is_a_refusal(
     assert error.message == "'plugin.toml' cannot be read: Permission denied"
 
 
+def test_an_unreadable_file_inside_is_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a plugin of many files, the one without read permission is told."""
+    write("a/plugin.toml", MANIFEST.format("a"))
+    secret = str(write("a/inner/secret.py"))
+    write("a/a.py")
+    whole = os.open
+
+    def denied(path: str, flags: int) -> int:
+        if path == secret:
+            raise PermissionError(13, "Permission denied", path)
+        return whole(path, flags)
+
+    monkeypatch.setattr("kernel.fingerprint.os.open", denied)
+    assert refused(scan(tmp_path)).message == "'secret.py' cannot be read: Permission denied"
+
+
+def test_a_folder_that_changes_while_it_is_read_is_read_again(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that goes away between being listed and being read is no fault of the plugin."""
+    write("a/plugin.toml", MANIFEST.format("a"))
+    write("a/a.py")
+    leaving = [str(write(f"a/{number}.tmp")) for number in range(2)]
+    whole = os.open
+
+    def late(path: str, flags: int) -> int:
+        if path in leaving:
+            leaving.remove(path)
+            Path(path).unlink()
+        return whole(path, flags)
+
+    monkeypatch.setattr("kernel.fingerprint.os.open", late)
+    (found,) = scan(tmp_path).found
+    monkeypatch.undo()
+    assert not leaving
+    assert found.metadata.checksum == scan(tmp_path).found[0].metadata.checksum
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_to_its_end(write: Write, tmp_path: Path) -> None:
+    """Files whose size is not what the system says of them are bounded as well."""
+    with write("a", b"x" * 5_000).open("rb") as file:
+        assert len(fingerprint._whole(file.fileno(), 10)) == 5_000
+
+
 def test_a_folder_that_cannot_be_a_plugin_is_not_read_whole(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

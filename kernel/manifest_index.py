@@ -1,0 +1,140 @@
+"""What manifests said the last time, so that a start reads only those that have changed since.
+
+An entry holds as long as every file and folder of the plugin has the inode, the times and the size that it
+had. What was changed within `TICK` of being read has no entry: it might be saved once more before the clock
+of its file system moves on, with the same size, and nobody could tell. Its next reading, when it is old,
+makes one. The file is nobody's word for what a plugin may do: it is believed only where the user that runs
+the kernel alone can have written it, and every manifest out of it is validated as if it were read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts.metadata import PluginMetadata
+
+from .discovered import Discovered
+from .fingerprint import Marks
+
+FILE_NAME = "manifests.json"
+FORMAT = 1
+"""Raised whenever a manifest is read differently, or an entry looks different."""
+TICK = 2_000_000_000
+"""Nanoseconds between two times that the coarsest file system (FAT) can tell apart."""
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class _Entry(NamedTuple):
+    """One plugin, as it was read at a path."""
+
+    source: str
+    module: str
+    class_name: str
+    single_file: bool
+    marks: Marks
+    metadata: PluginMetadata
+
+
+class _Index(NamedTuple):
+    version: str
+    entries: dict[str, _Entry]
+
+
+class _Unfit(ValueError):
+    """The file is there, but not to be used."""
+
+
+class ManifestIndex:
+    """The index in the file `path`, for one look around: `get` and `put`, then `save`.
+
+    What is not asked for is forgotten by `save`. `version` is Plugbus's own: another one reads everything
+    anew. A file that cannot be used is passed over, and the log says why.
+    """
+
+    def __init__(self, path: Path, version: str, log: logging.Logger) -> None:
+        self._path = path
+        self._version = f"{FORMAT} {version}"
+        self._log = log
+        self._known = self._load()
+        self._kept: dict[str, _Entry] = {}
+        self._is_changed = False
+
+    def get(self, path: Path, source: str) -> Discovered | None:
+        """The plugin at `path`, if nothing of it has changed since it was read."""
+        place = str(path)
+        entry = self._known.get(place)
+        if entry is None or entry.source != source or not entry.marks.fit(place):
+            return None
+        self._kept[place] = entry
+        root = path.parent if entry.single_file else path
+        return Discovered(
+            entry.metadata, root, entry.module, entry.class_name, None, entry.single_file, entry.marks
+        )
+
+    def put(self, path: Path, source: str, found: Discovered, began: int) -> None:
+        """Remember what was found, unless it is too new for that; `began`: `time.time_ns` before reading."""
+        if found.marks.paths and found.marks.newest + TICK < began:
+            self._is_changed = True
+            self._kept[str(path)] = _Entry(
+                source, found.module, found.class_name, found.single_file, found.marks, found.metadata
+            )
+
+    def save(self) -> None:
+        """Write what is known now, in one step; a failure costs time at the next start and nothing else."""
+        if not self._is_changed and self._kept.keys() == self._known.keys():
+            return
+        try:
+            _write(self._path, _INDEX.dump_json(_Index(self._version, self._kept), exclude_unset=True))
+        except OSError as error:
+            self._log.info("the index of manifests cannot be written: %s", error)
+
+    def _load(self) -> dict[str, _Entry]:
+        try:
+            index = _INDEX.validate_json(_read(self._path))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError, _Unfit) as error:
+            why = "it is not an index" if isinstance(error, ValidationError) else error
+            self._log.info("the index of manifests is read anew, %s cannot be used: %s", self._path, why)
+            return {}
+        return index.entries if index.version == self._version else {}
+
+
+_INDEX: TypeAdapter[Any] = TypeAdapter(_Index)
+
+
+def now() -> int:
+    return time.time_ns()
+
+
+def _read(path: Path) -> bytes:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open already
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            raise _Unfit("it is no file of a fitting size")
+        if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+            raise _Unfit("others may have written it")
+        return file.read()
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor, fresh = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(fresh).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(fresh).unlink()
+        raise
