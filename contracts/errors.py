@@ -581,6 +581,23 @@ class VersionConflict(DependencyError):
         self.found = found
 
 
+class RequirementNotMet(DependencyError):
+    """A plugin requires a distribution that is not installed, or in another version.
+
+    Cause: what its own distribution, or the pyproject.toml in its folder, requires was never installed, or
+    another plugin requires a version that excludes it.
+    Example: Requires-Dist: httpx>=2, and httpx 0.27 is installed
+    Fix: install what the message names; of two plugins that exclude each other disable one.
+    """
+
+    code = "requirement-not-met"
+
+    def __init__(self, message: str, *, required: str = "", found: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.required = required
+        self.found = found
+
+
 class CircularDependencyError(DependencyError):
     """Plugins depend on each other in a circle, so none can start first; `chain` is the circle.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .manifest import (
 from .manifest_problems import suggestion
 from .modules import Location, locate, submodule
 from .plugin_source import PluginClass, find_plugin_class, plugin_classes
+from .project_file import PROJECT_FILE, project_of, requirements_in
 
 Find = Callable[[str], Location | None]
 
@@ -51,6 +53,13 @@ def from_manifest(file: Path, source: str) -> Discovered:
 
 def _folder(folder: Path, source: str) -> Discovered | None:
     names = os.listdir(folder)  # noqa: PTH208 - a thousand times a Path for each file is too slow
+    found = _found_in(folder, names, source)
+    if found is not None and PROJECT_FILE in names:
+        return replace(found, requirements=requirements_in(project_of(folder)))
+    return found
+
+
+def _found_in(folder: Path, names: Sequence[str], source: str) -> Discovered | None:
     if manifest := manifest_in(folder, names):
         return _with_manifest(read_manifest(manifest), folder, source, names)
     for name in CLASS_FILES:
@@ -215,9 +224,8 @@ def _class_named(classes: Sequence[PluginClass], name: str, file: Path) -> Plugi
 
 
 def _named(found: Discovered, point: EntryPoint) -> Discovered:
-    return Discovered(
-        found.metadata, found.root, found.module, found.class_name, point.name, found.single_file
-    )
+    requires = tuple(point.dist.requires or ()) if point.dist else ()
+    return replace(found, entry_point_name=point.name, requirements=requires)
 
 
 def _entry_point_error(point: EntryPoint, text: str, fix: str) -> ManifestError:

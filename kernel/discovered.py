@@ -30,6 +30,8 @@ class Discovered:
     entry_point_name: str | None = None
     single_file: bool = False
     """Whether the plugin is one file, whose neighbours are none of its business."""
+    requirements: tuple[str, ...] = ()
+    """The distributions that its own one requires, or the `pyproject.toml` in its folder."""
     marks: Marks = field(default=Marks(), compare=False, repr=False)
     """By what one sees that its files have changed since."""
 

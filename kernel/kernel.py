@@ -24,6 +24,7 @@ from .activation import Activation
 from .announcer import Announcer
 from .bus_health import BusHealth
 from .configuration.changing import ConfigurationChanges
+from .discovered import Discovered
 from .enabling import disabled
 from .event_models import misfits_of
 from .health import HealthMonitor
@@ -32,6 +33,7 @@ from .metrics import Metrics
 from .operations import Operations, stopping
 from .quarantining import Quarantining
 from .registry import Activity, PluginRecord, PluginRegistry, make_reason
+from .requirements import unmet_requirements
 from .resolver import DependencyResolver, Resolution
 from .scope import Scope
 from .stalls import Stalls
@@ -160,6 +162,7 @@ class Kernel:
             bus_features=self.services.bus.features,
             disabled=[record.plugin_id for record in others if not record.enabled],
             refused=[record.plugin_id for record in others if record.enabled],
+            unmet=unmet_requirements(r.found for r in records if isinstance(r.found, Discovered)),
         )
 
     def _arrange(self, resolution: Resolution) -> tuple[tuple[str, ...], ...]:

@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
     module: str
     class_name: str
     single_file: bool
+    requirements: tuple[str, ...]
     marks: Marks
     metadata: PluginMetadata
 
@@ -77,7 +78,13 @@ class ManifestIndex:
         self._kept[place] = entry
         root = path.parent if entry.single_file else path
         return Discovered(
-            entry.metadata, root, entry.module, entry.class_name, None, entry.single_file, entry.marks
+            entry.metadata,
+            root,
+            entry.module,
+            entry.class_name,
+            single_file=entry.single_file,
+            requirements=entry.requirements,
+            marks=entry.marks,
         )
 
     def put(self, path: Path, source: str, found: Discovered, began: int) -> None:
@@ -85,7 +92,13 @@ class ManifestIndex:
         if found.marks.paths and found.marks.newest + TICK < began:
             self._is_changed = True
             self._kept[str(path)] = _Entry(
-                source, found.module, found.class_name, found.single_file, found.marks, found.metadata
+                source,
+                found.module,
+                found.class_name,
+                found.single_file,
+                found.requirements,
+                found.marks,
+                found.metadata,
             )
 
     def save(self) -> None:

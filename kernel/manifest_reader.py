@@ -78,6 +78,11 @@ def read_bounded(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def has_deep_key(text: str) -> re.Match[str] | None:
+    """Where a TOML text has a dotted key that tomllib must not see."""
+    return _DEEP_KEY.search(text) if text.count(".") > MAX_DEPTH else None
+
+
 def cannot_be_read(path: Path, error: OSError) -> Problem:
     """`error` in words."""
     if isinstance(error, FileNotFoundError):
@@ -104,7 +109,7 @@ def _text(path: Path) -> str:
 
 
 def _toml(text: str) -> Any:
-    if text.count(".") > MAX_DEPTH and (found := _DEEP_KEY.search(text)):
+    if found := has_deep_key(text):
         raise Unreadable("the key has too many parts", text.count("\n", 0, found.end()) + 1)
     try:
         return tomllib.loads(text)

@@ -9,7 +9,13 @@ from itertools import pairwise
 from packaging.version import Version
 
 from contracts.bus import Features
-from contracts.errors import CircularDependencyError, DependencyError, MissingDependency, VersionConflict
+from contracts.errors import (
+    CircularDependencyError,
+    DependencyError,
+    MissingDependency,
+    RequirementNotMet,
+    VersionConflict,
+)
 from contracts.metadata import PluginDependency, PluginMetadata, satisfies
 
 from .dependencies import Graph, circles_of, hard_edges, soft_edges, waves_of, within
@@ -62,18 +68,22 @@ class DependencyResolver:
         bus_features: Features,
         disabled: Collection[str] = (),
         refused: Collection[str] = (),
+        unmet: Mapping[str, Sequence[DependencyError]] | None = None,
     ) -> Resolution:
         """The start order of what can start, and every problem of what cannot.
 
         `disabled` and `refused` are ids of plugins that are known but will not start; their metadata may
-        be among `metadatas`. A plugin that needs one that cannot start cannot start either; its problem
-        leads to the cause. An optional dependency may be missing, but if it is there its version must fit.
+        be among `metadatas`. `unmet` is what else is wrong with plugins. A plugin that needs one that
+        cannot start cannot start either; its problem leads to the cause. An optional dependency may be
+        missing, but if it is there its version must fit.
         """
         out = {*disabled, *refused}
         present = {one.plugin_id: one for one in metadatas if one.plugin_id not in out}
         world = _World(present, disabled, refused, plugbus_version, bus_features)
         for metadata in present.values():
             _check_alone(metadata, world)
+            for error in (unmet or {}).get(metadata.plugin_id, ()):
+                world.add(metadata.plugin_id, error)
         _check_circles(world)
         _refuse_followers(world)
         while _check_optional(world):
@@ -216,7 +226,12 @@ def _refuse_followers(world: _World) -> None:
     for metadata in world.present.values():
         for wanted in metadata.dependencies:
             users.setdefault(wanted.plugin_id, []).append(metadata.plugin_id)
-    told = {(error.plugin_id, error.chain[1]) for errors in world.problems.values() for error in errors}
+    told = {
+        (error.plugin_id, error.chain[1])
+        for errors in world.problems.values()
+        for error in errors
+        if not isinstance(error, RequirementNotMet)  # a distribution may be called like a plugin
+    }
     waiting = sorted(world.problems)
     while waiting:
         followers = []

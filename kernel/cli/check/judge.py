@@ -19,6 +19,7 @@ from ...discovery import Discovery, PluginDiscovery, Refusal, Source
 from ...finding import BUILT_IN, BUILT_IN_FOLDER
 from ...manifest_problems import suggestion
 from ...project import announced_by, discover_from_project
+from ...requirements import unmet_requirements
 from ...resolver import DependencyResolver
 from ...security import PermissionManager, SecurityManager
 from ...settings import PluginSettings
@@ -103,6 +104,7 @@ def _resolve(reports: Mapping[str, Report], refused: Iterable[Refusal]) -> None:
         plugbus_version=installed_version(),
         bus_features=Features(persistent=True, shared=True),  # which bus it will be is not known here
         refused=[one.plugin_id for one in refused if one.plugin_id not in checked],
+        unmet=unmet_requirements(report.found for report in reports.values() if report.found),
     )
     for plugin_id, problems in resolution.problems.items():
         for problem in problems if plugin_id in reports else ():
