@@ -31,6 +31,7 @@ from contracts.metering import Meter
 from contracts.plugin import ConfigurationResult, IPlugin, PluginStatus
 from contracts.web import ASGIApp, RequestInfo, ResponseInfo, StaticMount, WebAdapter, WebMount
 
+from .. import library_caches
 from ..configuration.schema import misfits_of, problems_of, schema_of
 from ..contain import contained, outward, run_apart
 from ..scope import Scope
@@ -166,6 +167,7 @@ class InProcess:
         self._plugin = self._context = None
         self._compiled = Compiled(Declaration())
         leaks += self._code.unload()
+        library_caches.forget()
         gc.collect(0)  # a plugin's instance and its handlers refer to each other
         return tuple(leaks)
 

@@ -1,10 +1,11 @@
 """What starting and stopping 100 plugins costs: `python tests/benchmarks/start.py`.
 
-Each is a folder with a manifest and code: two event classes, five routes, three subscriptions. They run on
-the memory bus beside the gateway and the audit log, which listen and write as ever. Each round is a fresh
-process; *imports* are ours (`plugbus run` pays for them too), *started* is `PluginManager.start`, the plugins'
-imports included; an empty kernel with the same built-ins stands beside it. Afterwards the last plugin is asked.
-On a machine that is busy with other things the processor's time tells more than the clock: both are shown.
+Each is a folder with a manifest and code: two event classes, five routes, three subscriptions. They run
+on the memory bus beside the gateway and the audit log, which listen and write as ever. Each round is a
+fresh process; *imports* are ours (`plugbus run` pays for them too), *started* is `PluginManager.start`, the
+plugins' imports included; an empty kernel with the same built-ins stands beside it. Afterwards the last
+plugin is asked. On a machine that is busy with other things the processor's time tells more than the clock:
+both are shown.
 """
 
 from __future__ import annotations
