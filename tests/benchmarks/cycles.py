@@ -124,9 +124,9 @@ def environment(place: Path) -> dict[str, str]:
         "PLUGBUS_PLUGIN_PATHS": json.dumps([str(place / "plugins")]),
         "PLUGBUS_PLUGINS__GATEWAY__CONFIG__PORT": "0",
         "PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET": "of the measurement",
-        "PLUGBUS_BUS__LIMITS__RETAIN": "100",
+        "PLUGBUS_BUS__LIMITS__RETAIN": "10",
         "PLUGBUS_BUS__LIMITS__YOUNG_SECONDS": "0",
-        "PLUGBUS_BUS__LIMITS__WINDOW": "100",
+        "PLUGBUS_BUS__LIMITS__WINDOW": "50",
         "PLUGBUS_BUS__LIMITS__WINDOW_SECONDS": "5",
         **{f"PLUGBUS_PLUGINS__{id.upper()}__ENABLED": "true" for id in (*BUILT_IN, EDGE)},
     }
