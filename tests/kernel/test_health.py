@@ -173,7 +173,7 @@ async def too_much() -> HealthCheck:
         (cancels_itself, "cancelled"),
         ("fine", "returned str"),
         (None, "returned NoneType"),
-        (HealthCheck.model_construct(status="purple"), "purple"),  # type: ignore[arg-type]
+        (HealthCheck.model_construct(status="purple"), "status: Input should be 'healthy'"),  # type: ignore[arg-type]
     ],
     ids=["never", "late", "raises", "exits", "cancels", "text", "nothing", "no_status"],
 )

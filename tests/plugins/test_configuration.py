@@ -10,7 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 import plugins
+from kernel.configuration.layers import ConfigurationLayers
+from kernel.configuration.live import LiveStore
 from kernel.configuration.schema import problems_of, schema_of
+from kernel.discovery import PluginDiscovery
+from kernel.registry import PluginRecord
+from kernel.settings import load_settings
 from plugins.alerts import alerts
 from plugins.gateway.config import GatewayConfig
 from plugins.host_monitor import host_monitor
@@ -47,3 +52,11 @@ def test_manifest_and_code_agree(plugin_id: str) -> None:
 def test_the_defaults_fit(plugin_id: str) -> None:
     manifest = MANIFESTS[plugin_id]
     assert problems_of(manifest["configuration_schema"], manifest.get("default_configuration", {})) == ()
+
+
+def test_a_secret_of_digits_stays_what_it_is(tmp_path: Path) -> None:
+    """From a variable, which alone would count as a number."""
+    settings = load_settings(environ={"PLUGBUS_PLUGINS__WEBHOOKS__CONFIG__SECRET": "12345678"})
+    found = PluginDiscovery().discover_path(FOLDER / "webhooks")
+    layers = ConfigurationLayers(settings, LiveStore(tmp_path))
+    assert layers.effective(PluginRecord(found.metadata, found=found))["secret"] == "12345678"

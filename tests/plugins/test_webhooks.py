@@ -283,13 +283,6 @@ async def test_an_empty_file_is_no_secret(set_up: Callable[..., Any]) -> None:
     assert len(plugin.secret) >= 32
 
 
-async def test_a_secret_of_digits_is_a_secret(set_up: Callable[..., Any]) -> None:
-    """An environment variable of digits alone may come as a number."""
-    plugin = set_up(Webhooks, secret=12345678)
-    await plugin.initialize()
-    assert plugin.secret == b"12345678"
-
-
 @pytest.mark.parametrize(
     ("config", "says"),
     [({"max_body_bytes": 0}, "max_body_bytes"), ({"secrets": "x"}, "'secrets'")],

@@ -155,11 +155,11 @@ async def test_a_backend_that_refuses_is_said_once(
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
     await harness.load(ROOT / "plugins" / "telemetry")
     await until(lambda: receiver.requests > 3)
+    assert not [r for r in caplog.records if r.name == EXPORTER.name]
     await harness.unload("telemetry")
     [told] = [r.getMessage() for r in caplog.records if r.name == "plugbus.telemetry"]
     said = r"Failed to export metrics batch code: 404, reason: Not Found"
     assert told.startswith(f"metrics cannot be exported to {receiver.url}/v1/metrics ({said}):")
-    assert not [r for r in caplog.records if r.name == EXPORTER.name]
     assert "OTEL_METRICS_EXPORTER=none" in told
 
 

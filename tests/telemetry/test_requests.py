@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import plugins.gateway.tracing
 from contracts.web import EdgeContext
+from kernel.request_chain import RequestPlugins
 from plugins.gateway.edge import Edge
 from plugins.gateway.tracing import serve_traced
 
@@ -159,7 +161,13 @@ async def test_who_asks_whether_we_live_is_not_traced(
         pass
 
     mounts = {"shop": SimpleNamespace(app=app)}
-    edge = Edge(cast(EdgeContext, SimpleNamespace(mounts=mounts)), app)
+    edge = Edge(
+        cast(
+            EdgeContext,
+            SimpleNamespace(mounts=mounts, requests=RequestPlugins(1.0, logging.getLogger(__name__))),
+        ),
+        app,
+    )
     scope = {"type": "http", "method": "GET", "path": path, "root_path": root, "headers": []}
     await edge(scope, None, send)
     [served] = seen

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from kernel.settings import Deadlines
+
 from .conftest import CannedKernel, Plugbus
 
 VALUE: dict[str, Any] = {
@@ -156,7 +158,7 @@ def test_a_setting_of_the_kernel_is_explained_too(plugbus: Plugbus, shop: Path) 
     """A value, or a table of them."""
     (shop / "plugbus.toml").write_text("[bus]\nnamespace = 'shop'\n")
     assert plugbus("config", "explain", "bus.namespace").out == "bus.namespace = shop: from plugbus.toml:2\n"
-    assert plugbus("config", "explain", "deadlines").out.count("from default") == 8
+    assert plugbus("config", "explain", "deadlines").out.count("from default") == len(Deadlines.model_fields)
     wrong = plugbus("config", "explain", "bus.namspace")
     assert (wrong.code, "did you mean 'bus.namespace'?" in wrong.err) == (5, True)
 
