@@ -18,11 +18,11 @@ from contracts.errors import (
 )
 from contracts.plugin import PluginStatus
 
-from .lifecycle import Services
 from .operations import Operations, stopping
 from .port import PluginPort
 from .registry import Activity, Generation, PluginRecord, make_reason
 from .scope import Scope
+from .services import Services
 from .stand_ins import StandIns
 
 S = PluginStatus

@@ -28,7 +28,7 @@ from .discovered import Discovered
 from .enabling import disabled
 from .event_models import misfits_of
 from .health import HealthMonitor
-from .lifecycle import PluginLifecycleManager, Services
+from .lifecycle import PluginLifecycleManager
 from .metrics import Metrics
 from .operations import Operations, stopping
 from .quarantining import Quarantining
@@ -36,6 +36,7 @@ from .registry import Activity, PluginRecord, PluginRegistry, make_reason
 from .requirements import unmet_requirements
 from .resolver import DependencyResolver, Resolution
 from .scope import Scope
+from .services import Services
 from .stalls import Stalls
 
 S = PluginStatus
@@ -91,7 +92,7 @@ class Kernel:
         self._version = version
         self.operations = Operations()
         self.configuration = ConfigurationChanges(
-            services.configuration, registry, self.operations, self.lifecycle
+            services.configuration, registry, self.operations, self.lifecycle.handover
         )
         self.quarantine = Quarantining(services, registry, log)
         self.activation = Activation(

@@ -33,7 +33,6 @@ from .hosts.code import Code, GivenClass, LoadedCode
 from .hosts.in_process import InProcess, instance_with
 from .hosts.pooled import Pooled, SharedCode
 from .kernel import Kernel
-from .lifecycle import Services
 from .loader import PluginLoader
 from .manifest_index import FILE_NAME, ManifestIndex
 from .mounts import WebMounts
@@ -42,6 +41,7 @@ from .registry import Activity, PluginRecord, PluginRegistry
 from .request_chain import RequestPlugins
 from .scope import UNDO_TIMEOUT
 from .security import SecurityManager
+from .services import Services
 from .settings import Settings
 from .state import StateFolder
 

@@ -10,9 +10,9 @@ from contracts.messages import AuditRecorded, PluginQuarantined, PluginReleased,
 from contracts.messages.quarantine import QuarantineEntry
 from contracts.plugin import PluginStatus
 
-from .lifecycle import Services
 from .quarantine import BY_KERNEL, QUARANTINED, in_quarantine, quarantine_reason
 from .registry import PluginRecord, PluginRegistry, make_reason
+from .services import Services
 
 S = PluginStatus
 

@@ -116,6 +116,12 @@ class PluginRecord:
         """Nothing of it is loaded, and nobody is about to load it."""
         return self.current is None and self.activity is Activity.NONE
 
+    def require_current(self) -> Generation:
+        """For who knows that something is loaded of it; else raises `RuntimeError`."""
+        if self.current is None:
+            raise RuntimeError(f"{self.plugin_id} has no generation")
+        return self.current
+
     def transition(self, to: PluginStatus, reason: PluginReason | None = None) -> None:
         """The one place where a state changes. Raises `PluginStateError` if the table forbids it."""
         if to not in TRANSITIONS[self.status]:

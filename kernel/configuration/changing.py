@@ -20,10 +20,10 @@ from contracts.messages import (
 )
 from contracts.plugin import ConfigurationResult, PluginStatus
 
-from ..lifecycle import PluginLifecycleManager
 from ..operations import Operations
 from ..registry import Activity, PluginRecord, PluginRegistry
 from .differences import changed_keys
+from .handover import ConfigurationHandover
 from .layers import ConfigurationLayers
 from .live import LiveConfiguration
 from .secrets import scrubbed
@@ -40,11 +40,11 @@ class ConfigurationChanges(ConfigurationView):
         layers: ConfigurationLayers,
         registry: PluginRegistry,
         operations: Operations,
-        lifecycle: PluginLifecycleManager,
+        handover: ConfigurationHandover,
     ) -> None:
         super().__init__(layers, registry)
         self._operations = operations
-        self._lifecycle = lifecycle
+        self._handover = handover
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def change(self, asked: SetConfiguration, by: str) -> ConfigurationOutcome:
@@ -127,7 +127,7 @@ class ConfigurationChanges(ConfigurationView):
 
         async def operation() -> None:
             results.append(
-                await self._lifecycle.reconfigure(record, config, lambda taken: keep(_outcome(taken)))
+                await self._handover.reconfigure(record, config, lambda taken: keep(_outcome(taken)))
             )
 
         await self._operations.run(record, Activity.CONFIGURING, operation())

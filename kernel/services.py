@@ -1,0 +1,48 @@
+"""What starting and stopping plugins works with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts.bus import EventBus
+from contracts.event import Event
+
+from .configuration.layers import ConfigurationLayers
+from .enabling import Decisions
+from .handler_options import HandlerOptions
+from .hosts import Host
+from .mounts import WebMounts
+from .quarantine import Quarantine
+from .registry import PluginRecord
+from .request_chain import RequestPlugins
+from .security import Audit, SecurityManager
+from .settings import PluginSettings, Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Joined by the composition root, the same for every plugin."""
+
+    bus: EventBus
+    settings: Settings
+    mounts: WebMounts
+    requests: RequestPlugins
+    security: SecurityManager
+    audit: Audit
+    announce: Callable[[Event], None]
+    settle: Callable[[float], Awaitable[object]]
+    """Returns when what was announced is published, or after so many seconds."""
+    make_host: Callable[[PluginRecord, int], Host]
+    data_dir: Callable[[str], Path]
+    configuration: ConfigurationLayers
+    quarantine: Quarantine
+    decisions: Decisions
+    handler_options: HandlerOptions
+    backoff: float = 1.0
+    """Scales every pause between retries."""
+
+    def policy(self, record: PluginRecord) -> PluginSettings:
+        """What the operator has said of one plugin."""
+        return self.settings.plugins.get(record.plugin_id) or PluginSettings()
