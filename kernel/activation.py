@@ -16,21 +16,20 @@ from contracts.errors import (
     PluginStateError,
     PluginStepFailed,
 )
+from contracts.messages import PluginReason
 from contracts.plugin import PluginStatus
 
-from .operations import Operations, stopping
+from .dependents import is_needed_now
+from .operations import Operations, busy, stopping
 from .port import PluginPort
-from .registry import Activity, Generation, PluginRecord, make_reason
+from .registry import Activity, Generation, PluginRecord, PluginRegistry, make_reason
+from .retries import pause_after
 from .scope import Scope
 from .services import Services
 from .stand_ins import StandIns
 
 S = PluginStatus
 
-RETRY_FIRST = 1.0
-RETRY_LONGEST = 60.0
-"""Seconds between starts that fail; doubled each time."""
-RETRY_SHORTEST = 0.01
 LOOK_AGAIN = 0.05
 """Seconds at least between two looks at a plugin that would go if nobody needed it."""
 LAZY = "lazy"
@@ -47,8 +46,6 @@ class _Lazy:
     """Held while it comes or goes."""
     waking: asyncio.Task[PluginPort | PlugbusError] | None = None
     """Answers with the error, so that each who waits is told, and nobody else."""
-    is_armed: bool = True
-    """It is started when it is needed; else it was stopped on command, or is in quarantine."""
     failures: int = 0
     not_before: float = 0.0
     error: PlugbusError | None = None
@@ -60,48 +57,38 @@ class Activation:
     def __init__(
         self,
         services: Services,
+        registry: PluginRegistry,
         operations: Operations,
         scope: Scope,
         log: logging.Logger,
         *,
         bring_up: Step,
         bring_down: Step,
-        is_needed: Callable[[str], bool],
     ) -> None:
-        """`is_needed`: whether a started plugin depends on that one."""
         self._services = services
+        self._registry = registry
         self._operations = operations
         self._scope = scope
         self._log = log
         self._bring_up = bring_up
         self._bring_down = bring_down
-        self._is_needed = is_needed
         self._lazy: dict[str, _Lazy] = {}
         self._is_closed = False
-
-    def is_armed(self, plugin_id: str) -> bool:
-        """Whether it would be started if it was needed."""
-        return (lazy := self._lazy.get(plugin_id)) is not None and lazy.is_armed
 
     def require_idle(self, record: PluginRecord) -> None:
         """Raises `PluginBusy` while it comes or goes."""
         lazy = self._lazy.get(record.plugin_id)
         if lazy is not None and lazy.lock.locked():
-            raise PluginBusy(
-                f"plugin {record.plugin_id!r} is busy: being activated or unloaded",
-                plugin_id=record.plugin_id,
-                fix="wait until it has finished, then try again",
-            )
+            raise busy(record, "being activated or unloaded")
 
     async def arm(self, record: PluginRecord) -> None:
         """Let its groups exist, and start it as soon as it is needed."""
         lazy = self._lazy.get(record.plugin_id) or self._made(record)
         async with lazy.lock:
             if record.current is None and not self._is_closed:
-                lazy.is_armed, lazy.not_before = True, 0.0
+                record.is_armed, lazy.not_before = True, 0.0
                 await self._stand_in(lazy)
-                next_step = f"to load it now: plugbus plugin start {record.plugin_id}"
-                record.reason = make_reason(LAZY, "not loaded until it is needed", next_step=next_step)
+                record.reason = _asleep(record, "not loaded until it is needed")
 
     async def disarm(self, record: PluginRecord) -> bool:
         """Let nothing start it any more; whether something would have."""
@@ -109,22 +96,21 @@ class Activation:
         if lazy is None:
             return False
         async with lazy.lock:
-            was_armed, lazy.is_armed = lazy.is_armed, False
-            await self._leave(lazy)
+            was_armed = record.is_armed
+            await self._disarm(lazy)
         return was_armed
 
     async def forget(self, plugin_id: str) -> None:
         """Another plugin takes its place."""
         if (lazy := self._lazy.pop(plugin_id, None)) is not None:
             async with lazy.lock:
-                lazy.is_armed = False
-                await self._leave(lazy)
+                await self._disarm(lazy)
 
     async def close(self) -> None:
         """Nothing is started any more; no stand-in is left."""
         self._is_closed = True
         for lazy in self._lazy.values():
-            await self._leave(lazy)
+            await self._disarm(lazy)
 
     async def activate(self, record: PluginRecord, reason: str) -> PluginPort:
         """Started now, or as soon as what is under way with it has ended; its port.
@@ -168,13 +154,14 @@ class Activation:
             patience=patience,
         )
         self._lazy[record.plugin_id] = lazy = _Lazy(record, stand_ins)
+        record.is_armed = True
         return lazy
 
     async def _wake_on_demand(self, lazy: _Lazy, why: str) -> PluginPort:
         """Not while the pause after a failure lasts: who asks is told that one at once."""
         if self._is_closed:
             raise stopping(lazy.record)
-        if not lazy.is_armed:
+        if not lazy.record.is_armed:
             raise _stopped(lazy.record)
         current = lazy.record.current
         if current is not None and lazy.record.status is S.STARTED and not lazy.lock.locked():
@@ -201,7 +188,7 @@ class Activation:
         except PlugbusError as error:
             await self._failed(lazy, error)
             raise
-        lazy.is_armed, lazy.error, lazy.failures = True, None, 0
+        lazy.record.is_armed, lazy.error, lazy.failures = True, None, 0
         self._scope.spawn(
             self._started(lazy), name=f"calls of {lazy.record.plugin_id}", context=self._operations.context
         )
@@ -218,16 +205,12 @@ class Activation:
             await self._watch(lazy, generation, seconds)
 
     async def _failed(self, lazy: _Lazy, error: PlugbusError) -> None:
-        if self._is_closed or not lazy.is_armed:
+        if self._is_closed or not lazy.record.is_armed:
             return
         if self._services.quarantine.entry(lazy.record.plugin_id) is not None:
-            lazy.is_armed = False
-            await self._leave(lazy)
+            await self._disarm(lazy)
             return
-        info = error.info if isinstance(error, PluginStepFailed) else None
-        asked = info.retry_after if info is not None else None
-        pause = asked if asked is not None else min(RETRY_FIRST * 2**lazy.failures, RETRY_LONGEST)
-        pause = max(RETRY_SHORTEST, pause * self._services.backoff)
+        pause = pause_after(lazy.failures, error, self._services.backoff)
         lazy.failures += 1
         lazy.error, lazy.not_before = error, time.monotonic() + pause
         again = self._again(lazy, pause)
@@ -239,21 +222,24 @@ class Activation:
         """What is still there for it wakes it once more."""
         await asyncio.sleep(pause)
         async with lazy.lock:
-            if lazy.is_armed and lazy.record.current is None and not self._is_closed:
+            if lazy.record.is_armed and lazy.record.current is None and not self._is_closed:
                 await self._stand_in(lazy)
 
     # --- going ------------------------------------------------------------------------------------------
 
     async def _watch(self, lazy: _Lazy, generation: Generation, seconds: float) -> None:
         use = generation.port.use
-        while use is not None and lazy.record.current is generation and lazy.is_armed:
+        while use is not None and lazy.record.current is generation and lazy.record.is_armed:
             left = seconds - use.idle_for()
             if left > 0:
                 await asyncio.sleep(left)
-            elif self._is_needed(lazy.record.plugin_id) or lazy.lock.locked():
+            elif self._is_needed(lazy.record) or lazy.lock.locked():
                 await asyncio.sleep(max(seconds, LOOK_AGAIN))
             else:
                 await self._unload(lazy, generation, seconds)
+
+    def _is_needed(self, record: PluginRecord) -> bool:
+        return is_needed_now(record.plugin_id, self._registry, self._operations)
 
     async def _unload(self, lazy: _Lazy, generation: Generation, seconds: float) -> None:
         """Nothing is missed: calls and requests find the stand-ins first, events wait in their groups."""
@@ -269,14 +255,12 @@ class Activation:
             except (PluginStepFailed, PluginStateError, PluginBusy) as error:
                 self._log.warning("%s", error)
             if self._services.quarantine.entry(record.plugin_id) is not None:
-                lazy.is_armed = False
-                await self._leave(lazy)
+                await self._disarm(lazy)
             elif record.current is None and not self._is_closed:
                 await self._stand_in(lazy)
                 if record.status is S.UNLOADED:
-                    next_step = f"to load it now: plugbus plugin start {record.plugin_id}"
                     text = f"unloaded after {seconds:g} s without use; loaded when it is needed"
-                    record.reason = make_reason(LAZY, text, next_step=next_step)
+                    record.reason = _asleep(record, text)
 
     # --- stand-ins --------------------------------------------------------------------------------------
 
@@ -294,9 +278,14 @@ class Activation:
         except BusError as error:
             self._log.error("%s cannot be woken by calls: %s", lazy.record.plugin_id, error)
 
-    async def _leave(self, lazy: _Lazy) -> None:
+    async def _disarm(self, lazy: _Lazy) -> None:
+        lazy.record.is_armed = False
         await lazy.stand_ins.leave()
         lazy.record.standing_in = frozenset()
+
+
+def _asleep(record: PluginRecord, text: str) -> PluginReason:
+    return make_reason(LAZY, text, next_step=f"to load it now: plugbus plugin start {record.plugin_id}")
 
 
 def _stopped(record: PluginRecord) -> PluginStateError:
@@ -311,7 +300,5 @@ def idle_timeout_of(record: PluginRecord, services: Services) -> float:
     """Seconds without use after which a plugin is unloaded; 0: never."""
     if record.metadata.activation != LAZY:
         return 0.0
-    policy = services.settings.plugins.get(record.plugin_id)
-    if policy is not None and policy.idle_timeout is not None:
-        return policy.idle_timeout
-    return record.metadata.idle_timeout or 0.0
+    decided = services.policy(record).idle_timeout
+    return (record.metadata.idle_timeout or 0.0) if decided is None else decided

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from contracts.errors import PlugbusError
 from contracts.messages import PluginReason
 from contracts.metadata import PluginMetadata
+from contracts.plugin import PluginStatus
 from contracts.tracing import is_export_wanted
 
 from .discovery import Discovered, Discovery, PluginDiscovery, Refusal, Source
 from .enabling import Decisions, disabled
-from .kernel import refused_record
 from .manifest_index import ManifestIndex
 from .registry import PluginRecord, PluginRegistry, make_reason
 from .settings import DEFAULT, PluginSettings, Settings
@@ -142,7 +143,7 @@ class PluginFinder:
         metadata = PluginMetadata.model_construct(
             plugin_id=plugin_id, name=plugin_id, version="", file_path=str(refusal.path)
         )
-        registry.register_plugin(refused_record(metadata, refusal.error))
+        registry.register_plugin(_refused_record(metadata, refusal.error))
 
 
 def _held_back(plugin_id: str) -> PluginReason:
@@ -150,4 +151,13 @@ def _held_back(plugin_id: str) -> PluginReason:
         "safe_mode",
         "not loaded: in safe mode only built-in plugins are",
         next_step=f"run without --safe-mode, or for now: plugbus plugin start {plugin_id}",
+    )
+
+
+def _refused_record(metadata: PluginMetadata, error: PlugbusError) -> PluginRecord:
+    """A record for a plugin whose manifest was refused, so that it is seen with its reason."""
+    return PluginRecord(
+        metadata=metadata,
+        status=PluginStatus.ERROR,
+        reason=make_reason(error.code, error.message, place=error.where, next_step=error.fix),
     )

@@ -319,21 +319,21 @@ class PluginManager:
     # --- what it does -------------------------------------------------------------------------------------
 
     async def start_plugin(self, plugin_id: str) -> bool:
-        """True once it is started. Raises as `Kernel.start_plugin`."""
-        await self.kernel.start_plugin(plugin_id, "application")
+        """True once it is started. Raises as `PluginControl.start`."""
+        await self.kernel.control.start(plugin_id, "application")
         return True
 
     async def activate(self, plugin_id: str) -> bool:
-        """True once it is started: a lazy plugin is loaded now. Raises as `Kernel.start_plugin`.
+        """True once it is started: a lazy plugin is loaded now. Raises as `PluginControl.start`.
 
         Where it comes or goes already, that is waited for.
         """
-        await self.kernel.activate_plugin(plugin_id, "application")
+        await self.kernel.control.activate(plugin_id, "application")
         return True
 
     async def stop_plugin(self, plugin_id: str) -> bool:
-        """True once it is stopped and unloaded. Raises as `Kernel.stop_plugin`."""
-        await self.kernel.stop_plugin(plugin_id, "application")
+        """True once it is stopped and unloaded. Raises as `PluginControl.stop`."""
+        await self.kernel.control.stop(plugin_id, "application")
         return True
 
     async def register_plugin(
@@ -379,7 +379,7 @@ class PluginManager:
     async def get_plugin_instance(self, plugin_id: str) -> PluginHandle:
         """The handle of a plugin that is started; lazy: where it is not, it is started now.
 
-        A handle and never the instance itself, which only its host has. Raises as `Kernel.start_plugin`.
+        A handle and never the instance itself, which only its host has. Raises as `PluginControl.start`.
         """
         await self.kernel.operations.idle(plugin_id)
         await self.start_plugin(plugin_id)

@@ -25,7 +25,7 @@ class Operations:
         self._context = contextvars.copy_context()
         self._running: dict[str, tuple[PluginRecord, asyncio.Task[None]]] = {}
 
-    def __contains__(self, plugin_id: str) -> bool:
+    def __contains__(self, plugin_id: object) -> bool:
         return plugin_id in self._running
 
     @property
@@ -64,11 +64,7 @@ class Operations:
     def require_idle(self, record: PluginRecord) -> None:
         """Raise `PluginBusy` if an operation of this plugin is under way: it is refused, not queued."""
         if record.plugin_id in self._running:
-            raise PluginBusy(
-                f"plugin {record.plugin_id!r} is busy: {record.activity.value}",
-                plugin_id=record.plugin_id,
-                fix="wait until it has finished, then try again",
-            )
+            raise busy(record, record.activity.value)
 
     async def idle(self, plugin_id: str) -> None:
         """Return when no operation of this plugin is under way."""
@@ -83,6 +79,14 @@ class Operations:
                 task.cancel()
         if running:
             await asyncio.wait([task for _, task in running])
+
+
+def busy(record: PluginRecord, doing: str) -> PluginBusy:
+    return PluginBusy(
+        f"plugin {record.plugin_id!r} is busy: {doing}",
+        plugin_id=record.plugin_id,
+        fix="wait until it has finished, then try again",
+    )
 
 
 def stopping(record: PluginRecord) -> PluginStateError:

@@ -91,6 +91,8 @@ class PluginRecord:
     reason: PluginReason | None = None
     current: Generation | None = None
     loads: int = 0
+    is_armed: bool = False
+    """It is lazy, and started when it is needed; else it was stopped on command, or is in quarantine."""
     standing_in: frozenset[str] = frozenset()
     """Capabilities whose calls stand-ins take while it is not loaded."""
     leaks: tuple[str, ...] = ()

@@ -169,7 +169,7 @@ class Harness:
             handle = self.manager.get_plugin(plugin)
         else:
             handle = await self.manager.register_plugin(plugin, config=config, replace=True, **metadata)
-        if not await self.manager.kernel.start_plugin(handle.id, "the test"):
+        if not await self.manager.kernel.control.start(handle.id, "the test"):
             raise PluginAlreadyRegisteredError(
                 f"plugin {handle.id!r} is loaded already",
                 plugin_id=handle.id,

@@ -47,6 +47,18 @@ class CommandDesk:
         if not lasts:
             self.kernel.scope.push(f"command {name}", subscription.remove)
 
+    def soon(self, name: str, plugin_id: str, action: Callable[[], Awaitable[object]]) -> None:
+        """Do it once nothing of the plugin is under way, for one that commands itself.
+
+        It does so perhaps from within the step that is under way, and could not wait for its own end.
+        """
+
+        async def wait() -> None:
+            await self.kernel.operations.idle(plugin_id)
+            await action()
+
+        self.kernel.scope.spawn(wait(), name=f"{name} {plugin_id}")
+
     def audit(self, call: Call, action: str, subject: str, **details: object) -> None:
         """Write down who did what to whom."""
         told = tuple((name, str(value)) for name, value in details.items())

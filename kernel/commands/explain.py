@@ -38,7 +38,7 @@ class ExplainCommands:
             source=record.metadata.source,
             path=record.metadata.file_path,
             shadowed=record.shadowed,
-            start=start_place(record, records, kernel.waves, kernel.rule_of(record.plugin_id)),
+            start=start_place(record, records, kernel.order.waves, kernel.order.rule_of(record.plugin_id)),
             needed_by=dependents_of(record.plugin_id, records.values()),
             known_from=links.speech.known_from,
             provides=links.provides(),

@@ -23,6 +23,7 @@ from contracts.messages import (
 from contracts.messages.commands import HandlerInfo
 
 from ..attribution import ask_pending, figures_of
+from ..dependents import needed_by
 from ..health import health_of
 from ..port import source_of
 from ..registry import Generation, PluginRecord
@@ -35,6 +36,7 @@ class PluginCommands:
     def __init__(self, desk: CommandDesk) -> None:
         self._desk = desk
         self._kernel = desk.kernel
+        self._control = desk.kernel.control
 
     async def open(self) -> None:
         await self._desk.provide(ListPlugins, self._list)
@@ -53,30 +55,30 @@ class PluginCommands:
     async def _show(self, query: ShowPlugin, call: Call) -> PluginDetails:
         record = self._kernel.registry.record(query.plugin_id)
         pending = await ask_pending(self._desk.bus)
-        return plugin_details(record, self._kernel.needed_by(record.plugin_id), pending)
+        return plugin_details(record, needed_by(record.plugin_id, self._kernel.registry), pending)
 
     async def _health(self, query: ShowHealth, call: Call) -> tuple[HealthReport, ...]:
         return self._kernel.health.reports(query.plugin_id)
 
     async def _start(self, query: StartPlugin, call: Call) -> CommandResult:
-        return await self._command("start", self._kernel.start_plugin, query, call)
+        return await self._command("start", self._control.start, query, call)
 
     async def _stop(self, query: StopPlugin, call: Call) -> CommandResult:
-        stop = partial(self._kernel.stop_plugin, with_dependents=query.with_dependents)
+        stop = partial(self._control.stop, with_dependents=query.with_dependents)
         return await self._command("stop", stop, query, call)
 
     async def _enable(self, query: EnablePlugin, call: Call) -> CommandResult:
         def enable(plugin_id: str, reason: str) -> Awaitable[bool]:
-            return self._kernel.enable_plugin(plugin_id, call.source)
+            return self._control.enable(plugin_id, call.source)
 
         return await self._command("enable", enable, query, call)
 
     async def _disable(self, query: DisablePlugin, call: Call) -> CommandResult:
         def disable(plugin_id: str, reason: str) -> Awaitable[bool]:
-            kernel, along = self._kernel, query.with_dependents
-            return kernel.disable_plugin(plugin_id, call.source, with_dependents=along)
+            along = query.with_dependents
+            return self._control.disable(plugin_id, call.source, with_dependents=along)
 
-        self._kernel.require_may_be_disabled(query.plugin_id)
+        self._control.require_may_be_disabled(query.plugin_id)
         return await self._command("disable", disable, query, call)
 
     async def _command(
@@ -94,17 +96,10 @@ class PluginCommands:
         self._desk.audit(call, f"plugin.{name}", plugin_id)
         reason = f"{name} by {call.source}"
         if call.source == source_of(plugin_id):
-            self._kernel.scope.spawn(self._later(action, plugin_id, reason), name=f"{name} {plugin_id}")
+            self._desk.soon(name, plugin_id, partial(action, plugin_id, reason))
             return CommandResult(outcome="accepted", plugin=plugin_info(record))
         changed = await action(plugin_id, reason)
         return CommandResult(outcome="done" if changed else "unchanged", plugin=plugin_info(record))
-
-    async def _later(
-        self, action: Callable[[str, str], Awaitable[bool]], plugin_id: str, reason: str
-    ) -> None:
-        """For a plugin that commands itself, perhaps from within the step that is under way."""
-        await self._kernel.operations.idle(plugin_id)
-        await action(plugin_id, reason)
 
 
 def plugin_info(record: PluginRecord, pending: Mapping[str, int] | None = None) -> PluginInfo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from contracts.bus import Call
 from contracts.messages import (
     AddToQuarantine,
@@ -19,6 +21,7 @@ class QuarantineCommands:
     def __init__(self, desk: CommandDesk) -> None:
         self._desk = desk
         self._kernel = desk.kernel
+        self._control = desk.kernel.control
 
     async def open(self) -> None:
         await self._desk.provide(ListQuarantine, self._list)
@@ -36,17 +39,13 @@ class QuarantineCommands:
             return QuarantineChange(outcome="unchanged", plugin_id=plugin_id, entry=entry)
         self._desk.audit(call, "plugin.quarantine", plugin_id, reason=query.reason)
         if call.source == source_of(plugin_id):  # it could not wait for its own end
-            later = self._later(plugin_id, query.reason, call.source)
-            self._kernel.scope.spawn(later, name=f"quarantine {plugin_id}")
+            put = partial(self._control.quarantine, plugin_id, query.reason, call.source)
+            self._desk.soon("quarantine", plugin_id, put)
             return QuarantineChange(outcome="accepted", plugin_id=plugin_id)
-        entry = await self._kernel.quarantine_plugin(plugin_id, query.reason, call.source)
+        entry = await self._control.quarantine(plugin_id, query.reason, call.source)
         return QuarantineChange(outcome="done", plugin_id=plugin_id, entry=entry)
 
-    async def _later(self, plugin_id: str, reason: str, by: str) -> None:
-        await self._kernel.operations.idle(plugin_id)
-        await self._kernel.quarantine_plugin(plugin_id, reason, by)
-
     async def _release(self, query: ReleaseFromQuarantine, call: Call) -> QuarantineChange:
-        entry = await self._kernel.release_plugin(query.plugin_id, call.source)
+        entry = await self._control.release(query.plugin_id, call.source)
         outcome = "unchanged" if entry is None else "done"
         return QuarantineChange(outcome=outcome, plugin_id=query.plugin_id, entry=entry)

@@ -244,7 +244,7 @@ async def test_what_it_depends_on_is_started_first(tmp_path: Path) -> None:
     )  # fmt: skip
     async with kernel_with(tmp_path / "b", base, eager) as harness:
         assert harness.plugin("base").status is harness.plugin("eager").status is S.STARTED
-        await harness.manager.kernel.stop_plugin("base", "test", with_dependents=True)
+        await harness.manager.kernel.control.stop("base", "test", with_dependents=True)
         with pytest.raises(PluginStateError, match="which is not started"):
             await harness.manager.activate("eager")
     late = type(
@@ -464,13 +464,13 @@ async def test_a_disabled_or_quarantined_lazy_plugin_stays_asleep(tmp_path: Path
     """Under the next kernel too; enabled it is there again."""
     made = door()
     async with kernel_with(tmp_path, made) as harness:
-        await harness.manager.kernel.disable_plugin("door", "/test")
+        await harness.manager.kernel.control.disable("door", "/test")
         await harness.publish(Came(n=1))
         assert not [one for one in harness.bus.providers() if one.plugin_id == "door"]
-        await harness.manager.kernel.enable_plugin("door", "/test")
+        await harness.manager.kernel.control.enable("door", "/test")
         await harness.quiet()
         assert (made.made, made.seen) == (1, [1])
-        await harness.manager.kernel.quarantine_plugin("door", "too loud", "/test")
+        await harness.manager.kernel.control.quarantine("door", "too loud", "/test")
     async with kernel_with(tmp_path, made) as harness:
         await harness.publish(Came(n=2))
         info = harness.plugin("door")

@@ -64,8 +64,8 @@ async def why_enabled(manager: PluginManager, plugin_id: str) -> tuple[bool, str
 async def test_disabled_it_stays_off_over_restarts_until_it_is_enabled(tmp_path: Path) -> None:
     """Over what the settings say; whose decision it was is told."""
     async with manager_on(tmp_path, enabled=True) as manager:
-        assert await manager.kernel.disable_plugin("one", "/ops/ada")
-        assert not await manager.kernel.disable_plugin("one", "/ops/ada")
+        assert await manager.kernel.control.disable("one", "/ops/ada")
+        assert not await manager.kernel.control.disable("one", "/ops/ada")
         assert manager.get_plugin("one").status is S.UNLOADED
     async with manager_on(tmp_path, enabled=True) as manager:
         [info] = [one for one in manager.plugins() if one.plugin_id == "one"]
@@ -73,8 +73,8 @@ async def test_disabled_it_stays_off_over_restarts_until_it_is_enabled(tmp_path:
         enabled, by = await why_enabled(manager, "one")
         assert not enabled
         assert by.startswith("plugbus plugin disable, by /ops/ada on ")
-        assert await manager.kernel.enable_plugin("one", "/ops/ada")
-        assert not await manager.kernel.enable_plugin("one", "/ops/ada")
+        assert await manager.kernel.control.enable("one", "/ops/ada")
+        assert not await manager.kernel.control.enable("one", "/ops/ada")
     async with manager_on(tmp_path, enabled=False) as manager:
         assert manager.get_plugin("one").status is S.STARTED
 
@@ -104,7 +104,7 @@ async def test_who_is_needed_is_disabled_with_its_dependents_only(harness: Harne
     await harness.load(MockPlugin.make("middle", dependencies=["base"]))
     await harness.load(MockPlugin.make("top", dependencies=["middle", "base"]))
     with pytest.raises(PluginStateError, match="needed by middle, top") as raised:
-        await harness.manager.kernel.disable_plugin("base", "/test")
+        await harness.manager.kernel.control.disable("base", "/test")
     assert "plugin stop base --with-dependents" in raised.value.fix
     assert harness.manager.registry.record("base").enabled
     await harness.request(DisablePlugin(plugin_id="base", with_dependents=True))
@@ -113,7 +113,7 @@ async def test_who_is_needed_is_disabled_with_its_dependents_only(harness: Harne
     enabled = {one.plugin_id: one.enabled for one in harness.manager.registry if one.found is not None}
     assert (enabled["base"], enabled["middle"], enabled["top"]) == (False, True, True)
     with pytest.raises(PluginStateError, match="which is not started"):
-        await harness.manager.kernel.enable_plugin("top", "/test")
+        await harness.manager.kernel.control.enable("top", "/test")
     await harness.request(EnablePlugin(plugin_id="base"))
     await harness.manager.start_plugin("middle")
     result = await harness.request(StopPlugin(plugin_id="base", with_dependents=True))
@@ -124,13 +124,13 @@ async def test_what_cannot_be_decided_changes_nothing(harness: Harness) -> None:
     """Unknown plugins, those in quarantine, and the way on which commands come in."""
     kernel = harness.manager.kernel
     with pytest.raises(PluginNotFound):
-        await kernel.disable_plugin("nobody", "/test")
+        await kernel.control.disable("nobody", "/test")
     with pytest.raises(PluginStateError, match="on which commands come in"):
-        await kernel.disable_plugin("gateway", "/test")
+        await kernel.control.disable("gateway", "/test")
     await harness.load(MockPlugin.make("mock"))
-    await kernel.quarantine_plugin("mock", "too loud", "/test")
+    await kernel.control.quarantine("mock", "too loud", "/test")
     with pytest.raises(PluginQuarantinedError):
-        await kernel.enable_plugin("mock", "/test")
+        await kernel.control.enable("mock", "/test")
     assert kernel.services.decisions.get("mock") is None
 
 
@@ -212,7 +212,7 @@ async def test_while_the_kernel_stops_nothing_is_started_or_decided(tmp_path: Pa
     async with manager_on(tmp_path) as manager:
         kernel = manager.kernel
         await manager.stop_plugin("one")
-    for begin in (kernel.start_plugin, kernel.enable_plugin, kernel.activate_plugin):
+    for begin in (kernel.control.start, kernel.control.enable, kernel.control.activate):
         with pytest.raises(PluginStateError, match="the kernel is stopping"):
             await begin("one", "/test")
     assert kernel.services.decisions.get("one") is None

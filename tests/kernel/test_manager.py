@@ -322,8 +322,8 @@ async def test_stopping_a_plugin_that_waits_ends_the_waiting(harness: Harness) -
     assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("retry")] == [
         "retry never"
     ]
-    assert await harness.manager.kernel.stop_plugin("never", "test")
-    assert not await harness.manager.kernel.stop_plugin("never", "test")
+    assert await harness.manager.kernel.control.stop("never", "test")
+    assert not await harness.manager.kernel.control.stop("never", "test")
     info = harness.plugin("never")
     assert (info.status, info.activity) == (PluginStatus.UNLOADED, "none")
     await asyncio.sleep(0)
