@@ -289,8 +289,7 @@ class _TestManager(PluginManager):
         super().__init__(settings, **more)
         self._watch = watch
 
-    def _make_host(self, record: PluginRecord, generation: int) -> Host:
-        host = super()._make_host(record, generation)
+    def _wrapped(self, record: PluginRecord, host: Host) -> Host:
         if record.plugin_id in self.settings.edge_plugins:
             return host
         return LoopbackHost(host, lambda event: self._watch(record.plugin_id, event))

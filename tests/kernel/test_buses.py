@@ -191,7 +191,7 @@ async def test_what_waiting_does_not_help_is_raised(before: int) -> None:
 async def test_where_nobody_is_told_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application that embeds the kernel gets the error, with everything closed, and may try again."""
     bus = LateBus(*refused())
-    monkeypatch.setattr("kernel.manager.open_bus", lambda settings: bus)
+    monkeypatch.setattr("kernel.composition.open_bus", lambda settings: bus)
     manager = PluginManager(Settings(state_dir=tmp_path, plugin_paths=()), profile="embedded")
     with pytest.raises(BusError, match="connection refused"):
         await manager.start()
@@ -207,7 +207,7 @@ async def test_waiting_ends_when_it_is_to_stop(
     """At once, whether the manager is stopped or the start given up; nothing stays open."""
     monkeypatch.setattr(buses, "RETRY_FIRST", 3_600.0)
     bus = LateBus(*refused(100))
-    monkeypatch.setattr("kernel.manager.open_bus", lambda settings: bus)
+    monkeypatch.setattr("kernel.composition.open_bus", lambda settings: bus)
     settings = Settings(state_dir=tmp_path, plugin_paths=())
     manager = PluginManager(settings, profile="embedded", bus_told=lambda error: None)
     starting = asyncio.create_task(manager.start())
@@ -230,7 +230,7 @@ async def test_a_kernel_goes_on_by_itself_once_its_bus_is_there(
     """The start that waited ends like any other."""
     told: list[BusError | None] = []
     bus = LateBus(*refused(3))
-    monkeypatch.setattr("kernel.manager.open_bus", lambda settings: bus)
+    monkeypatch.setattr("kernel.composition.open_bus", lambda settings: bus)
     settings = Settings(state_dir=tmp_path, plugin_paths=())
     async with PluginManager(settings, profile="embedded", bus_told=told.append) as manager:
         assert (await manager.readiness()).status == "ready"
