@@ -8,7 +8,7 @@ from contracts.errors import PluginStateError, PluginStepFailed
 from contracts.messages import QuarantineEntry
 from contracts.plugin import PluginStatus
 
-from .dependents import require_dependencies, started_users, stopped_before
+from .dependents import WAITS_FOR_DEPENDENCY, require_dependencies, stopped_before, users_of
 from .enabling import disabled
 from .operations import Operations, stopping
 from .phase import Phase
@@ -59,6 +59,7 @@ class PluginControl:
             return False
         self._require_startable(record)
         self._starter.retries.forget(record)
+        record.is_put_off = False
         if record.metadata.activation == "lazy":
             await self._activation.activate(record, reason)
         else:
@@ -108,14 +109,15 @@ class PluginControl:
         self._operations.require_idle(record)
         self._activation.require_idle(record)
         if record.current is None:
-            waited = self._starter.retries.forget(record)
+            waited = self._starter.retries.forget(record) or self._waits_for_its_turn(record)
+            record.is_put_off = True
             if await self._activation.disarm(record) or waited:
                 self._say_stopped(record, reason)
                 return True
             return False
         if with_dependents:
             await self._stop_dependents(plugin_id)
-        if users := started_users(plugin_id, self._registry):
+        if users := users_of(plugin_id, self._registry, self._operations):
             raise PluginStateError(
                 f"plugin {plugin_id!r} is needed by {', '.join(users)}",
                 plugin_id=plugin_id,
@@ -124,6 +126,14 @@ class PluginControl:
         await self._activation.disarm(record)
         await self._operations.run(record, Activity.DRAINING, self._starter.bring_down(record, reason))
         return True
+
+    def _waits_for_its_turn(self, record: PluginRecord) -> bool:
+        """Whether it would be started without being asked: at boot, or once what it needs is there."""
+        if not record.enabled or record.is_put_off:
+            return False
+        if record.status is S.ERROR:
+            return record.reason is not None and record.reason.code == WAITS_FOR_DEPENDENCY
+        return not (self._phase.is_booted or self._phase.is_stopping)
 
     def _say_stopped(self, record: PluginRecord, reason: str) -> None:
         """Of a plugin that was not loaded, but would have been."""
@@ -136,9 +146,10 @@ class PluginControl:
     async def _stop_dependents(self, plugin_id: str) -> None:
         """Nothing is stopped where one of them is busy."""
         users = map(self._registry.record, stopped_before(plugin_id, self._registry))
-        started = [user for user in users if user.current is not None]
+        started = [one for one in users if one.current is not None or one.plugin_id in self._operations]
         for record in started:
             self._operations.require_idle(record)
+            self._activation.require_idle(record)
         for record in started:
             try:
                 await self.stop(record.plugin_id, f"{plugin_id}, which it needs, is stopped")
@@ -180,6 +191,8 @@ class PluginControl:
         decided = self._services.decisions.decide(record, False, by)
         if record.status is S.UNLOADED:
             record.reason = disabled(plugin_id)
+        elif record.found is not None:
+            record.transition(S.UNLOADED, disabled(plugin_id))
         return stopped or decided
 
     async def release(self, plugin_id: str, by: str) -> QuarantineEntry | None:

@@ -38,9 +38,14 @@ def stopped_before(plugin_id: str, registry: PluginRegistry) -> tuple[str, ...]:
     return tuple(id for id in order if id != plugin_id)
 
 
-def started_users(plugin_id: str, registry: PluginRegistry) -> list[str]:
-    """Ids of the started plugins that depend on this one."""
-    return [id for id in needed_by(plugin_id, registry) if registry.record(id).status is S.STARTED]
+def users_of(plugin_id: str, registry: PluginRegistry, under_way: Container[str]) -> list[str]:
+    """Ids of those that depend on this one and are started, or are being started: they have seen it there."""
+    users = map(registry.record, needed_by(plugin_id, registry))
+    return [user.plugin_id for user in users if user.status is S.STARTED or _comes(user, under_way)]
+
+
+def _comes(record: PluginRecord, under_way: Container[str]) -> bool:
+    return record.plugin_id in under_way and not record.activity.goes_down
 
 
 def concerned_by(plugin_id: str, registry: PluginRegistry) -> tuple[str, ...]:

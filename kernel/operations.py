@@ -11,8 +11,6 @@ from contracts.errors import PluginBusy, PluginStateError
 
 from .registry import Activity, PluginRecord
 
-GOING_DOWN = (Activity.DRAINING, Activity.STOPPING)
-
 
 class Operations:
     """What is under way. A caller that gives up waiting does not cut an operation in half.
@@ -75,7 +73,7 @@ class Operations:
         """What is being started is cut off and undone; what is being stopped may finish."""
         running = list(self._running.values())
         for record, task in running:
-            if record.activity not in GOING_DOWN:
+            if not record.activity.goes_down:
                 task.cancel()
         if running:
             await asyncio.wait([task for _, task in running])

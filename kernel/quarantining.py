@@ -38,6 +38,10 @@ class Quarantining:
                 self._mark(record, entry)
                 self._log.error("plugin %s is not started: %s", record.plugin_id, entry.reason)
 
+    def holds(self, record: PluginRecord) -> bool:
+        """Whether it may not be started."""
+        return self._store.entry(record.plugin_id) is not None
+
     def require_free(self, record: PluginRecord) -> None:
         """Raises `PluginQuarantinedError`."""
         if (entry := self._store.entry(record.plugin_id)) is not None:

@@ -51,6 +51,10 @@ class Activity(enum.Enum):
     CONFIGURING = "configuring"
     WAITING = "waiting to retry"
 
+    @property
+    def goes_down(self) -> bool:
+        return self in (Activity.DRAINING, Activity.STOPPING)
+
 
 @dataclass(eq=False)
 class Generation:
@@ -93,6 +97,8 @@ class PluginRecord:
     loads: int = 0
     is_armed: bool = False
     """It is lazy, and started when it is needed; else it was stopped on command, or is in quarantine."""
+    is_put_off: bool = False
+    """Stopped on command before its turn to start had come."""
     standing_in: frozenset[str] = frozenset()
     """Capabilities whose calls stand-ins take while it is not loaded."""
     leaks: tuple[str, ...] = ()

@@ -67,6 +67,8 @@ class PluginStarter:
             return  # whoever took it up meanwhile decides
         if record.is_armed:
             return  # it starts when it is needed
+        if record.is_put_off or not record.enabled or self._quarantine.holds(record):
+            return  # an operator came before
         if (waiting := failed_dependency(record, self._registry)) is not None:
             self._lifecycle.refuse(record, "resolve", waiting)
             return
