@@ -145,6 +145,7 @@ class Activation:
             return await self._wake_on_demand(self._lazy[record.plugin_id], why)
 
         services = self._services
+        policy = services.settings.plugins.get(record.plugin_id)
         stand_ins = StandIns(
             record.metadata,
             services.bus,
@@ -152,6 +153,7 @@ class Activation:
             wake,
             options=services.handler_options,
             patience=patience,
+            ranks=policy.ranks if policy is not None else {},
         )
         self._lazy[record.plugin_id] = lazy = _Lazy(record, stand_ins)
         record.is_armed = True
@@ -197,7 +199,8 @@ class Activation:
         """Calls that waited are answered; then it is watched, where it is to go when it is idle."""
         generation = lazy.record.current
         if generation is not None:
-            self._services.handler_options.learn(lazy.record.plugin_id, generation.port.subscriptions)
+            port, options = generation.port, self._services.handler_options
+            options.learn(lazy.record.plugin_id, port.subscriptions, port.offers.specs)
         await lazy.stand_ins.stop_answering()
         lazy.record.standing_in = frozenset()
         seconds = idle_timeout_of(lazy.record, self._services)
@@ -228,12 +231,12 @@ class Activation:
     # --- going ------------------------------------------------------------------------------------------
 
     async def _watch(self, lazy: _Lazy, generation: Generation, seconds: float) -> None:
-        use = generation.port.use
-        while use is not None and lazy.record.current is generation and lazy.record.is_armed:
+        use, record = generation.port.use, lazy.record
+        while use is not None and record.current is generation and record.is_armed and not self._is_closed:
             left = seconds - use.idle_for()
             if left > 0:
                 await asyncio.sleep(left)
-            elif self._is_needed(lazy.record) or lazy.lock.locked():
+            elif self._is_needed(record) or lazy.lock.locked() or record.plugin_id in self._operations:
                 await asyncio.sleep(max(seconds, LOOK_AGAIN))
             else:
                 await self._unload(lazy, generation, seconds)
@@ -248,8 +251,7 @@ class Activation:
             if record.current is not generation or record.plugin_id in self._operations or self._is_closed:
                 return
             await self._answer_calls(lazy)
-            await generation.port.withdraw(self._services.settings.deadlines.drain)
-            going = self._bring_down(record, f"idle for {seconds:g} s")
+            going = self._go(record, generation, f"idle for {seconds:g} s")
             try:
                 await self._operations.run(record, Activity.DRAINING, going)
             except (PluginStepFailed, PluginStateError, PluginBusy) as error:
@@ -261,6 +263,11 @@ class Activation:
                 if record.status is S.UNLOADED:
                     text = f"unloaded after {seconds:g} s without use; loaded when it is needed"
                     record.reason = _asleep(record, text)
+
+    async def _go(self, record: PluginRecord, generation: Generation, reason: str) -> None:
+        """One operation: another one that came first finds the plugin with all that it provides."""
+        await generation.port.withdraw(self._services.settings.deadlines.drain)
+        await self._bring_down(record, reason)
 
     # --- stand-ins --------------------------------------------------------------------------------------
 
