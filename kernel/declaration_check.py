@@ -17,12 +17,12 @@ def check_against_manifest(record: PluginRecord, declaration: Declaration) -> No
     Raises `HandlerDefinitionError` where the code says something else.
     """
     metadata = record.metadata
+    if metadata.activation == "lazy":
+        _check_lazy(record, declaration)
     table = metadata.subscribes
     if not isinstance(table, dict):
         return
     declared = {handler.name: set(handler.patterns) for handler in declaration.handlers}
-    if record.metadata.activation == "lazy":
-        _check_lazy(record, declaration)
     for name, patterns in table.items():
         if declared.get(name) != set(patterns):
             found = sorted(declared[name]) if name in declared else "no such handler"
@@ -52,6 +52,12 @@ def check_grants(permissions: PermissionManager, declaration: Declaration) -> No
 
 
 def _check_lazy(record: PluginRecord, declaration: Declaration) -> None:
+    if declaration.sees_requests:
+        raise HandlerDefinitionError(
+            "it has handle_request, which would see no request while it is not loaded",
+            where=record.metadata.file_path,
+            fix='take handle_request away, or activation = "lazy"',
+        )
     for handler in declaration.handlers:
         if handler.options.broadcast:
             raise HandlerDefinitionError(

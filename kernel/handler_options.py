@@ -1,4 +1,4 @@
-"""What the handlers of lazy plugins ask for: known once they were loaded, and needed while they are not."""
+"""What handlers and providers of lazy plugins ask for: known once loaded, and needed while they are not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.bus import SubscriptionOptions, SubscriptionSpec
+from contracts.bus import ProviderSpec, SubscriptionOptions, SubscriptionSpec
 
 from .kept import KeptFile
 
@@ -17,10 +17,14 @@ class _Options(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     by_handler: dict[str, SubscriptionOptions]
+    ranks: dict[str, int] = {}
 
 
 class HandlerOptions:
-    """Plugin id → handler → options, as of its last load (`lazy.json` in the state folder)."""
+    """Of each plugin the options of its handlers and the ranks of what it provides, as of its last load.
+
+    They are kept in `lazy.json` in the state folder.
+    """
 
     def __init__(self, state: Path, log: logging.Logger) -> None:
         """Raises `SettingsError` where the file is damaged."""
@@ -32,9 +36,17 @@ class HandlerOptions:
         known = self._kept.get(plugin_id)
         return {} if known is None else known.by_handler
 
-    def learn(self, plugin_id: str, specs: Iterable[SubscriptionSpec]) -> None:
+    def ranks_of(self, plugin_id: str) -> Mapping[str, int]:
+        """Empty where it was never loaded."""
+        known = self._kept.get(plugin_id)
+        return {} if known is None else known.ranks
+
+    def learn(
+        self, plugin_id: str, specs: Iterable[SubscriptionSpec], provided: Iterable[ProviderSpec]
+    ) -> None:
         """Remember them; where that cannot be kept, for as long as the kernel runs."""
-        options = _Options(by_handler={spec.handler: spec.options for spec in specs})
+        ranks = {spec.capability: spec.rank for spec in provided}
+        options = _Options(by_handler={spec.handler: spec.options for spec in specs}, ranks=ranks)
         if options == self._kept.get(plugin_id):
             return
         try:

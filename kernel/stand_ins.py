@@ -3,14 +3,15 @@
 A group is held by a stand-in that finishes nothing: what it is given goes back to the group when it leaves,
 in its place and without an attempt counted. It has the lowest plugin version, so that it takes nothing from a
 replica on which the plugin runs, and the options that the handler had when it was loaded last, so that the
-group goes on as it was. Calls and requests are kept waiting, and handed to the plugin when it is there.
+group goes on as it was. A provider has the rank of the plugin's own. Calls and requests are kept waiting, and
+handed to the plugin when it is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from contracts.bus import (
@@ -53,8 +54,10 @@ class StandIns:
         *,
         options: HandlerOptions,
         patience: float,
+        ranks: Mapping[str, int],
     ) -> None:
-        """`patience`: seconds that a call may take, the start included."""
+        """`patience`: seconds that a call may take, the start included; `ranks`: what the operator says."""
+        self._ranks = ranks
         self._options = options
         self._metadata = metadata
         self._bus = bus
@@ -87,9 +90,7 @@ class StandIns:
         if self._unmount is None:
             self._unmount = self._mounts.put_stand_in(WebMount(plugin_id, 0, self._serve))
         for capability in self._metadata.provided or ():
-            spec = ProviderSpec(
-                capability=capability, plugin_id=plugin_id, provider="activate", timeout=self._patience
-            )
+            spec = self._provider(capability)
             if capability not in self._providers:
                 self._providers[capability] = await self._bus.provide(spec, self._answer)
 
@@ -112,6 +113,18 @@ class StandIns:
             await provider.remove()
 
     # --- what they do -----------------------------------------------------------------------------------
+
+    def _provider(self, capability: str) -> ProviderSpec:
+        """With the rank that the plugin's own had, so that who is asked does not depend on who sleeps."""
+        plugin_id = self._metadata.plugin_id
+        known = self._options.ranks_of(plugin_id).get(capability, 0)
+        return ProviderSpec(
+            capability=capability,
+            plugin_id=plugin_id,
+            provider="activate",
+            rank=self._ranks.get(capability, known),
+            timeout=self._patience,
+        )
 
     def _group(self, name: str, patterns: tuple[str, ...]) -> SubscriptionSpec:
         plugin_id = self._metadata.plugin_id
