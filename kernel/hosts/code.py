@@ -12,6 +12,9 @@ from ..loader import PluginLoader
 class Code:
     """The code of one generation of one plugin."""
 
+    is_given = False
+    """Whether it was not loaded by us, so that others may run it as well."""
+
     def load(self) -> type:
         """Import. May block; called in a thread of its own."""
         raise NotImplementedError
@@ -35,6 +38,8 @@ class Code:
 
 class GivenClass(Code):
     """A class that the application or a test handed over: not loaded by us, and not unloaded."""
+
+    is_given = True
 
     def __init__(self, cls: type) -> None:
         self._cls = cls

@@ -36,7 +36,7 @@ from ..configuration.schema import misfits_of, problems_of, schema_of
 from ..contain import contained, outward, run_apart
 from ..scope import Scope
 from . import Declaration, HostPort, HostUsage, Setup
-from .code import Code, GivenClass
+from .code import Code
 from .context import HostContext
 from .declarations import Compiled, compile_plugin
 from .handlers import HandlerFunction
@@ -339,8 +339,8 @@ class InProcess:
 
     def _stray_tasks(self) -> list[str]:
         """Tasks of this generation's own code that were not made through its context, and still run."""
-        if isinstance(self._code, GivenClass):
-            return []  # not loaded by us: others may run it as well
+        if self._code.is_given:
+            return []
         frames = ((f"task {task.get_name()}", _waiting(task.get_coro())) for task in asyncio.all_tasks())
         return self._own(frames)
 
@@ -354,7 +354,7 @@ class InProcess:
 
     def _stray_threads(self) -> list[str]:
         """Threads that are within its code."""
-        if isinstance(self._code, GivenClass):
+        if self._code.is_given:
             return []
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         me = threading.get_ident()

@@ -18,6 +18,7 @@ from contracts.messages import AuditRecorded, ConfigurationProblem
 from contracts.plugin import ConfigurationResult, PluginStatus
 from contracts.web import RequestInfo, ResponseInfo, WebMount
 
+from ..scope import UNDO_TIMEOUT
 from . import (
     Declaration,
     HandlerDeclaration,
@@ -100,21 +101,12 @@ class Pooled:
                 await up(member)
                 done.append(member)
         except BaseException as error:
-            for member in reversed(done):
-                try:
-                    await down(member)
-                except Exception as one:  # noqa: BLE001 - the others are taken back as well
-                    error.add_note(f"and, while undoing another instance: {type(one).__name__}: {one}")
+            for one in await _down(done, down, UNDO_TIMEOUT):
+                error.add_note(f"and, while undoing another instance: {type(one).__name__}: {one}")
             raise
 
     async def _all(self, down: Callable[[Host], Awaitable[None]]) -> None:
-        """Every one, whatever the others do; the last first."""
-        errors: list[Exception] = []
-        for member in reversed(self._pool.members):
-            try:
-                await down(member)
-            except Exception as error:  # noqa: BLE001 - raised when all are through
-                errors.append(error)
+        errors = await _down(self._pool.members, down)
         if len(errors) == 1:
             raise errors[0]
         if errors:
@@ -213,6 +205,7 @@ class SharedCode(Code):
         self._code = code
         self._users = users
         self._cls: type | None = None
+        self.is_given = code.is_given
 
     def load(self) -> type:
         if self._cls is None:
@@ -234,6 +227,19 @@ class SharedCode(Code):
             return ()
         self._cls = None
         return self._code.unload()
+
+
+async def _down(
+    members: Sequence[Host], down: Callable[[Host], Awaitable[None]], timeout: float | None = None
+) -> list[Exception]:
+    """Every one, whatever the others do; side by side, so that one that hangs takes no time of the others."""
+
+    async def one(member: Host) -> None:
+        async with asyncio.timeout(timeout):
+            await down(member)
+
+    ended = await asyncio.gather(*map(one, reversed(members)), return_exceptions=True)
+    return [error for error in ended if isinstance(error, Exception)]
 
 
 def _bounded(handler: HandlerDeclaration, instances: int) -> HandlerDeclaration:
