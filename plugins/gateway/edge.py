@@ -16,6 +16,9 @@ from .first import answered_first
 from .problems import Problem, problem_of
 
 _PREFIX = "/plugins/"
+POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
+"""Close codes of WebSockets (RFC 6455 and its registry)."""
 _log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
@@ -50,6 +53,8 @@ class Edge:
                 await serve_traced(functools.partial(_guarded, app), scope, receive, send)
         elif scope["type"] == "http":
             await _guarded(app, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await _opened(app, scope, receive, send)
         else:
             await app(scope, receive, send)
 
@@ -73,11 +78,11 @@ class _Nobody:
         self._plugin_id = plugin_id
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        problem = await self._problem()
         if scope["type"] == "http":
-            answer = (await self._problem()).response(scope["path"])
-            await answer(scope, receive, send)
+            await problem.response(scope["path"])(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": "no such plugin"})
+            await _refused(problem, POLICY_VIOLATION, scope, receive, send)
 
     async def _problem(self) -> Problem:
         try:
@@ -93,6 +98,32 @@ class _Nobody:
     def _unknown(self) -> Problem:
         detail = f"no plugin is called {self._plugin_id!r}"
         return Problem(404, "plugin-not-found", detail, fix="GET /admin/plugins lists those that there are")
+
+
+async def _opened(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:
+    """A WebSocket; one that fails before it is opened is refused with a problem, as a request is."""
+    answered = False
+
+    async def watched(message: MutableMapping[str, Any]) -> None:
+        nonlocal answered
+        answered = True
+        await send(message)
+
+    try:
+        await app(scope, receive, watched)
+    except Exception as error:
+        if answered:
+            raise
+        _log.error("WebSocket %s failed", scope["path"], exc_info=error)
+        await _refused(problem_of(error), TRY_AGAIN_LATER, scope, receive, send)
+
+
+async def _refused(problem: Problem, code: int, scope: Scope, receive: Any, send: Any) -> None:
+    """A WebSocket that is not opened: with the problem, where the server can say more than 403."""
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await problem.response(scope["path"])(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": code, "reason": problem.code})
 
 
 async def _guarded(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:

@@ -1,6 +1,7 @@
 """Routes of plugins: what the adapter builds, and how the edge finds it."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from contracts.errors import BusFull, PluginLoadError, PluginNotFound
+from contracts.errors import BusFull, PluginActivationFailed, PluginLoadError, PluginNotFound
 from contracts.messages import PluginDetails
 from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginStatus
@@ -223,7 +224,9 @@ async def test_a_known_plugin_without_a_mount_says_why(
     assert (response.status_code, response.json()["type"]) == (answer, f"/problems/{code}")
 
 
-async def websocket(app: Any, path: str, text: str) -> list[dict[str, Any]]:
+async def websocket(
+    app: Any, path: str, text: str, *, extensions: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """What the application sends to a client that connects, says `text` and leaves."""
     said = iter(
         [
@@ -243,6 +246,7 @@ async def websocket(app: Any, path: str, text: str) -> list[dict[str, Any]]:
     scope = {
         "type": "websocket", "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
         "headers": [], "subprotocols": [], "scheme": "ws", "server": ("edge", 80), "client": ("c", 1),
+        "extensions": extensions or {},
     }  # fmt: skip
     await app(scope, receive, send)
     return sent
@@ -256,6 +260,23 @@ async def test_websockets_reach_their_plugin(app: Any, context: Any) -> None:
     assert sent[1]["text"] == "hello"
     [refusal] = await websocket(app, "/plugins/ghost/echo", "hello")
     assert (refusal["type"], refusal["code"]) == ("websocket.close", 1008)
+
+
+async def unwakeable(scope: Any, receive: Any, send: Any) -> None:
+    raise PluginActivationFailed("no key", plugin_id="shop")
+
+
+async def test_a_websocket_that_cannot_be_opened_is_refused_as_a_request_is(app: Any, context: Any) -> None:
+    """With the status and the problem, where the server can; else it is closed. No error gets out."""
+    context.mounts.put(build("shop", 1, unwakeable, ()))
+    can = {"websocket.http.response": {}}
+    start, body = await websocket(app, "/plugins/shop/echo", "hello", extensions=can)
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 503)
+    assert json.loads(body["body"])["type"] == "/problems/plugin-activation-failed"
+    [refusal] = await websocket(app, "/plugins/shop/echo", "hello")
+    assert (refusal["type"], refusal["code"]) == ("websocket.close", 1013)
+    start, _ = await websocket(app, "/plugins/ghost/echo", "hello", extensions=can)
+    assert start["status"] == 404
 
 
 @pytest.fixture
