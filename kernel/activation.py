@@ -32,6 +32,8 @@ S = PluginStatus
 
 LOOK_AGAIN = 0.05
 """Seconds at least between two looks at a plugin that would go if nobody needed it."""
+FIRST_USE = 10.0
+"""Seconds that the bus may take to hand the event over that has woken a plugin."""
 LAZY = "lazy"
 """Code of the reason of a plugin that is not loaded because nobody has needed it yet."""
 
@@ -184,7 +186,7 @@ class Activation:
             return record.current.port if record.current is not None else stopping(record)
 
     async def _start(self, lazy: _Lazy, reason: str) -> None:
-        await lazy.stand_ins.release_groups()
+        is_awaited = await lazy.stand_ins.release_groups()
         try:
             await self._operations.run(lazy.record, Activity.LOADING, self._bring_up(lazy.record, reason))
         except PlugbusError as error:
@@ -192,12 +194,19 @@ class Activation:
             raise
         lazy.record.is_armed, lazy.error, lazy.failures = True, None, 0
         self._scope.spawn(
-            self._started(lazy), name=f"calls of {lazy.record.plugin_id}", context=self._operations.context
+            self._started(lazy, is_awaited),
+            name=f"calls of {lazy.record.plugin_id}",
+            context=self._operations.context,
         )
 
-    async def _started(self, lazy: _Lazy) -> None:
-        """Calls that waited are answered; then it is watched, where it is to go when it is idle."""
+    async def _started(self, lazy: _Lazy, is_awaited: bool) -> None:
+        """Calls that waited are answered; then it is watched, where it is to go when it is idle.
+
+        `is_awaited`: an event waits for it. Else it could go before that has come, again and again.
+        """
         generation = lazy.record.current
+        if generation is not None and generation.port.use is not None:
+            generation.port.use.begin(FIRST_USE if is_awaited else 0.0)
         if generation is not None:
             port, options = generation.port, self._services.handler_options
             options.learn(lazy.record.plugin_id, port.subscriptions, port.offers.specs)

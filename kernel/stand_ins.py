@@ -65,6 +65,8 @@ class StandIns:
         self._wake = wake
         self._patience = patience
         self._groups: dict[str, BusSubscription] = {}
+        self._is_holding = False
+        """Whether an event waits in one of them."""
         self._providers: dict[str, Provision] = {}
         self._unmount: Callable[[], None] | None = None
 
@@ -77,12 +79,14 @@ class StandIns:
             if name not in self._groups:
                 self._groups[name] = await self._bus.subscribe(self._group(name, patterns), self._hold)
 
-    async def release_groups(self) -> None:
-        """Give back what was held; the plugin's own handlers may take the groups."""
+    async def release_groups(self) -> bool:
+        """Give back what was held; the plugin's own handlers may take the groups. Was anything?"""
         groups, self._groups = self._groups, {}
+        was_holding, self._is_holding = self._is_holding, False
         for group in groups.values():
             await group.drain(0)
             await group.remove()
+        return was_holding
 
     async def answer_calls(self) -> None:
         """Take calls of what it provides, and requests below its address."""
@@ -141,6 +145,7 @@ class StandIns:
 
     async def _hold(self, event: PluginEvent) -> EventResult | None:
         """Wake the plugin, and hold on to the event until its group is released: this never returns."""
+        self._is_holding = True
         waking = asyncio.ensure_future(self._wake(f"{event.type} in {event.handler}"))
         waking.add_done_callback(_forget)
         await asyncio.Event().wait()

@@ -26,8 +26,12 @@ class Use:
         self.running -= 1
         self.last = time.monotonic()
 
+    def begin(self, expected_within: float) -> None:
+        """It is started now. Where it is about to be used, so much later is early enough to call it idle."""
+        self.last = time.monotonic() + expected_within
+
     def idle_for(self) -> float:
-        """Seconds without use; 0 while it is used."""
+        """Seconds without use; 0 while it is used, and less while its first use is still expected."""
         return 0.0 if self.running else time.monotonic() - self.last
 
     def counting(self, mount: WebMount) -> WebMount:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from fault_tools.servers import Server, free_port
 
 from bus.redis_streams.scripts import names, script
 from kernel.testing import Harness, MockPlugin
-from plugbus import Event
+from plugbus import BasePlugin, Event, on
 
 PLUGBUS = "import plugbus; plugbus.main()"
 WITHOUT_REDIS = f"import sys; sys.modules['redis'] = None; {PLUGBUS}"
@@ -311,6 +312,28 @@ async def test_a_flow_is_tested_alike(harness: Harness) -> None:
     assert harness.published(Parcel) == [Parcel(n=n) for n in range(5)]
     assert [one.event.attempt for one in harness.handled("mock.handle_event")] == [3, 1, 1, 1, 1]
     assert await harness.dead_letters() == []
+
+
+async def test_a_lazy_plugin_stays_until_what_woke_it_has_come(harness: Harness) -> None:
+    """Also where starting it, and handing its group over, takes longer than it may be idle."""
+    seen: list[int] = []
+
+    class Brief(
+        BasePlugin, plugin_id="brief", version="1.0.0", security_level="trusted", activation="lazy",
+        idle_timeout=0.01, subscribes={"take": ["post.parcel"]},
+    ):  # fmt: skip
+        async def start(self) -> None:
+            await asyncio.sleep(0.1)
+
+        @on
+        async def take(self, event: Parcel) -> None:
+            seen.append(event.n)
+
+    await harness.load(Brief)
+    for n in range(3):
+        await harness.publish(Parcel(n=n), key="k")
+        await harness.quiet()
+    assert seen == [0, 1, 2]
 
 
 async def test_each_test_begins_with_nothing(harness: Harness) -> None:
