@@ -84,12 +84,14 @@ class PluginLifecycleManager:
         async with self._steps.step(record, "load", Activity.LOADING, self._deadlines.load):
             services.security.effective_level(metadata, services.policy(record), record.consent)
             number = record.loads = record.loads + 1
-            host = services.make_host(record, number)
+            host = record.coming = services.make_host(record, number)
             try:
                 record.current = await self._generation(host, record, number)
             except BaseException:
                 await self._steps.anyway(record, "unload", host.unload(), self._deadlines.shutdown)
                 raise
+            finally:
+                record.coming = None
             record.transition(S.LOADED)
         self._steps.announce(record, PluginLoaded, reason)
         self._loaded(record)

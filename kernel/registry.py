@@ -94,6 +94,8 @@ class PluginRecord:
     activity: Activity = Activity.NONE
     reason: PluginReason | None = None
     current: Generation | None = None
+    coming: Host | None = None
+    """Runs the code that is being loaded, and is no generation yet."""
     loads: int = 0
     is_armed: bool = False
     """It is lazy, and started when it is needed; else it was stopped on command, or is in quarantine."""

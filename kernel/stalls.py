@@ -12,8 +12,9 @@ from contracts.event import Event
 from contracts.health import Stall
 from contracts.messages import PluginStalled
 
+from .hosts import Host
 from .registry import Generation, PluginRecord, PluginRegistry
-from .stall_watch import Frame, Stack, StallWatch
+from .stall_watch import Stack, StallWatch
 
 _SHOWN = 12
 """Frames that are told, the innermost first."""
@@ -83,14 +84,15 @@ class Stalls:
         """The innermost frame that is some plugin's tells whose stall it is: so a library that a plugin has
         called counts as the plugin."""
         at = datetime.now(UTC)
-        current = [(record, record.current) for record in self._registry if record.current is not None]
+        hosts = [(record, host) for record in self._registry for host in _hosts(record)]
         for depth, frame in enumerate(stack):
-            for record, generation in current:
-                if _is_its(generation, frame):
+            for record, host in hosts:
+                if host.owns(frame.module, frame.function):
                     last = depth + 1
-                    while last < len(stack) and _is_its(generation, stack[last]):
+                    while last < len(stack) and host.owns(stack[last].module, stack[last].function):
                         last += 1
-                    return _Found(at, stack[max(0, last - _SHOWN) : last], frame.place, record, generation)
+                    shown = stack[max(0, last - _SHOWN) : last]
+                    return _Found(at, shown, frame.place, record, record.current)
         return _Found(at, stack[:_SHOWN], stack[0].place if stack else "")
 
     def _ended(self, seconds: float) -> None:
@@ -99,23 +101,26 @@ class Stalls:
         self.count += 1
         self._log.warning("%s has blocked the event loop for %.1f s, at %s", found.name, seconds, found.place)
         record, generation = found.record, found.generation
-        if record is None or generation is None:
+        if record is None:
             return
-        told = tuple(map(str, found.shown))
-        generation.stalls += 1
-        generation.last_stall = Stall(at=found.at, seconds=round(seconds, 3), place=found.place, stack=told)
+        told, lasted = tuple(map(str, found.shown)), round(seconds, 3)
+        if generation is not None:  # else it was being loaded
+            generation.stalls += 1
+            generation.last_stall = Stall(at=found.at, seconds=lasted, place=found.place, stack=told)
         self._announce(
             PluginStalled(
                 plugin_id=record.plugin_id,
                 version=record.metadata.version,
-                generation=generation.number,
+                generation=generation.number if generation is not None else record.loads,
                 replica=self._replica,
-                seconds=round(seconds, 3),
+                seconds=lasted,
                 place=found.place,
                 stack=told,
             )
         )
 
 
-def _is_its(generation: Generation, frame: Frame) -> bool:
-    return generation.host.owns(frame.module, frame.function)
+def _hosts(record: PluginRecord) -> tuple[Host, ...]:
+    """Those that run code of it; one that is being loaded counts as well."""
+    current = record.current.host if record.current is not None else None
+    return tuple(host for host in (current, record.coming) if host is not None)

@@ -123,6 +123,36 @@ async def test_who_blocks_is_named_with_its_stack_while_it_blocks(
     assert [point.value >= 1 for point in metric.points] == [True]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("step", ["__init__", "configure"])
+async def test_who_blocks_while_it_is_loaded_is_named_too(
+    harness: Harness,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+) -> None:
+    """It is no generation yet, and announced as the one that it becomes."""
+    word = "def" if step == "__init__" else "async def"
+    file = tmp_path / "blocker.py"
+    file.write_text(
+        "import threading\nfrom plugbus import BasePlugin\n"
+        'class Blocker(BasePlugin, plugin_id="blocker", version="1"):\n'
+        f"    {word} {step}(self, *_):\n"
+        f"        threading._plugbus_test[0].wait({PATIENCE})\n"
+    )
+    monkeypatch.setattr(threading, "_plugbus_test", [NAMED], raising=False)
+    log, over = logging.getLogger("plugbus.kernel"), Waiting("has blocked the event loop")
+    log.addHandler(over)
+    await harness.load(file)
+    await asyncio.wait_for(over.seen.wait(), PATIENCE)
+    log.removeHandler(over)
+    assert "blocker blocks the event loop" in caplog.text
+    assert f"  at Blocker.{step} " in caplog.text
+    await harness.quiet()
+    [fact] = harness.published(PluginStalled)
+    assert (fact.plugin_id, fact.generation, fact.place) == ("blocker", 1, f"{file}:5")
+
+
 async def test_what_is_no_plugin_is_named_as_that(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """Counted, and announced of nobody."""
     log, over = logging.getLogger("plugbus.kernel"), Waiting("has blocked the event loop")
