@@ -15,7 +15,7 @@ class Use:
 
     def __init__(self) -> None:
         self.running = 0
-        self.last = time.monotonic()
+        self.last = self._made = time.monotonic()
 
     def __enter__(self) -> None:
         self.running += 1
@@ -27,8 +27,9 @@ class Use:
         self.last = time.monotonic()
 
     def begin(self, expected_within: float) -> None:
-        """It is started now. Where it is about to be used, so much later is early enough to call it idle."""
-        self.last = time.monotonic() + expected_within
+        """It is started, and perhaps used already; else that is expected within so many seconds."""
+        if self.last == self._made:
+            self.last = time.monotonic() + expected_within
 
     def idle_for(self) -> float:
         """Seconds without use; 0 while it is used, and less while its first use is still expected."""
