@@ -173,6 +173,9 @@ def _not_found(error: ModuleNotFoundError, package: str, discovered: Discovered)
         fix = f"write {inner.replace('.', '/')}.py, or mend the name"
         if discovered.single_file:
             fix = "a plugin of several modules is a folder with a plugin.toml"
+        if not discovered.code.exists():
+            fix = "it was there when the kernel started: put it back, or start the kernel again"
+            return PluginLoadError("the plugin is gone", where=where, fix=fix)
         return PluginLoadError(f"the plugin has no module '{inner}'", where=where, fix=fix)
     if missing.startswith(f"{package.partition('.')[0]}."):
         text, fix = "the import leads out of the plugin's folder", "speak to other plugins by events"

@@ -142,7 +142,7 @@ def _check_same_manifest(cls: type, metadata: PluginMetadata) -> None:
             raise PluginLoadError(
                 f"the class line of {cls.__name__} and {metadata.file_path} contradict each other in '{key}'",
                 where=place_of(cls),
-                fix=f"say '{key}' in one place only",
+                fix=f"say '{key}' in one place only; if it was changed while the kernel runs, start it again",
             )
 
 

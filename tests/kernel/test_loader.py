@@ -7,6 +7,7 @@ import importlib.metadata
 import linecache
 import logging
 import os
+import shutil
 import sys
 import textwrap
 import threading
@@ -125,6 +126,26 @@ def test_a_single_file_is_one_module(loader: PluginLoader, tmp_path: Path) -> No
     with pytest.raises(PluginLoadError, match="the plugin has no module 'other'") as caught:
         loader.load(found, 3)
     assert "is a folder with a plugin.toml" in caught.value.fix
+
+
+def test_a_plugin_that_was_taken_away_or_changed_is_told_as_that(
+    loader: PluginLoader, plugin: Plugin, tmp_path: Path
+) -> None:
+    """Since it was found: what its author can do about its imports would not help."""
+    file = tmp_path / "hello.py"
+    line = CLASS.replace("BasePlugin)", 'BasePlugin, plugin_id="hello", version="1")')
+    file.write_text(line)
+    single, folder = PluginDiscovery().discover_path(file), plugin()
+    file.write_text(line.replace('"1"', '"2"'))
+    with pytest.raises(PluginLoadError, match="contradict each other in 'version'") as changed:
+        loader.load(single, 1)
+    assert changed.value.fix.endswith("if it was changed while the kernel runs, start it again")
+    file.unlink()
+    shutil.rmtree(tmp_path / "alerts")
+    for number, found in enumerate((single, folder), 2):
+        with pytest.raises(PluginLoadError, match="the plugin is gone") as gone:
+            loader.load(found, number)
+        assert "start the kernel again" in gone.value.fix
 
 
 def test_generations_stand_side_by_side(loader: PluginLoader, plugin: Plugin) -> None:
