@@ -74,13 +74,13 @@ async def put_off(harness: Harness, plugin_id: str, command: str) -> None:
     """By an operator; that is news."""
     kernel = harness.manager.kernel
     if command == "stop":
-        assert await kernel.stop_plugin(plugin_id, "test")
-        assert not await kernel.stop_plugin(plugin_id, "test")
+        assert await kernel.control.stop(plugin_id, "test")
+        assert not await kernel.control.stop(plugin_id, "test")
     elif command == "disable":
-        assert await kernel.disable_plugin(plugin_id, "/ops")
-        assert not await kernel.disable_plugin(plugin_id, "/ops")
+        assert await kernel.control.disable(plugin_id, "/ops")
+        assert not await kernel.control.disable(plugin_id, "/ops")
     else:
-        await kernel.quarantine_plugin(plugin_id, "it is bad", "/ops")
+        await kernel.control.quarantine(plugin_id, "it is bad", "/ops")
 
 
 PUT_OFF = {
@@ -149,10 +149,10 @@ async def test_one_that_failed_and_is_disabled_is_not_told_as_an_error(harness: 
     for _ in range(2):
         with pytest.raises(PluginStepFailed):
             await harness.load(Fails)
-        assert await harness.manager.kernel.disable_plugin("fails", "/ops")
+        assert await harness.manager.kernel.control.disable("fails", "/ops")
         assert stands(harness, "fails") == (S.UNLOADED, "disabled")
     with pytest.raises(PluginStepFailed):
-        await harness.manager.kernel.enable_plugin("fails", "/ops")
+        await harness.manager.kernel.control.enable("fails", "/ops")
 
 
 @pytest.mark.parametrize("with_dependents", [False, True])
@@ -164,11 +164,11 @@ async def test_a_plugin_is_not_stopped_under_one_that_starts(harness: Harness, w
     await user.starting.wait()
     refusal = PluginBusy if with_dependents else PluginStateError
     with pytest.raises(refusal, match="user"):
-        await harness.manager.kernel.stop_plugin("base", "test", with_dependents=with_dependents)
+        await harness.manager.kernel.control.stop("base", "test", with_dependents=with_dependents)
     user.may_start.set()
     await loading
     assert [harness.plugin(id).status for id in ("base", "user")] == [S.STARTED] * 2
-    assert await harness.manager.kernel.stop_plugin("base", "test", with_dependents=True)
+    assert await harness.manager.kernel.control.stop("base", "test", with_dependents=True)
 
 
 # --- sleep ------------------------------------------------------------------------------------------------
