@@ -10,14 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route, WebSocketRoute
 
 from contracts.errors import PluginLoadError
 from contracts.web import ASGIApp, StaticMount, WebMount
 
 from .files import Files
 from .problems import PROBLEM_RESPONSES, install_problems
+
+_PROBLEM: dict[int | str, dict[str, Any]] = {
+    status: {"description": response["description"]} for status, response in PROBLEM_RESPONSES.items()
+}
+"""Stands for `PROBLEM_RESPONSES` while a document is made: FastAPI validates and copies each response of each
+route, and these are larger than all the rest."""
 
 
 def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[StaticMount, ...] = ()) -> WebMount:
@@ -31,8 +38,7 @@ def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[Static
     app: ASGIApp
     try:
         if isinstance(router, APIRouter):
-            described = _from_router(plugin_id, router, static)
-            app, document = described if static else _undelayed(plugin_id, router), _document(described)
+            app, document = _from_router(plugin_id, router, static)
         else:
             app, document = _application(router, static), _document(router)
     except Exception as error:
@@ -54,25 +60,41 @@ def _application(router: Any, static: tuple[StaticMount, ...]) -> ASGIApp:
     return app
 
 
-def _from_router(plugin_id: str, router: APIRouter, static: tuple[StaticMount, ...]) -> FastAPI:
-    app = _bare(plugin_id)
-    app.include_router(router, tags=[f"plugin:{plugin_id}"])
-    app.router.routes.extend(_folder(each) for each in static)
-    return app
+def _from_router(
+    plugin_id: str, router: APIRouter, static: tuple[StaticMount, ...]
+) -> tuple[FastAPI, Mapping[str, Any]]:
+    """What serves `router`, and its document.
+
+    An included router has its routes made a second time for the document, and costs each request a second
+    look through them. So it stands in the place of the application's own where nothing comes after its routes
+    of its own, and is described there if it includes no others.
+    """
+    app = _in_place(plugin_id, router)
+    if not static and all(isinstance(route, APIRoute | Route | WebSocketRoute) for route in router.routes):
+        _told_of_problems(plugin_id, router)
+        return app, _filled(app.openapi())
+    described = _bare(plugin_id)
+    described.include_router(router, tags=[f"plugin:{plugin_id}"])
+    described.router.routes.extend(_folder(each) for each in static)
+    return described if static else app, _filled(described.openapi())
 
 
-def _undelayed(plugin_id: str, router: APIRouter) -> FastAPI:
-    """The same without folders: `router` in the place of the application's own. An included router costs each
-    request a second look through its routes."""
+def _in_place(plugin_id: str, router: APIRouter) -> FastAPI:
     app = _bare(plugin_id)
     app.router = router
     return app
 
 
+def _told_of_problems(plugin_id: str, router: APIRouter) -> None:
+    """What including `router` would add to each of its routes; safe twice."""
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            route.tags = list(dict.fromkeys([f"plugin:{plugin_id}", *route.tags]))
+            route.responses = {**_PROBLEM, **route.responses}
+
+
 def _bare(plugin_id: str) -> FastAPI:
-    app = FastAPI(
-        title=plugin_id, openapi_url=None, docs_url=None, redoc_url=None, responses=PROBLEM_RESPONSES
-    )
+    app = FastAPI(title=plugin_id, openapi_url=None, docs_url=None, redoc_url=None, responses=_PROBLEM)
     install_problems(app)
     return app
 
@@ -91,4 +113,15 @@ def _document(app: Any) -> Mapping[str, Any] | None:
     document = describe()
     if not isinstance(document, Mapping) or not isinstance(document.get("paths", {}), Mapping):
         raise TypeError("its openapi() does not return an OpenAPI document")
+    return document
+
+
+def _filled(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`document` with the problem documents that `_PROBLEM` stands for."""
+    for item in document.get("paths", {}).values():
+        for operation in item.values():
+            responses = operation.get("responses", {}) if isinstance(operation, dict) else {}
+            for status, response in PROBLEM_RESPONSES.items():
+                if responses.get(status) == _PROBLEM[status]:
+                    responses[status] = response
     return document

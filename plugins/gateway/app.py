@@ -23,15 +23,18 @@ from .problems import PROBLEM_RESPONSES, install_problems
 
 def create_app(context: EdgeContext, config: GatewayConfig) -> Edge:
     """Everything that the gateway serves: its own routes, and each plugin's below `/plugins/{id}`."""
-    own = _own_app(context, config)
+    return with_documents(context, own_app(context, config))
+
+
+def with_documents(context: EdgeContext, own: FastAPI) -> Edge:
+    """`own` as the gateway serves it itself: with `/docs`."""
     own.include_router(docs_router(MergedDocument(own.openapi, context.mounts)))
     own.router.routes.append(docs_files())
     return Edge(context, own)
 
 
-def edge_application(context: EdgeContext, config: GatewayConfig) -> EdgeApplication:
-    """The same without `/docs`, for an application that has documents of its own."""
-    own = _own_app(context, config)
+def edge_application(context: EdgeContext, own: FastAPI) -> EdgeApplication:
+    """`own` without `/docs`, for an application that has documents of its own."""
 
     def describe(document: Mapping[str, Any], prefix: str, addresses: Sequence[str]) -> Mapping[str, Any]:
         return merge_into(document, own.openapi(), context.mounts, prefix=prefix, addresses=addresses)
@@ -39,7 +42,8 @@ def edge_application(context: EdgeContext, config: GatewayConfig) -> EdgeApplica
     return EdgeApplication(Edge(context, own), describe)
 
 
-def _own_app(context: EdgeContext, config: GatewayConfig) -> FastAPI:
+def own_app(context: EdgeContext, config: GatewayConfig) -> FastAPI:
+    """The gateway's own routes."""
     access = Access(context)
     own = FastAPI(
         title="Plugbus",

@@ -9,8 +9,9 @@ from contracts.base import BasePlugin
 from contracts.errors import PluginStepFailed
 from contracts.web import EdgeContext
 
-from .app import create_app, edge_application
+from .app import edge_application, own_app, with_documents
 from .config import GatewayConfig
+from .edge import Edge
 from .server import EndpointFile, Server, listen, url_of
 
 
@@ -26,13 +27,14 @@ class Gateway(BasePlugin):
         """Returns once requests are answered."""
         context = cast(EdgeContext, self.context)
         config = self.read_config(GatewayConfig)
-        if not context.hand_over(edge_application(context, config)):
-            await self._listen(context, config)
+        own = own_app(context, config)
+        if not context.hand_over(edge_application(context, own)):
+            await self._listen(context, config, with_documents(context, own))
 
-    async def _listen(self, context: EdgeContext, config: GatewayConfig) -> None:
+    async def _listen(self, context: EdgeContext, config: GatewayConfig, edge: Edge) -> None:
         sock = listen(config)
         context.on_close(sock.close)
-        self._server = Server(create_app(context, config), sock, config)
+        self._server = Server(edge, sock, config)
         self._serving = context.spawn(self._server.run_until_stopped(), name="web server")
         await self._listening(self._serving)
         self.url = url_of(sock)
