@@ -111,6 +111,12 @@ class Message:
             self._data = dump_event(cast(Event, self.event))
         return self._data
 
+    def let_go(self) -> None:
+        """Keep the data instead of the object, whose class is to go."""
+        if self.event is not None:
+            self.data  # noqa: B018 - made now, while there is something to make it of
+            self.event = None
+
     @property
     def traceparent(self) -> str | None:
         """Of the span that has sent it; where none was made here, what it came with."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 from contracts.errors import ManifestError
 
 from .candidates import CLASS_FILES, from_entry_point, from_manifest, look_at
+from .collector import rarely_collected
 from .discovered import ENTRY_POINT_GROUP, Discovered, Discovery, Refusal, Source
 from .manifest import MANIFEST_NAMES, Problem, manifest_error, metadata_of, read_manifest
 from .manifest_index import ManifestIndex, now
@@ -80,7 +81,8 @@ class PluginDiscovery:
         if not set(names).isdisjoint(MANIFEST_NAMES):
             return _collect([(folder, partial(self._look_at, folder, source))], source)
         paths = [folder / name for name in names if not name.startswith((".", "_"))]
-        return _collect(((path, partial(self._look_at, path, source)) for path in paths), source)
+        with rarely_collected():
+            return _collect(((path, partial(self._look_at, path, source)) for path in paths), source)
 
     def discover_path(self, path: Path | str, source: str = "") -> Discovered:
         """The plugin that this file or folder is. Raises `ManifestError`, also where it is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from array import array
 from pathlib import Path
 from typing import NamedTuple
@@ -116,12 +117,14 @@ class _Walk:
         self._taking = _Taking()
         self.files: list[str] = []
         self._has_links = False
-        folders = [root] if os.path.isdir(root) else []  # noqa: PTH112 - a thousand times, as below
-        if not folders:
-            self.files.append(root)
+        folders = [root]
         while folders:
             folder = folders.pop()
-            self.mark(folder, os.stat(folder))  # noqa: PTH116 - a Path for each costs more than the call
+            status = os.stat(folder)  # noqa: PTH116 - a Path for each costs more than the call
+            if not stat.S_ISDIR(status.st_mode):
+                self.files.append(folder)
+                continue
+            self.mark(folder, status)
             with os.scandir(folder) as entries:
                 folders += [entry.path for entry in entries if self._is_folder(entry)]
 

@@ -17,6 +17,7 @@ from contracts.messages import PluginInfo, Readiness
 from contracts.plugin import PluginHandle
 
 from .buses import Told
+from .collector import rarely_collected
 from .commands import plugin_info
 from .composition import Composition, plugbus_version
 from .edge import EdgeSlot
@@ -130,8 +131,9 @@ class PluginManager:
         self._parts = self._composition()  # of the settings as they are now, perhaps in another loop
         try:
             await self._parts.open(self._bus_told, stall_after=self._stall_after)
-            self._find_plugins()
-            await self.kernel.boot()
+            with rarely_collected():
+                self._find_plugins()
+                await self.kernel.boot()
         except BaseException:
             await self.stop("failed to start")
             raise

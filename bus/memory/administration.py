@@ -112,7 +112,14 @@ class Administration(Replica):
     def add_types(self, entries: Sequence[CatalogEntry]) -> Callable[[], None]:
         catalog, living = self.broker.catalog, {*self.broker.members.hearts, self.replica}
         catalog.clear_up({entry.plugin_id for entry in entries}, living)
-        return catalog.add(entries, self.replica)
+        take_out = catalog.add(entries, self.replica)
+        published = {entry.type for entry in entries if entry.published}
+
+        def undo() -> None:
+            take_out()
+            self.broker.let_go(published)
+
+        return undo
 
     def types(self) -> list[CatalogEntry]:
         return self.broker.catalog.entries()

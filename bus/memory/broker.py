@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -292,6 +292,12 @@ class MemoryBroker:
     def all_partitions(self) -> Iterator[Partition]:
         for partitions in self._topics.values():
             yield from partitions
+
+    def let_go(self, types: Collection[str]) -> None:
+        """The classes of these types are to go: what is retained of them stays as data."""
+        for name in {topic_of(type) for type in types}:
+            for partition in self._topics.get(name, ()):
+                partition.let_go(types)
 
     def topics(self) -> list[tuple[Partition, ...]]:
         return list(self._topics.values())

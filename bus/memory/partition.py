@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from contracts.bus import DEFAULT_TIMEOUT, BusLimits
@@ -119,6 +119,13 @@ class Partition:
         holder = self.holder()
         need = None if holder is None else oldest_need(holder)
         return holder if need is not None and need < self._free_before(now_ns) else None
+
+    def let_go(self, types: Collection[str]) -> None:
+        """Keep what events of `types` say, and no object of them: that would keep a class, and with it all the
+        code of its generation."""
+        for message in self.messages:
+            if message.type in types:
+                message.let_go()
 
     @property
     def peak(self) -> int:

@@ -36,6 +36,7 @@ def build(plugin_id: str, generation: int, router: ASGIApp, static: tuple[Static
     `PluginLoadError`, with the cause, for what cannot be served or has no OpenAPI document.
     """
     app: ASGIApp
+    document: Mapping[str, Any] | None
     try:
         if isinstance(router, APIRouter):
             app, document = _from_router(plugin_id, router, static)
