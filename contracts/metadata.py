@@ -16,6 +16,7 @@ from .security import Permission, ResourceLimits, SecurityLevel
 
 MAX_PLUGIN_ID = 100
 """Characters. An id becomes part of names of files, groups and addresses."""
+_ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLUGIN_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
@@ -147,7 +148,7 @@ class PluginMetadata(BaseModel):
     @field_validator("entry_point")
     @classmethod
     def _entry_point(cls, value: str) -> str:
-        if value and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        if value and not _ENTRY_POINT.fullmatch(value):
             raise ValueError(f"{value!r} is not an entry point, for example 'alerts:Alerts'")
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,12 +33,18 @@ Find = Callable[[str], Location | None]
 CLASS_FILES = ("plugin.py", "__init__.py")
 """Where the class of a folder is looked for when no manifest names it."""
 MAX_ENTRY_POINT = 500
+_NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 
 
 def look_at(path: Path, source: str) -> Discovered | None:
     """The plugin that a file or folder is, or None where it is none. Raises `ManifestError`, `OSError`."""
-    if path.is_dir():
-        return _folder(path, source)
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - a thousand times a Path for each file is too slow
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+    else:
+        return _folder(path, names, source)
     if path.is_symlink() and not path.exists():
         problem = Problem(f"'{path.name}' is a link that leads nowhere", "mend or remove the link")
         raise manifest_error(path, [problem])
@@ -51,8 +58,7 @@ def from_manifest(file: Path, source: str) -> Discovered:
     return _with_manifest(read_manifest(file), file.parent, source)
 
 
-def _folder(folder: Path, source: str) -> Discovered | None:
-    names = os.listdir(folder)  # noqa: PTH208 - a thousand times a Path for each file is too slow
+def _folder(folder: Path, names: Sequence[str], source: str) -> Discovered | None:
     found = _found_in(folder, names, source)
     if found is not None and PROJECT_FILE in names:
         return replace(found, requirements=requirements_in(project_of(folder)))

@@ -1,8 +1,8 @@
 """Garbage is collected rarely while much is made that stays.
 
-Python looks for garbage whenever some hundred more objects were made than let go. While a thousand manifests
-are read, or a hundred plugins imported, nearly all that is made stays: the search takes a sixth of the time
-and finds next to nothing. It goes on meanwhile, only less often, so that what is left lying there cannot pile up.
+Python looks for garbage whenever some hundred more objects were made than let go. While manifests are read
+and plugins imported, nearly all that is made stays: the search takes a sixth of the time and finds next to
+nothing. It goes on meanwhile, only less often, so that what is left lying there cannot pile up.
 """
 
 from __future__ import annotations

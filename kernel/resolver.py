@@ -285,6 +285,8 @@ def _with_wishes(world: _World, starting: set[str]) -> tuple[Graph, tuple[str, .
     """The graph to start by: dependencies, and the wishes that do not contradict them or each other."""
     hard = within(hard_edges(world.present.values()), starting)
     soft = within(soft_edges(world.present.values()), starting)
+    if not any(soft.values()):
+        return hard, ()
     ignored: list[str] = []
     while circles := circles_of({node: hard[node] | soft[node] for node in hard}):
         for circle in circles.values():

@@ -121,8 +121,8 @@ class Partition:
         return holder if need is not None and need < self._free_before(now_ns) else None
 
     def let_go(self, types: Collection[str]) -> None:
-        """Keep what events of `types` say, and no object of them: that would keep a class, and with it all the
-        code of its generation."""
+        """Keep what events of `types` say, and no object of them: that would keep a class, and code of its
+        generation with it."""
         for message in self.messages:
             if message.type in types:
                 message.let_go()

@@ -20,6 +20,7 @@ from contracts.metadata import PluginMetadata
 from contracts.plugin import PluginStatus
 from contracts.web import StaticMount, WebMount
 from plugins.gateway.adapter import build
+from plugins.gateway.problems import MEDIA_TYPE
 
 
 class Item(BaseModel):
@@ -356,6 +357,24 @@ def test_openapi_is_taken_where_there_is_one() -> None:
     assert build("shop", 1, application, ()).app is application
     assert "/items/{number}" in (build("shop", 1, application, ()).openapi or {})["paths"]
     assert build("shop", 1, Starlette(routes=[Route("/", lambda r: PlainTextResponse())]), ()).openapi is None
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_errors_are_described_as_they_are_answered(is_nested: bool) -> None:
+    """As problem documents, in place of FastAPI's own shape, also where a router includes another one, and
+    where it is built once more."""
+    made = router()
+    if is_nested:
+        inner, made = made, APIRouter()
+        made.include_router(inner)
+    build("shop", 1, made, ())
+    document = build("shop", 2, made, ()).openapi
+    assert document is not None
+    operation = document["paths"]["/items/{number}"]["get"]
+    assert operation["tags"] == ["plugin:shop"]
+    assert operation["responses"].keys() == {"200", "default"}
+    assert "type" in operation["responses"]["default"]["content"][MEDIA_TYPE]["schema"]["properties"]
+    assert "HTTPValidationError" not in document.get("components", {}).get("schemas", {})
 
 
 async def _calls_per_second(app: Any, path: str, calls: int) -> float:
