@@ -32,7 +32,7 @@ S = PluginStatus
 
 LOOK_AGAIN = 0.05
 """Seconds at least between two looks at a plugin that would go if nobody needed it."""
-FIRST_USE = 10.0
+FIRST_USE = 5.0
 """Seconds that the bus may take to hand the event over that has woken a plugin."""
 LAZY = "lazy"
 """Code of the reason of a plugin that is not loaded because nobody has needed it yet."""

@@ -82,10 +82,10 @@ class StandIns:
     async def release_groups(self) -> bool:
         """Give back what was held; the plugin's own handlers may take the groups. Was anything?"""
         groups, self._groups = self._groups, {}
-        was_holding, self._is_holding = self._is_holding, False
         for group in groups.values():
             await group.drain(0)
             await group.remove()
+        was_holding, self._is_holding = self._is_holding, False
         return was_holding
 
     async def answer_calls(self) -> None:
