@@ -65,9 +65,10 @@ def is_batch(headers: Headers) -> bool:
     return _media(_content_type(headers)) == BATCHED
 
 
-def parse_batch(body: bytes, *, now: datetime) -> list[tuple[Envelope, EventData] | Problem]:
-    """Each event of a batch, or what is wrong with it. Raises `Problem` where the body is no batch."""
-    return [_parsed(text, now) for text in elements(body)]
+def parse_batch(body: bytes, *, most: int, now: datetime) -> list[tuple[Envelope, EventData] | Problem]:
+    """Each event of a batch, or what is wrong with it. Raises `Problem` where the body is no batch of at
+    most `most` events."""
+    return [_parsed(text, now) for text in elements(body, most)]
 
 
 def _parsed(text: bytes, now: datetime) -> tuple[Envelope, EventData] | Problem:

@@ -66,7 +66,11 @@ def parse_filter(text: str) -> Filter:
         return Filter(path, match["operator"], match["value"])
     near = difflib.get_close_matches(name, ATTRIBUTES, n=1)
     names = f"{', '.join(ATTRIBUTES)} or data.FIELD"
-    fix = f"did you mean {near[0]}?" if near else f"NAME=VALUE, NAME!=VALUE or NAME^=VALUE; NAME is {names}"
+    fix = (
+        f"did you mean {near[0]}?"
+        if near and near[0] != name
+        else f"NAME=VALUE, NAME!=VALUE or NAME^=VALUE; NAME is {names}"
+    )
     raise Problem(422, "invalid-filter", f"{text!r} is no filter", fix=fix)
 
 

@@ -49,10 +49,7 @@ class Intake:
 
         One that is bad, and none is taken; where the bus stops half-way, the problem says what it has taken.
         """
-        found = parse_batch(body, now=datetime.now(UTC))
-        if len(found) > self._most:
-            detail = f"{len(found):,} events are in the batch; at most {self._most:,} may be"
-            raise Problem(413, "batch-too-large", detail, extensions={"limit": self._most})
+        found = parse_batch(body, most=self._most, now=datetime.now(UTC))
         events = self._sound(found)
         receipts: list[ReceiptDocument] = []
         for envelope, data in events:

@@ -62,10 +62,14 @@ def _skip(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def elements(body: bytes) -> list[bytes]:
-    """The text of each element of the array in `body`."""
-    if not isinstance(parse_json(body), list):
+def elements(body: bytes, most: int) -> list[bytes]:
+    """The text of each element of the array in `body`; of more than `most` none is looked at."""
+    array = parse_json(body)
+    if not isinstance(array, list):
         malformed("the body is not a JSON array", fix="send a batch as an array of events")
+    if len(array) > most:
+        detail = f"{len(array):,} events are in the batch; at most {most:,} may be"
+        raise Problem(413, "batch-too-large", detail, extensions={"limit": most})
     text = body.decode()
     found: list[bytes] = []
     at = _skip(text, _skip(text, 0) + 1)

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from contracts import errors
 from contracts.bus import CatalogEntry
+from plugins.gateway import cloudevents
 
 BATCHED = {"Content-Type": "application/cloudevents-batch+json"}
 
@@ -104,6 +105,16 @@ async def test_too_many_events_are_a_413(http: Any, context: Any) -> None:
     assert answer.json()["limit"] == 1_000
     assert context.relayed == []
     assert (await post(http, [event(n) for n in range(1_000)])).status_code == 202
+
+
+async def test_the_events_of_a_batch_that_is_too_large_are_not_looked_at(http: Any, monkeypatch: Any) -> None:
+    """A body has room for hundreds of thousands of bad ones, and judging them would hold up everybody."""
+    monkeypatch.setattr(cloudevents, "_parsed", None)
+    answer = await post(http, b"[" + b"0," * 300_000 + b"0]")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "300,001 events are in the batch; at most 1,000 may be",
+    )
 
 
 @pytest.mark.parametrize(

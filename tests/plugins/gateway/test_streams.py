@@ -237,7 +237,7 @@ async def test_what_is_no_filter_is_refused(start_gateway: Any, client: Any, bad
     gateway = await start_gateway()
     refused = await client.get(f"{gateway.url}/events/stream", params={"filter": bad})
     assert (refused.status_code, refused.json()["type"]) == (422, "/problems/invalid-filter")
-    assert refused.json()["fix"]
+    assert refused.json()["fix"] != f"did you mean {bad}?"
     assert gateway.context.log.tails == []
 
 
