@@ -61,14 +61,14 @@ def write_keys(file: Path, class_name: str, keys: Keys) -> None:
     Raises `ManifestError` where that cannot be done without harm; nothing has changed then.
     """
     try:
-        before = file.read_bytes().decode()  # line ends as they are
+        before, as_it_was = _plain(file.read_bytes().decode())
         if file.suffix == ".py":
             after = _in_class_line(before, class_name, keys)
         else:
             after = _in_file(before, *_STYLES[file.suffix], keys)
         if after is None:
             raise _by_hand(file, keys)
-        _replace(file, after)
+        _replace(file, as_it_was(after))
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else "") or str(error)
         raise ManifestError(
@@ -77,20 +77,28 @@ def write_keys(file: Path, class_name: str, keys: Keys) -> None:
         ) from None  # fmt: skip
 
 
+def _plain(text: str) -> tuple[str, Callable[[str], str]]:
+    """The text without a byte order mark and with plain line ends, and what gives both back to it."""
+    mark = text[: text.startswith("\ufeff")]
+    line_end = "\r\n" if 0 < text.count("\n") == text.count("\r\n") else "\n"  # mixed ones stay as they are
+    plain = text.removeprefix(mark).replace(line_end, "\n")
+    return plain, lambda after: mark + after.replace("\n", line_end)
+
+
 def _in_file(
     before: str, read: Callable[[str], Any], add: Callable[[str, Keys], str], keys: Keys
 ) -> str | None:
     """The text with the keys; None where it would not say the same otherwise."""
-    after = add(before, keys)
     try:
-        same = read(after) == {**read(before), **keys}
+        after = add(before, keys)
+        return after if read(after) == {**read(before), **keys} else None
     except ValueError:
-        same = False
-    return after if same else None
+        return None
 
 
 def _by_hand(file: Path, keys: Keys) -> ManifestError:
-    text = ", ".join(f"{name} = {json.dumps(value)}" for name, value in keys.items())
+    between = ": " if file.suffix in (".yaml", ".yml") else " = "
+    text = ", ".join(f"{name}{between}{json.dumps(value)}" for name, value in keys.items())
     return ManifestError(
         "this manifest is written in a way that cannot be added to",
         where=str(file),
@@ -136,8 +144,8 @@ def _toml_value(value: Any) -> Any:
 
 
 def _add_json(text: str, keys: Keys) -> str:
-    first = next((line for line in text.splitlines()[1:] if line.strip()), "  ")
-    indent = len(first) - len(first.lstrip()) or 2
+    first = next((line for line in text.splitlines()[1:] if line.strip()), "")
+    indent = first[: len(first) - len(first.lstrip())] or "  "
     return json.dumps({**json.loads(text), **keys}, indent=indent, ensure_ascii=False) + "\n"
 
 

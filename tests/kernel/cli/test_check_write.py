@@ -103,6 +103,32 @@ def test_what_the_code_declares_is_written(plugbus: Plugbus, folder: Path, name:
     assert sorted(path.name for path in file.parent.iterdir()) == sorted(["billing.py", name])
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", [*FORMATS, "billing.py"])
+def test_bytes_that_others_have_chosen_stay(plugbus: Plugbus, folder: Path, name: str, mark: bytes) -> None:
+    """A byte order mark, line ends of Windows and tabs are not the author's mistake."""
+    line = ', plugin_id="billing", version="1.0", security_level="trusted"'
+    text = CODE.format(line=line) if name == "billing.py" else FORMATS[name][0]
+    before = mark + text.replace("\n", "\r\n").replace("\r\n    ", "\r\n\t").encode()
+    file = folder / name if name == "billing.py" else plugin(folder, name, "")
+    file.write_bytes(before)
+    [item] = plugbus("check", "--write", "--json", name if name == "billing.py" else "billing").json["items"]
+    assert (item["status"], sorted(item["written"])) == ("ok", sorted(WRITTEN))
+    after = file.read_bytes()
+    assert after.startswith(mark)
+    assert after.count(b"\n") == after.count(b"\r\n") > before.count(b"\n")
+    kept = [each.rstrip(b":),") for each in before.splitlines()]
+    assert [each for each in kept if each not in after] == []
+
+
+def test_what_stands_on_one_line_gets_plain_line_ends(plugbus: Plugbus, folder: Path) -> None:
+    one_line = json.dumps(json.loads(FORMATS["plugin.json"][0]))
+    file = plugin(folder, "plugin.json", one_line)
+    assert plugbus("check", "--write", "billing").code == 0
+    assert b"\r" not in file.read_bytes()
+    assert json.loads(file.read_text()) == {**json.loads(one_line), **WRITTEN}
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -160,5 +186,5 @@ def test_what_cannot_be_added_to_is_told_with_what_to_write(
     file = plugin(folder, name, manifest)
     ended = plugbus("check", "--write", "billing")
     assert (ended.code, file.read_text()) == (1, manifest)
-    assert 'add by hand: publishes = ["invoices.sent"]' in ended.out
+    assert 'add by hand: publishes: ["invoices.sent"]' in ended.out
     assert "Traceback" not in ended.out + ended.err
