@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 if TYPE_CHECKING:
     from .bus import CatalogEntry, Tail
@@ -74,8 +74,14 @@ WebAdapter = Callable[[str, int, ASGIApp, "tuple[StaticMount, ...]"], WebMount]
 """(plugin id, generation, router or application, checked static mounts) → mount. Found by name."""
 
 
+def _encodable(text: str) -> str:
+    text.encode()  # UnicodeEncodeError is a ValueError, which pydantic tells
+    return text
+
+
 _HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\t\x20-\x7e\x80-\xff]*$")]
+_Body = Annotated[str, AfterValidator(_encodable)]
 
 
 class RequestInfo(BaseModel):
@@ -100,7 +106,7 @@ class ResponseInfo(BaseModel):
     status: int = Field(default=200, ge=200, le=599)
     headers: tuple[tuple[_HeaderName, _HeaderValue], ...] = ()
     """Without a Content-Type the body is plain text."""
-    body: str = ""
+    body: _Body = ""
 
 
 @runtime_checkable

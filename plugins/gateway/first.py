@@ -49,9 +49,9 @@ async def _send(answer: ResponseInfo, method: str, send: Any) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
     given = {name for name, _ in headers}
     headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
-    if answer.status in (204, 304):
+    if answer.status in (204, 205, 304):  # RFC 9110: they have no content
         body = b""
-    else:
+    if answer.status not in (204, 304):
         headers.append((b"content-length", str(len(body)).encode()))
         if b"content-type" not in given:
             headers.append((b"content-type", b"text/plain; charset=utf-8"))

@@ -113,6 +113,15 @@ async def test_the_first_answer_ends_it(http: httpx.AsyncClient) -> None:
     assert [plugin_id for plugin_id, _ in seen] == ["z_first", "plain"]
 
 
+@pytest.mark.parametrize("status", [204, 205, 304])
+async def test_an_answer_that_has_no_content_is_sent_without(http: httpx.AsyncClient, status: int) -> None:
+    """By its status (RFC 9110), whatever the plugin has put into the body."""
+    answers["plain"] = ResponseInfo(status=status, body="x")
+    answer = await http.get("/plugins/shop/items/1")
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert answer.headers.get("content-length", "0") == "0"
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [(RuntimeError("broken"), "failed"), ("slow", "took longer than 0.05 s"), (17, "failed")],
@@ -177,7 +186,8 @@ async def test_one_that_cannot_work_is_refused(manager: PluginManager, members: 
 
 
 @pytest.mark.parametrize(
-    "bad", [{"status": 99}, {"headers": (("X: y", "z"),)}, {"headers": (("X", "a\r\nb"),)}]
+    "bad",
+    [{"status": 99}, {"headers": (("X: y", "z"),)}, {"headers": (("X", "a\r\nb"),)}, {"body": "\ud800"}],
 )
 def test_an_answer_that_http_cannot_carry_cannot_be_made(bad: Any) -> None:
     """A header cannot bring another one with it."""
