@@ -39,7 +39,7 @@ app = typer.Typer(
     name="plugbus",
     help="Plugbus: plugins that talk over a typed async event bus.",
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.command("run")(run.run)
 app.command("demo")(run.demo)

@@ -16,7 +16,6 @@ from .output import (
     local,
     note,
     say,
-    say_fields,
     say_item,
     say_items,
     say_table,
@@ -293,7 +292,8 @@ def _say_settings(found: list[tuple[str, Any, str]], as_json: bool) -> None:
         say_items("config.explain", items)
         return
     for key, value, source in found:
-        say_fields({f"{key} = {_text(value)}": f"from {source}"})
+        say(clean(f"{key} = {_text(value)}"))
+        say(clean(f"  from {source}"))
 
 
 def _remarks(item: Mapping[str, Any]) -> Iterator[str]:

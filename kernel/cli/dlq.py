@@ -12,8 +12,6 @@ from .selection import choose, with_filters
 from .transfer import export_letters, import_letters
 
 app = typer.Typer(help="Dead letters: list, show, redrive, discard, export, import.")
-app.command("export")(with_client(with_filters(export_letters)))
-app.command("import")(with_client(import_letters))
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Dead letters, by id.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of all groups.")]
@@ -176,3 +174,7 @@ def _tell(verb: str, ids: list[str] | None, count: int, dry_run: bool, as_json: 
         say(f"{said}{missing}{'; nothing was done' if dry_run else ''}")
     if count < wanted:
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+app.command("export")(with_client(with_filters(export_letters)))
+app.command("import")(with_client(import_letters))

@@ -11,7 +11,7 @@ from .explain import explain
 from .output import AsJson, clean, pretty, say, say_fields, say_item, say_items, say_table, short
 from .quarantine import app as quarantine_app
 
-app = typer.Typer(help="Plugins: list, show, top, explain, start, stop.")
+app = typer.Typer(help="Plugins: list, top, show, explain, start, stop, enable, disable, quarantine.")
 
 Along = Annotated[bool, typer.Option("--with-dependents", help="Stop those that need it too, before it.")]
 PluginId = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
@@ -67,6 +67,9 @@ def list_plugins(
     items = client.get("/admin/plugins", **asked)
     if as_json:
         say_items("plugin.list", items)
+        return
+    if not items:
+        say("no plugin is like that")
         return
     columns = ("", "PLUGIN", "VERSION", "STATUS", "LEVEL", "HANDLERS", "CAPABILITIES", "SOURCE")
     say_table(columns, map(_row, items))

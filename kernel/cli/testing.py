@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import CommandError
+from .errors import CommandError, ExitCode
 
 _OPTIONS = ("asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function")
 _NO_TESTS = 5
@@ -23,7 +23,9 @@ def run_tests(
 ) -> None:
     """Run a plugin's tests with the test kit. Exit code 0 if all of them passed."""
     if not path.exists():
-        raise CommandError("not-found", f"'{path}' is not there", fix="plugbus test PATH")
+        raise CommandError(
+            "not-found", f"'{path}' is not there", fix="plugbus test PATH", exit_code=ExitCode.NOT_FOUND
+        )
     if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("pytest_asyncio") is None:
         raise CommandError("no-pytest", "the test kit needs pytest", fix="pip install 'plugbus[testing]'")
     options = [f"-o{name}" for name in _OPTIONS] + (["-k", select] if select else [])

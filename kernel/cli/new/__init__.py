@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..output import clean, say
+from ..output import AsJson, clean, say, say_item
 
-app = typer.Typer(help="Begin something new.", rich_markup_mode=None)
+app = typer.Typer(help="Begin something new: plugin.", rich_markup_mode=None)
 
 
 @app.callback()
@@ -22,13 +22,18 @@ def plugin(
         bool, typer.Option("--single-file", help="One file and its test, not a package.")
     ] = False,
     into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where it is put.")] = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Write a plugin with one handler and one test. Nothing that is there is overwritten."""
     from .scaffold import plan, write
 
     made = plan(name, single_file=single_file)
     write(made, into)
-    for file in made.files:
-        say(clean(f"wrote {into / file}"))
-    for step in made.next_steps(into):
+    files, steps = [str(into / file) for file in made.files], made.next_steps(into)
+    if as_json:
+        say_item("new.plugin", {"files": files, "next_steps": steps})
+        return
+    for file in files:
+        say(clean(f"wrote {file}"))
+    for step in steps:
         say(clean(f"next: {step}"))

@@ -48,7 +48,7 @@ class Plan:
         """The commands that an author will want now."""
         if self.single_file:
             file, test = (shlex.quote(str(into / path)) for path in self.files)
-            return f"plugbus test {test}", f"plugbus run --plugins {file}"
+            return f"plugbus test {test}", f"plugbus dev {file}"
         return (f"cd {shlex.quote(str(into / self.plugin_id))}", "pip install -e '.[test]'", "plugbus test")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kernel.cli import app, plugins
 from kernel.state import StateFolder
 
 from .conftest import CannedKernel, Plugbus
@@ -35,6 +36,21 @@ def test_help_lists_every_noun(plugbus: Plugbus) -> None:
         )
     )
     assert plugbus() == ended
+
+
+def test_each_noun_names_its_commands(plugbus: Plugbus) -> None:
+    """`plugbus --help` has room for what there is below each noun, in the order of the noun's own help."""
+    nouns = [
+        (info.name, info.typer_instance)
+        for group in (app, plugins.app)
+        for info in group.registered_groups
+        if info.typer_instance is not None
+    ]
+    assert len(nouns) >= 10
+    for name, noun in nouns:
+        told = str(noun.info.help).rpartition(": ")[2].rstrip(".").split(", ")
+        there = [command.name for command in noun.registered_commands]
+        assert told == [*there, *(inner.name for inner in noun.registered_groups)], name
 
 
 def test_help_imports_nothing_heavy() -> None:

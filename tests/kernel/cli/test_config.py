@@ -157,7 +157,9 @@ def test_without_a_kernel_it_is_what_the_next_start_would_take(plugbus: Plugbus,
 def test_a_setting_of_the_kernel_is_explained_too(plugbus: Plugbus, shop: Path) -> None:
     """A value, or a table of them."""
     (shop / "plugbus.toml").write_text("[bus]\nnamespace = 'shop'\n")
-    assert plugbus("config", "explain", "bus.namespace").out == "bus.namespace = shop: from plugbus.toml:2\n"
+    assert (
+        plugbus("config", "explain", "bus.namespace").out == "bus.namespace = shop\n  from plugbus.toml:2\n"
+    )
     assert plugbus("config", "explain", "deadlines").out.count("from default") == len(Deadlines.model_fields)
     wrong = plugbus("config", "explain", "bus.namspace")
     assert (wrong.code, "did you mean 'bus.namespace'?" in wrong.err) == (5, True)

@@ -64,6 +64,13 @@ def test_a_single_file_and_its_test(plugbus: Plugbus, folder: Path) -> None:
     assert "1 passed" in plugbus_in(folder, "test", "my plugins")
 
 
+def test_what_was_written_is_told_as_json_too(plugbus: Plugbus, folder: Path) -> None:
+    """The files and the next steps."""
+    item = plugbus("new", "plugin", "order_book", "--single-file", "--json").json["item"]
+    assert item["files"] == ["order_book.py", "test_order_book.py"]
+    assert item["next_steps"] == ["plugbus test test_order_book.py", "plugbus dev order_book.py"]
+
+
 def test_a_package(plugbus: Plugbus, folder: Path) -> None:
     """It has what a distribution needs; types are right, its test passes."""
     assert plugbus("new", "plugin", "order_book").code == 0
@@ -194,4 +201,5 @@ def test_plugbus_test_fails_where_a_test_fails(plugbus: Plugbus, folder: Path) -
     assert plugbus("test", "-k", "other").code == 0
     (folder / "empty").mkdir()
     assert plugbus("test", "empty").err.startswith("no-tests: ")
-    assert plugbus("test", "nowhere").err.startswith("not-found: ")
+    missing = plugbus("test", "nowhere")
+    assert (missing.code, missing.err[:11]) == (5, "not-found: ")

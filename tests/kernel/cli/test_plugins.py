@@ -39,7 +39,8 @@ def test_plugins_are_selected_by_the_kernel(plugbus: Plugbus, kernel: CannedKern
     kernel.answer("GET /admin/plugins", [])
     filters = ("--tag", "eu", "--tag", "new", "--status", "error", "--handles", "orders.placed",
                "--provides", "pricing.quote", "--level", "trusted")  # fmt: skip
-    assert plugbus("plugin", "list", *filters).code == 0
+    found = plugbus("plugin", "list", *filters)
+    assert (found.code, found.out) == (0, "no plugin is like that\n")
     assert kernel.last.query == {
         "tag": ["eu", "new"], "status": ["error"], "handles": ["orders.placed"],
         "provides": ["pricing.quote"], "level": ["trusted"],
