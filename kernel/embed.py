@@ -7,6 +7,7 @@ that application; a plugin's own router uses its context.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -17,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from contracts.errors import InvalidOption, PluginNotFound, SettingsError
@@ -29,6 +30,8 @@ from .manager import PluginManager
 
 ADDRESSES = ("/events", "/admin", "/livez", "/readyz", "/metrics", "/asyncapi.json")
 """Of the gateway, beside `/plugins/{id}`: what `serve` may name."""
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[^/?#{}\s]+)*")
+"""As a client asks for it: no parameters, nothing that is taken away on the way."""
 
 
 # --- for the routes of the application ------------------------------------------------------------------
@@ -158,7 +161,7 @@ class Embedding:
 def _check(app: Starlette, serve: Sequence[str], prefix: str) -> None:
     if hasattr(app.state, STATE):
         raise InvalidOption("this application has a plugin manager already", fix="one is enough")
-    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+    if not _PREFIX.fullmatch(prefix):
         raise InvalidOption(f"prefix={prefix!r} is no beginning of a path", fix='prefix="/plugbus"')
     for address in [serve] if isinstance(serve, str) else serve:
         if address not in ADDRESSES or address is serve:
@@ -171,4 +174,4 @@ def _paths(routes: Sequence[BaseRoute]) -> Iterator[str]:
     contexts = getattr(routing, "iter_route_contexts", iter)  # newer FastAPIs keep included routers whole
     for route in contexts(routes):
         if path := getattr(route, "path", None):
-            yield path
+            yield f"{path}/" if isinstance(route, Mount) else path  # a mount has what is below it

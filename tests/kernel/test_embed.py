@@ -326,6 +326,19 @@ async def test_an_address_that_the_application_has_is_not_taken(app: FastAPI, em
     assert "prefix=" in refused.value.fix
 
 
+async def test_a_mount_where_plugins_would_answer_is_not_hidden(app: FastAPI, embed: Any) -> None:
+    """One at the root is only what is left over, as a page of its own often is."""
+    app.mount("/plugins", Starlette())
+    embed()
+    with pytest.raises(SettingsError, match="'/plugins/' of its own"):
+        async with running(app):
+            pytest.fail("it must not start")
+    app.router.routes.pop()
+    app.mount("/", Starlette())
+    async with running(app) as client:
+        assert (await client.get("/plugins/nobody/x")).json()["type"] == "/problems/plugin-not-found"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -334,6 +347,9 @@ async def test_an_address_that_the_application_has_is_not_taken(app: FastAPI, em
         ({"serve": ("/nothing",)}, "/livez"),
         ({"prefix": "bus"}, "/plugbus"),
         ({"prefix": "/bus/"}, "/plugbus"),
+        ({"prefix": "/{tenant}"}, "/plugbus"),
+        ({"prefix": "//bus"}, "/plugbus"),
+        ({"prefix": "/a/../bus"}, "/plugbus"),
     ],
 )
 def test_a_wrong_option_is_refused_at_once(app: FastAPI, embed: Any, options: Any, says: str) -> None:
