@@ -7,6 +7,8 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.websockets import WebSocketDisconnect
+
 from contracts.errors import PlugbusError, PluginNotReady
 from contracts.messages import ShowPlugin
 from contracts.tracing import TRACING
@@ -111,6 +113,8 @@ async def _opened(app: ASGIApp, scope: Scope, receive: Any, send: Any) -> None:
 
     try:
         await app(scope, receive, watched)
+    except WebSocketDisconnect:
+        return  # the client has left, or the plugin was stopped: an end, and no failure
     except Exception as error:
         if answered:
             raise
