@@ -48,7 +48,10 @@ def state_tag(*parts: object) -> str:
 def check_tag(what: str, tag: str, wanted: Sequence[str] | None) -> None:
     """Raise `StateChanged` unless the state of `what` has one of the `wanted` tags; None: any will do."""
     if wanted is not None and tag not in wanted:
-        raise StateChanged(f"{what} is not as it was seen: somebody else has changed it", fix="look again")
+        raise StateChanged(
+            f"{what} is not as it was seen: somebody else has changed it",
+            fix="look at what it is now, and decide again",
+        )
 
 
 class GroupInfo(BaseModel):

@@ -150,6 +150,9 @@ def history(
     if as_json:
         say_items("config.history", items)
         return
+    if not items:
+        say("nothing was set while it ran")
+        return
     rows = [
         (item["version"], local(item["at"])[:19], item["by"], item["outcome"], "; ".join(_changes(item)))
         for item in items

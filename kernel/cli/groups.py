@@ -26,6 +26,9 @@ def list_groups(client: Client, as_json: AsJson = False) -> None:
     if as_json:
         say_items("group.list", items)
         return
+    if not items:
+        say("no groups")
+        return
     say_table(_COLUMNS, map(_row, items), cut=0, how=short_name)
     for item in items:
         _say_paused(item)

@@ -137,6 +137,8 @@ def test_the_last_changes_are_listed(plugbus: Plugbus, kernel: CannedKernel) -> 
     line = plugbus("config", "history", "alerts").out.splitlines()[1].split()
     assert (line[0], line[3:]) == ("3", ["ada", "applied", "load_above:", "as", "below", "→", "5"])
     assert plugbus("config", "history", "alerts", "--json").json["items"] == [change]
+    kernel.answer("GET /admin/config/alerts/history", [])
+    assert plugbus("config", "history", "alerts").out == "nothing was set while it ran\n"
 
 
 # --- without one --------------------------------------------------------------------------------------------

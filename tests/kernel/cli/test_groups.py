@@ -32,6 +32,11 @@ def test_groups_are_listed_with_the_figures_of_an_operator(plugbus: Plugbus, ker
     }
 
 
+def test_no_groups_are_told(plugbus: Plugbus, kernel: CannedKernel) -> None:
+    kernel.answer("GET /admin/groups", [])
+    assert plugbus("group", "list").out == "no groups\n"
+
+
 def test_names_that_are_too_long_are_cut_in_their_middle(plugbus: Plugbus, kernel: CannedKernel) -> None:
     """Behind a pipe as well a row fits; both ends tell the groups apart, and JSON has them whole."""
     big = {"waiting": 1_000_000, "parked": 200_000, "dead": 100_000, "rate": 12_345.0, "state": "ephemeral"}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from fastapi.security import APIKeyHeader
 from pydantic import BaseModel
 
 from contracts.web import WebMount
+from plugins import gateway
 from plugins.gateway.adapter import build
 from plugins.gateway.openapi import merge
 
@@ -29,6 +31,16 @@ def shop(field: str) -> APIRouter:
 
 def references(value: Any) -> set[str]:
     return set(re.findall(r"#/components/([^\"]+)", json.dumps(value)))
+
+
+async def test_the_guide_names_every_address_of_the_admin_api(http: Any) -> None:
+    """An address that nobody is told of is not there."""
+    guide = (Path(gateway.__file__).parent / "README.md").read_text()
+    table = guide.partition("## The admin API")[2].partition("\n## ")[0]
+    paths = [path for path in (await http.get("/openapi.json")).json()["paths"] if path.startswith("/admin/")]
+    words = {word for path in paths for word in path.split("/") if word and not word.startswith("{")}
+    assert len(words) > 20
+    assert sorted(word for word in words if not re.search(rf"\b{word}\b", table)) == []
 
 
 async def test_the_document_holds_every_plugin(http: Any, context: Any) -> None:
