@@ -174,4 +174,5 @@ def _paths(routes: Sequence[BaseRoute]) -> Iterator[str]:
     contexts = getattr(routing, "iter_route_contexts", iter)  # newer FastAPIs keep included routers whole
     for route in contexts(routes):
         if path := getattr(route, "path", None):
-            yield f"{path}/" if isinstance(route, Mount) else path  # a mount has what is below it
+            is_mount = isinstance(getattr(route, "original_route", route), Mount)
+            yield f"{path}/" if is_mount else path  # a mount has what is below it
