@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -193,9 +194,16 @@ def test_what_is_no_http_is_answered_by_the_web_server(edge: Edge, request_bytes
     assert httpx.get(f"{edge.url}/livez", trust_env=False).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("path", "key", "status"), [("/events", True, 403), ("/plugins/none/", True, 403), ("/", False, 400)]
-)
+def test_a_websocket_of_no_plugin_is_refused_with_a_problem(edge: Edge) -> None:
+    """As a request would be."""
+    lines = ["GET /plugins/none/ HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
+    status, headers, body = send(edge, "\r\n".join([*lines, "", ""]).encode())
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert json.loads(body)["type"] == "/problems/plugin-not-found"
+
+
+@pytest.mark.parametrize(("path", "key", "status"), [("/events", True, 403), ("/", False, 400)])
 def test_a_refused_websocket_is_answered_by_the_web_server(
     edge: Edge, path: str, key: bool, status: int
 ) -> None:
