@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.errors import PluginStateError
 from contracts.messages import PluginReason
 
 from .kept import KeptFile
@@ -48,14 +47,7 @@ class Decisions:
         if former is not None and former.enabled == enabled == record.enabled:
             return False
         decision = Decision(enabled=enabled, by=by, at=datetime.now(UTC))
-        try:
-            self._kept.put(record.plugin_id, decision)
-        except OSError as error:
-            raise PluginStateError(
-                f"the decision about {record.plugin_id!r} cannot be kept: {error.strerror or error}",
-                plugin_id=record.plugin_id,
-                fix="make room in the state folder, or mend its permissions",
-            ) from None
+        self._kept.put(record.plugin_id, decision, "the decision about")
         record.enabled, record.enabled_by = enabled, decision.told
         return True
 

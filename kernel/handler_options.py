@@ -47,10 +47,5 @@ class HandlerOptions:
         """Remember them; where that cannot be kept, for as long as the kernel runs."""
         ranks = {spec.capability: spec.rank for spec in provided}
         options = _Options(by_handler={spec.handler: spec.options for spec in specs}, ranks=ranks)
-        if options == self._kept.get(plugin_id):
-            return
-        try:
-            self._kept.put(plugin_id, options)
-        except OSError as error:
-            self._log.error("the options of %s are not kept: %s", plugin_id, error.strerror or error)
-            self._kept.hold(plugin_id, options)
+        if options != self._kept.get(plugin_id):
+            self._kept.put_anyway(plugin_id, options, "what is remembered", self._log)

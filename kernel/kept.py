@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import logging
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from contracts.errors import SettingsError
+from contracts.errors import PluginStateError, SettingsError
+
+from .whole_file import write_whole
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -45,28 +46,36 @@ class KeptFile(Generic[M]):
     def items(self) -> list[tuple[str, M]]:
         return sorted(self._kept.items())
 
-    def put(self, plugin_id: str, value: M) -> None:
-        """Wholly or not at all. Raises `OSError`."""
-        self._write({**self._kept, plugin_id: value})
+    def put(self, plugin_id: str, value: M, what: str) -> None:
+        """Wholly or not at all. Raises `PluginStateError`, which names `what` cannot be kept."""
+        self._write_or_tell(plugin_id, {**self._kept, plugin_id: value}, what)
 
-    def hold(self, plugin_id: str, value: M) -> None:
-        """Only for as long as this process runs: where it could not be written."""
-        self._kept = {**self._kept, plugin_id: value}
+    def put_anyway(self, plugin_id: str, value: M, what: str, log: logging.Logger) -> None:
+        """Where it cannot be written that is logged, and it holds for as long as this process runs."""
+        kept = {**self._kept, plugin_id: value}
+        try:
+            self._write(kept)
+        except OSError as error:
+            why = error.strerror or error
+            log.error("%s of %s is not kept: %s", what, plugin_id, why)  # noqa: TRY400 - the reason says it all
+            self._kept = kept
 
-    def drop(self, plugin_id: str) -> None:
-        """Nothing where there is none. Raises `OSError`."""
+    def drop(self, plugin_id: str, what: str) -> None:
+        """Nothing where there is none. Raises as `put`."""
         if plugin_id in self._kept:
-            self._write({id: value for id, value in self._kept.items() if id != plugin_id})
+            kept = {id: value for id, value in self._kept.items() if id != plugin_id}
+            self._write_or_tell(plugin_id, kept, what)
+
+    def _write_or_tell(self, plugin_id: str, kept: dict[str, M], what: str) -> None:
+        try:
+            self._write(kept)
+        except OSError as error:
+            raise PluginStateError(
+                f"{what} {plugin_id!r} cannot be kept: {error.strerror or error}",
+                plugin_id=plugin_id,
+                fix="make room in the state folder, or mend its permissions",
+            ) from None
 
     def _write(self, kept: dict[str, M]) -> None:
-        descriptor, fresh = tempfile.mkstemp(prefix=f"{self._file.name}.", dir=self._file.parent)  # mode 600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._adapter.dump_json(kept, indent=2) + b"\n")
-                file.flush()
-                os.fsync(descriptor)
-            Path(fresh).replace(self._file)
-        except BaseException:
-            Path(fresh).unlink(missing_ok=True)
-            raise
+        write_whole(self._file, self._adapter.dump_json(kept, indent=2) + b"\n")
         self._kept = kept

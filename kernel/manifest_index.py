@@ -12,9 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from contracts.metadata import PluginMetadata
 
 from .discovered import Discovered
 from .fingerprint import Marks
+from .whole_file import write_whole
 
 FILE_NAME = "manifests.json"
 FORMAT = 1
@@ -106,7 +105,8 @@ class ManifestIndex:
         if not self._is_changed and self._kept.keys() == self._known.keys():
             return
         try:
-            _write(self._path, _INDEX.dump_json(_Index(self._version, self._kept), exclude_unset=True))
+            content = _INDEX.dump_json(_Index(self._version, self._kept), exclude_unset=True)
+            write_whole(self._path, content, is_durable=False)
         except OSError as error:
             self._log.info("the index of manifests cannot be written: %s", error)
 
@@ -139,15 +139,3 @@ def _read(path: Path) -> bytes:
         if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
             raise _Unfit("others may have written it")
         return file.read()
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor, fresh = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(fresh).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(fresh).unlink()
-        raise

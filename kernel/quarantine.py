@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.errors import PluginQuarantinedError, PluginStateError
+from contracts.errors import PluginQuarantinedError
 from contracts.messages import PluginReason
 from contracts.messages.quarantine import FailedStart, QuarantineEntry
 
@@ -91,14 +91,7 @@ class Quarantine:
         """
         entry = self.entry(plugin_id)
         if entry is not None:
-            try:
-                self._kept.drop(plugin_id)
-            except OSError as error:
-                raise PluginStateError(
-                    f"the release of {plugin_id!r} cannot be kept: {error.strerror or error}",
-                    plugin_id=plugin_id,
-                    fix="make room in the state folder, or mend its permissions",
-                ) from None
+            self._kept.drop(plugin_id, "the release of")
         return entry
 
     def release_changed(self, record: PluginRecord) -> QuarantineEntry | None:
@@ -109,11 +102,7 @@ class Quarantine:
         return self.release(record.plugin_id) if entry.checksum != record.metadata.checksum else None
 
     def _keep(self, plugin_id: str, conduct: _Conduct) -> None:
-        try:
-            self._kept.put(plugin_id, conduct)
-        except OSError as error:
-            self._log.error("the quarantine of %s is not kept: %s", plugin_id, error.strerror or error)
-            self._kept.hold(plugin_id, conduct)
+        self._kept.put_anyway(plugin_id, conduct, "the quarantine", self._log)
 
 
 def quarantine_reason(entry: QuarantineEntry) -> PluginReason:

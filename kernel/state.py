@@ -5,6 +5,10 @@ lock            held by the kernel that runs on this folder; vanishes with its p
 token           the bearer token made at first start, readable by its owner only
 endpoint.json   where the gateway listens: {"url": …, "pid": …}
 manifests.json  what manifests said, so that only changed ones are read (`manifest_index.py`)
+config/         what is set live, a file for each plugin (`configuration/live.py`)
+enabled.json    which plugins were enabled and disabled (`enabling.py`)
+quarantine.json failed starts, and who is not started any more (`quarantine.py`)
+lazy.json       what handlers and providers of lazy plugins ask for (`handler_options.py`)
 data/<id>/      what plugin <id> keeps
 ```
 """
@@ -13,7 +17,6 @@ import json
 import os
 import secrets
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import IO, NamedTuple, Self
@@ -21,6 +24,8 @@ from typing import IO, NamedTuple, Self
 from pydantic import SecretStr
 
 from contracts.errors import SettingsError, StateFolderLocked
+
+from .whole_file import write_whole
 
 FOLDER_NAME = ".plugbus"
 _LOCK_TRIES = 10
@@ -152,12 +157,7 @@ class StateFolder:
         if self._lock is None:
             raise RuntimeError("only a kernel that has opened the state folder makes its token")
         token = secrets.token_urlsafe(32)
-        descriptor, fresh = tempfile.mkstemp(prefix="token.", dir=self.path)  # readable by its owner only
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(token + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        Path(fresh).replace(self.path / "token")
+        write_whole(self.path / "token", f"{token}\n".encode())  # readable by its owner only
         return token
 
 

@@ -7,8 +7,6 @@ history they are masked.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from contracts.errors import SettingsError
 from contracts.messages import ConfigurationChange
 
 from ..settings_sources import Entry, KeyPath, nested
+from ..whole_file import write_whole
 from .secrets import leaves
 
 KEPT = 50
@@ -117,13 +116,4 @@ class LiveStore:
     def write(self, plugin_id: str, live: LiveConfiguration) -> None:
         """Wholly or not at all. Raises `OSError`."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(prefix=f"{plugin_id}.", dir=self._folder)  # mode 600
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(live.model_dump_json(indent=2) + "\n")
-                file.flush()
-                os.fsync(descriptor)
-            Path(fresh).replace(self.file(plugin_id))
-        except BaseException:
-            Path(fresh).unlink(missing_ok=True)
-            raise
+        write_whole(self.file(plugin_id), f"{live.model_dump_json(indent=2)}\n".encode())

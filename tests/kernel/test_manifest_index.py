@@ -211,7 +211,7 @@ def test_an_index_that_cannot_be_written_costs_nothing_but_time(
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kernel.manifest_index.tempfile.mkstemp", full)
+    monkeypatch.setattr("kernel.whole_file.tempfile.mkstemp", full)
     assert versions(look()) == {"alerts": "1", "one": "1"}
     assert "cannot be written: [Errno 28] No space left on device" in caplog.text
     assert not file.exists()

@@ -6,8 +6,6 @@ wholly, and only where reading it again gives what was there, and what is new.
 
 import ast
 import json
-import os
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from contracts.errors import ManifestError
 from contracts.metadata import PluginMetadata
 
+from ...whole_file import write_whole
 from .finding import Report
 from .look import Look
 
@@ -109,15 +108,7 @@ def _by_hand(file: Path, keys: Keys) -> ManifestError:
 def _replace(file: Path, text: str) -> None:
     """Wholly or not at all, with the permissions that it has."""
     file = file.resolve()  # a link stays one
-    descriptor, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as made:
-            made.write(text)
-        Path(fresh).chmod(file.stat().st_mode & 0o7777)
-        Path(fresh).replace(file)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
+    write_whole(file, text.encode(), mode=file.stat().st_mode & 0o7777, is_durable=False)
 
 
 # --- one format after the other --------------------------------------------------------------------------
