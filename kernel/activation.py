@@ -147,7 +147,6 @@ class Activation:
             return await self._wake_on_demand(self._lazy[record.plugin_id], why)
 
         services = self._services
-        policy = services.settings.plugins.get(record.plugin_id)
         stand_ins = StandIns(
             record.metadata,
             services.bus,
@@ -155,7 +154,7 @@ class Activation:
             wake,
             options=services.handler_options,
             patience=patience,
-            ranks=policy.ranks if policy is not None else {},
+            ranks=services.policy(record).ranks,
         )
         self._lazy[record.plugin_id] = lazy = _Lazy(record, stand_ins)
         record.is_armed = True

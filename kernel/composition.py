@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from importlib.metadata import PackageNotFoundError, version
 
 from contracts.bus import EventBus
 
@@ -30,6 +29,7 @@ from .security import SecurityManager
 from .services import Services
 from .settings import Settings
 from .state import StateFolder
+from .version import plugbus_version
 
 
 class Composition:
@@ -138,10 +138,3 @@ class Composition:
                 last.callback(self.kernel.stalls.stop)  # it sees the stopping as well
                 last.push_async_callback(self.kernel.shutdown, reason)
         self.kernel = self._announcer = self.bus = self.state = None
-
-
-def plugbus_version() -> str:
-    try:
-        return version("plugbus")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "0.0.0"

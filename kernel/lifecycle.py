@@ -93,7 +93,7 @@ class PluginLifecycleManager:
             finally:
                 record.coming = None
             record.transition(S.LOADED)
-        self._steps.announce(record, PluginLoaded, reason)
+        self._services.tell(PluginLoaded, record, reason)
         self._loaded(record)
 
     async def _generation(self, host: Host, record: PluginRecord, number: int) -> Generation:
@@ -144,7 +144,7 @@ class PluginLifecycleManager:
                 await self._shut_down_anyway(record, host)
                 raise
             record.transition(S.INITIALIZED)
-        self._steps.announce(record, PluginInitialized, reason)
+        self._services.tell(PluginInitialized, record, reason)
 
     async def _shut_down_anyway(self, record: PluginRecord, host: Host) -> None:
         await self._steps.anyway(record, "shutdown", host.shutdown(), self._deadlines.shutdown)
@@ -166,9 +166,9 @@ class PluginLifecycleManager:
             await self._started(record, generation)
             record.transition(S.STARTED)
         security = generation.security
-        self._steps.announce(
-            record,
+        self._services.tell(
             PluginStarted,
+            record,
             reason,
             level_requested=security.requested.value,
             level_effective=security.effective.value,
@@ -234,7 +234,7 @@ class PluginLifecycleManager:
             finally:
                 await generation.host.stop()
             record.transition(S.STOPPED)
-        self._steps.announce(record, PluginStopped, reason, dependents=self._dependents(record.plugin_id))
+        self._services.tell(PluginStopped, record, reason, dependents=self._dependents(record.plugin_id))
 
     async def _drain(self, record: PluginRecord, generation: Generation) -> None:
         """Draining keeps the grace itself; the deadline is for a bus that does not answer."""
@@ -259,10 +259,10 @@ class PluginLifecycleManager:
             why = make_reason("stopped", reason, next_step=f"plugbus plugin start {record.plugin_id}")
             record.transition(S.UNLOADED, why)
         record.current = None
-        self._steps.announce(record, PluginUnloaded, reason, generation=generation.number)
+        self._services.tell(PluginUnloaded, record, reason, generation=generation.number)
         if leaks:
             self._log.error("%s left behind: %s", record.plugin_id, "; ".join(leaks))
-            self._steps.announce(record, PluginLeaked, reason, generation=generation.number, leaks=leaks)
+            self._services.tell(PluginLeaked, record, reason, generation=generation.number, leaks=leaks)
 
     async def _let_go(self, record: PluginRecord, generation: Generation) -> tuple[str, ...]:
         """Unload, and undo what a step that was cut off had left; its names, and what is there even so."""

@@ -19,7 +19,7 @@ from contracts.plugin import PluginHandle
 from .buses import Told
 from .collector import rarely_collected
 from .commands import plugin_info
-from .composition import Composition, plugbus_version
+from .composition import Composition
 from .edge import EdgeSlot
 from .finding import PluginFinder, Profile
 from .hosts import Host
@@ -31,6 +31,7 @@ from .registration import keep_registered, make_way, record_of
 from .registry import PluginRecord, PluginRegistry
 from .scope import UNDO_TIMEOUT
 from .settings import Settings
+from .version import plugbus_version
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -6,7 +6,7 @@ The names are told in README.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -155,34 +155,19 @@ class Metrics:
                 name="plugbus.bus.connected", kind="gauge", unit="{bus}",
                 description="1 while the bus answers.", points=(Point(value=float(is_connected)),),
             ),
-            Metric(
-                name="plugbus.plugin.status", kind="gauge", unit="{plugin}",
-                description="1 for the status that each plugin has, 0 for the others.",
-                points=tuple(
-                    Point(
-                        attributes={
-                            "plugbus.plugin.id": plugin.plugin_id, "plugbus.plugin.status": status.value,
-                        },
-                        value=float(plugin.status is status),
-                    )
-                    for plugin in self._plugins
-                    for status in PluginStatus
-                ),
+            _one_of(
+                "status", "1 for the status that each plugin has, 0 for the others.",
+                {plugin.plugin_id: plugin.status.value for plugin in self._plugins},
+                [status.value for status in PluginStatus],
             ),
-            Metric(
-                name="plugbus.plugin.health", kind="gauge", unit="{plugin}",
-                description="1 for what each started plugin's health counts as, 0 for the others.",
-                points=tuple(
-                    Point(
-                        attributes={
-                            "plugbus.plugin.id": report.plugin_id, "plugbus.plugin.health": status,
-                        },
-                        value=float(report.counts_as == status),
-                    )
+            _one_of(
+                "health", "1 for what each started plugin's health counts as, 0 for the others.",
+                {
+                    report.plugin_id: report.counts_as
                     for plugin in self._plugins
                     if (report := health_of(plugin)) is not None
-                    for status in HEALTH
-                ),
+                },
+                HEALTH,
             ),
             Metric(
                 name="plugbus.loop.stalls", kind="counter", unit="{stall}",
@@ -195,6 +180,22 @@ class Metrics:
                 points=(self.loop.lag.point({}),),
             ),
         ]  # fmt: skip
+
+
+def _one_of(name: str, description: str, found: Mapping[str, str], choices: Sequence[str]) -> Metric:
+    """Which of the choices holds for each plugin."""
+    points = (
+        Point(
+            attributes={"plugbus.plugin.id": plugin_id, f"plugbus.plugin.{name}": choice},
+            value=float(choice == chosen),
+        )
+        for plugin_id, chosen in found.items()
+        for choice in choices
+    )
+    return Metric(
+        name=f"plugbus.plugin.{name}", kind="gauge", unit="{plugin}",
+        description=description, points=tuple(points),
+    )  # fmt: skip
 
 
 def _of_groups(groups: Sequence[GroupInfo]) -> list[Metric]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from contracts.errors import PluginStepFailed
-from contracts.event import Event
 from contracts.messages import AuditRecorded, PluginQuarantined, PluginReleased, Severity
 from contracts.messages.quarantine import QuarantineEntry
 from contracts.plugin import PluginStatus
@@ -86,7 +85,7 @@ class Quarantining:
     def _put_away(self, record: PluginRecord, entry: QuarantineEntry) -> None:
         self._mark(record, entry)
         self._log.error("plugin %s is in quarantine: %s", record.plugin_id, entry.reason)
-        self._tell(record, PluginQuarantined, entry.reason, entry.by)
+        self._services.tell(PluginQuarantined, record, entry.reason, by=entry.by)
         self._services.audit(
             AuditRecorded(
                 plugin_id=entry.by,
@@ -103,7 +102,7 @@ class Quarantining:
         record.transition(S.ERROR, quarantine_reason(entry))
 
     def _tell_released(self, record: PluginRecord, by: str, reason: str) -> None:
-        self._tell(record, PluginReleased, reason, by)
+        self._services.tell(PluginReleased, record, reason, by=by)
         self._services.audit(
             AuditRecorded(
                 plugin_id=by,
@@ -112,14 +111,3 @@ class Quarantining:
                 details=(("reason", reason),),
             )
         )
-
-    def _tell(self, record: PluginRecord, kind: type[Event], reason: str, by: str) -> None:
-        fact = {
-            "plugin_id": record.plugin_id,
-            "version": record.metadata.version,
-            "generation": record.loads,
-            "replica": self._services.bus.replica,
-            "reason": reason,
-            "by": by,
-        }
-        self._services.announce(kind.model_validate(fact))

@@ -43,6 +43,17 @@ class Services:
     backoff: float = 1.0
     """Scales every pause between retries."""
 
+    def tell(self, kind: type[Event], record: PluginRecord, reason: str, **more: object) -> None:
+        """Announce what has become of a plugin."""
+        fact = {
+            "plugin_id": record.plugin_id,
+            "version": record.metadata.version,
+            "generation": record.current.number if record.current else record.loads,
+            "replica": self.bus.replica,
+            "reason": reason,
+        }
+        self.announce(kind.model_validate({**fact, **more}))
+
     def policy(self, record: PluginRecord) -> PluginSettings:
         """What the operator has said of one plugin."""
         return self.settings.plugins.get(record.plugin_id) or PluginSettings()

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from contracts.errors import MESSAGE_LIMIT, ErrorInfo, PluginStepFailed
-from contracts.event import Event
 from contracts.messages import PluginFailed
 from contracts.plugin import PluginStatus
 
@@ -76,21 +75,10 @@ class Steps:
         if record.status is S.ERROR:
             record.transition(S.UNLOADED)
         record.transition(S.ERROR, make_reason(short, text, place=info.place, next_step=next_step))
-        self.announce(
-            record, PluginFailed, f"{step} failed",
+        self._services.tell(
+            PluginFailed, record, f"{step} failed",
             step=step, code=short, error=text, place=info.place, fix=info.fix,
         )  # fmt: skip
-
-    def announce(self, record: PluginRecord, kind: type[Event], reason: str, **more: object) -> None:
-        """Say what has become of a plugin."""
-        fact = {
-            "plugin_id": record.plugin_id,
-            "version": record.metadata.version,
-            "generation": record.current.number if record.current else record.loads,
-            "replica": self._services.bus.replica,
-            "reason": reason,
-        }
-        self._services.announce(kind.model_validate({**fact, **more}))
 
 
 def raise_together(plugin_id: str, errors: list[PluginStepFailed]) -> None:

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import typer
 
+from ..version import plugbus_version
 from .errors import CommandError, ExitCode
 from .output import clean, note, say, say_event
 from .plugins import plugin_line, say_reason
-from .version import installed_version
 
 if TYPE_CHECKING:
     from contracts.errors import BusError
@@ -220,7 +220,7 @@ def _say_opening(manager: "PluginManager", settings: "Settings", profile: str) -
         else:
             say(plugin_line(item))
     address = f"{manager.url.rstrip('/')}/docs" if manager.url else "no web edge"
-    say(f"plugbus {installed_version()} · {settings.bus.display_url} · {address}")
+    say(f"plugbus {plugbus_version()} · {settings.bus.display_url} · {address}")
     if profile == "demo":
         say(f"try in a second terminal: {_hint(settings)}")
 

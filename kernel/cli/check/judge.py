@@ -23,7 +23,7 @@ from ...requirements import unmet_requirements
 from ...resolver import DependencyResolver
 from ...security import PermissionManager, SecurityManager
 from ...settings import PluginSettings
-from ..version import installed_version
+from ...version import plugbus_version
 from .finding import Finding, Report
 from .look import Look
 from .looking import look_at_all
@@ -101,7 +101,7 @@ def _resolve(reports: Mapping[str, Report], refused: Iterable[Refusal]) -> None:
     checked = {id: report.found.metadata for id, report in reports.items() if report.found}
     resolution = DependencyResolver().resolve(
         {**others, **checked}.values(),
-        plugbus_version=installed_version(),
+        plugbus_version=plugbus_version(),
         bus_features=Features(persistent=True, shared=True),  # which bus it will be is not known here
         refused=[one.plugin_id for one in refused if one.plugin_id not in checked],
         unmet=unmet_requirements(report.found for report in reports.values() if report.found),

@@ -22,9 +22,9 @@ from contracts.errors import PlugbusError
 
 from ...registry import PluginRecord, PluginRegistry
 from ...settings import Settings
+from ...version import plugbus_version
 from ..client import Client, Where, word
 from ..errors import CommandError, ExitCode
-from ..version import installed_version
 from .check import Check
 from .redaction import Redactor
 
@@ -124,12 +124,12 @@ def _readme(is_running: bool) -> str:
     from ...settings_problems import MASK
 
     at, running = datetime.now(UTC).isoformat(timespec="seconds"), _RUNNING if is_running else _STOPPED
-    return _README.format(version=installed_version(), at=at, running=running, mask=MASK)
+    return _README.format(version=plugbus_version(), at=at, running=running, mask=MASK)
 
 
 def _environment() -> dict[str, Any]:
     return {
-        "plugbus": installed_version(),
+        "plugbus": plugbus_version(),
         "python": sys.version,
         "platform": platform.platform(),
         "processors": os.cpu_count(),

@@ -14,7 +14,7 @@ from contracts.errors import SettingsError
 from ...quarantine import Quarantine
 from ...settings import DEFAULT, Settings, load_settings
 from ...state import StateFolder
-from ..version import installed_version
+from ...version import plugbus_version
 from .check import Check, failed, ok, warning
 
 LITTLE_ROOM = 100 << 20
@@ -29,8 +29,8 @@ def check_environment() -> Check:
     python, system = platform.python_version(), platform.platform(terse=True)
     return ok(
         "environment",
-        f"plugbus {installed_version()}, Python {python}, {system}, {platform.machine()}",
-        plugbus=installed_version(), python=python, platform=system, libraries=libraries,
+        f"plugbus {plugbus_version()}, Python {python}, {system}, {platform.machine()}",
+        plugbus=plugbus_version(), python=python, platform=system, libraries=libraries,
     )  # fmt: skip
 
 

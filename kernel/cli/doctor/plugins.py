@@ -11,7 +11,7 @@ from ...registry import PluginRecord, PluginRegistry
 from ...resolver import DependencyResolver
 from ...security import SecurityManager
 from ...settings import PluginSettings, Settings
-from ..version import installed_version
+from ...version import plugbus_version
 from .check import Check, failed, ok, warning
 
 
@@ -48,7 +48,7 @@ def _unsolved(settings: Settings, records: list[PluginRecord]) -> Iterator[Check
     starting = [record for record in records if record.enabled and record.found is not None]
     resolution = DependencyResolver().resolve(
         [record.metadata for record in starting],
-        plugbus_version=installed_version(),
+        plugbus_version=plugbus_version(),
         bus_features=Features(persistent=settings.bus.url.startswith("redis"), shared=True),
         disabled=[record.plugin_id for record in records if not record.enabled],
         refused=[record.plugin_id for record in records if record.found is None],

@@ -16,8 +16,8 @@ from contracts.patterns import RESERVED_TOPICS
 
 from ...finding import BUILT_IN_DEFAULTS
 from ...manifest_problems import as_plugin_id
+from ...version import plugbus_version
 from ..errors import CommandError, usage
-from ..version import installed_version
 
 FILE = {"{module}.py": "file/plugin.py", "test_{module}.py": "file/test_plugin.py"}
 PACKAGE = {
@@ -62,7 +62,7 @@ def plan(name: str, *, single_file: bool) -> Plan:
         "distribution": f"plugbus-{name.replace('_', '-')}",
         "class_name": "".join(word.capitalize() for word in name.split("_")),
         "title": name.replace("_", " ").capitalize(),
-        "plugbus_range": _range(installed_version()),
+        "plugbus_range": _range(plugbus_version()),
     }
     folder = PurePosixPath() if single_file else PurePosixPath(name)
     templates = files(__package__) / "templates"
