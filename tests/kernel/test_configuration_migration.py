@@ -38,7 +38,9 @@ class Gauge(BasePlugin):
         return ConfigurationResult(ok=not type(self).refuses, errors=("no",) if type(self).refuses else ())
 
 
-def gauge(version: int, migrate: Migration | None = None, **attributes: Any) -> type[Gauge]:
+def gauge(
+    version: int, migrate: Migration | None = None, *, instances: int = 1, **attributes: Any
+) -> type[Gauge]:
     """The plugin as of one version of its configuration."""
 
     async def migrate_configuration(self: Gauge, configuration: dict[str, JsonValue], version: int) -> Any:
@@ -49,7 +51,7 @@ def gauge(version: int, migrate: Migration | None = None, **attributes: Any) -> 
     made = type(
         "OwnGauge", (Gauge,), {**methods, **attributes},
         plugin_id="gauge", version=f"{version}.0.0", security_level="trusted",
-        configuration_version=version, configuration_schema=OLD if version == 1 else NEW,
+        configuration_version=version, configuration_schema=OLD if version == 1 else NEW, instances=instances,
     )  # fmt: skip
     assert issubclass(made, Gauge)
     return made
@@ -95,6 +97,24 @@ async def test_the_newer_plugin_lifts_what_was_set(was_set: Harness) -> None:
         ("limit", None, 0.8), ("limit_percent", 80, None),
     ]  # fmt: skip
     assert before.outcome == "applied"
+
+
+async def test_several_instances_are_given_what_was_lifted(was_set: Harness) -> None:
+    """One is asked to lift it, all work with it."""
+    given: list[object] = []
+
+    async def configure(self: Gauge, configuration: dict[str, JsonValue]) -> None:
+        given.append(configuration)
+
+    asked: list[int] = []
+
+    def noted(values: dict[str, JsonValue], version: int) -> dict[str, JsonValue]:
+        asked.append(version)
+        return lift(values, version)
+
+    await was_set.load(gauge(2, noted, instances=3, configure=configure))
+    assert asked == [1]
+    assert given == [{"limit": 0.8, "token": "hush"}] * 3
 
 
 async def test_what_was_lifted_is_not_lifted_again(was_set: Harness) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import gc
 import weakref
 from collections import defaultdict
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from contracts.errors import PluginStepFailed
 from contracts.messages import PluginLeaked, SetConfiguration, ShowPlugin
+from contracts.web import RequestInfo, ResponseInfo
 from kernel import PluginPool
 from kernel.testing import Harness
 from plugbus import (
@@ -309,3 +310,32 @@ async def test_a_file_is_imported_once_for_all_instances(harness: Harness, tmp_p
     await harness.unload("many")
     await harness.quiet()
     assert harness.published(PluginLeaked) == []
+
+
+class Doorman(BasePlugin, plugin_id="doorman", version="1.0.0", security_level="trusted", instances=2):
+    """Sees web requests, and takes its time."""
+
+    inside = 0
+    both: ClassVar[asyncio.Barrier]
+    arrived: ClassVar[set[int]]
+
+    async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
+        assert not self.inside, "an instance does one thing at a time"
+        self.inside += 1
+        self.arrived.add(id(self))
+        await self.both.wait()
+        self.inside -= 1
+        return None
+
+
+async def test_web_requests_are_seen_by_an_instance_that_is_free(harness: Harness) -> None:
+    """Two at once by two; neither waits for the other."""
+    Doorman.both, Doorman.arrived = asyncio.Barrier(2), set()
+    await harness.load(Doorman)
+    current = harness.manager.registry.record("doorman").current
+    assert current is not None
+    request = RequestInfo(method="GET", path="/plugins/shop/")
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(*(current.host.handle_request(request) for _ in range(2)))
+    assert answers == [None, None]
+    assert len(Doorman.arrived) == 2

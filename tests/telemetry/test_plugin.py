@@ -182,6 +182,7 @@ def test_that_exporting_fails_is_said_once_and_so_is_that_it_works_again(
         "traces cannot be exported to http",
     ]
     assert "4 spans were lost" in told[1]
+    assert "no route" not in told[2], "what was the reason before is none of another failure"
     assert "(Transient error no route to http://••••@there encountered): nothing else" in told[0]
     chatty.error("a line of its own")
     assert caplog.records[-1].name == chatty.name
