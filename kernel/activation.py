@@ -20,6 +20,7 @@ from contracts.messages import PluginReason
 from contracts.plugin import PluginStatus
 
 from .dependents import is_needed_now
+from .offers import HEARD
 from .operations import Operations, busy, stopping
 from .port import PluginPort
 from .registry import Activity, Generation, PluginRecord, PluginRegistry, make_reason
@@ -111,6 +112,9 @@ class Activation:
     async def close(self) -> None:
         """Nothing is started any more; no stand-in is left."""
         self._is_closed = True
+        told = [lazy.stand_ins.announce_end(_offered(lazy.record)) for lazy in self._lazy.values()]
+        if any(told):  # one wait for all
+            await self._services.settle(HEARD)
         for lazy in self._lazy.values():
             await self._disarm(lazy)
 
@@ -152,6 +156,7 @@ class Activation:
             services.bus,
             services.mounts,
             wake,
+            notices=services.notices(record),
             options=services.handler_options,
             patience=patience,
             ranks=services.policy(record).ranks,
@@ -210,7 +215,7 @@ class Activation:
             port, options = generation.port, self._services.handler_options
             options.learn(lazy.record.plugin_id, port.subscriptions, port.offers.specs)
         await lazy.stand_ins.stop_answering()
-        lazy.record.standing_in = frozenset()
+        lazy.record.standing_in = {}
         seconds = idle_timeout_of(lazy.record, self._services)
         if generation is not None and generation.port.use is not None and seconds:
             await self._watch(lazy, generation, seconds)
@@ -259,7 +264,7 @@ class Activation:
             if record.current is not generation or record.plugin_id in self._operations or self._is_closed:
                 return
             await self._answer_calls(lazy)
-            going = self._go(record, generation, f"idle for {seconds:g} s")
+            going = self._bring_down(record, f"idle for {seconds:g} s")
             try:
                 await self._operations.run(record, Activity.DRAINING, going)
             except (PluginStepFailed, PluginStateError, PluginBusy) as error:
@@ -272,11 +277,6 @@ class Activation:
                     text = f"unloaded after {seconds:g} s without use; loaded when it is needed"
                     record.reason = _asleep(record, text)
 
-    async def _go(self, record: PluginRecord, generation: Generation, reason: str) -> None:
-        """One operation: another one that came first finds the plugin with all that it provides."""
-        await generation.port.withdraw(self._services.settings.deadlines.drain)
-        await self._bring_down(record, reason)
-
     # --- stand-ins --------------------------------------------------------------------------------------
 
     async def _stand_in(self, lazy: _Lazy) -> None:
@@ -287,16 +287,22 @@ class Activation:
             self._log.error("%s cannot be woken by events: %s", lazy.record.plugin_id, error)
 
     async def _answer_calls(self, lazy: _Lazy) -> None:
-        lazy.record.standing_in = frozenset(lazy.record.metadata.provided or ())
+        lazy.record.standing_in = lazy.stand_ins.ranks
         try:
-            await lazy.stand_ins.answer_calls()
+            await lazy.stand_ins.answer_calls(_offered(lazy.record))
         except BusError as error:
             self._log.error("%s cannot be woken by calls: %s", lazy.record.plugin_id, error)
 
     async def _disarm(self, lazy: _Lazy) -> None:
         lazy.record.is_armed = False
-        await lazy.stand_ins.leave()
-        lazy.record.standing_in = frozenset()
+        await lazy.stand_ins.leave(_offered(lazy.record))
+        lazy.record.standing_in = {}
+
+
+def _offered(record: PluginRecord) -> set[str]:
+    """What it provides itself now: who stands in for that has nothing to announce."""
+    specs = record.current.port.offers.specs if record.current is not None else ()
+    return {spec.capability for spec in specs}
 
 
 def _asleep(record: PluginRecord, text: str) -> PluginReason:

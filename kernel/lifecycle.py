@@ -24,7 +24,7 @@ from contracts.plugin import PluginStatus
 from .configuration.handover import ConfigurationHandover
 from .declaration_check import check_against_manifest, check_grants
 from .hosts import Host, Setup
-from .offers import Notices, Offers
+from .offers import Offers
 from .port import PluginPort
 from .registry import Activity, Generation, PluginRecord, make_reason
 from .scope import Scope
@@ -113,14 +113,14 @@ class PluginLifecycleManager:
         self, host: Host, record: PluginRecord, number: int, permissions: PermissionManager
     ) -> PluginPort:
         services, id, version = self._services, record.plugin_id, record.metadata.version
-        notices = Notices(services.announce, services.settle)
+        ranks = services.policy(record).ranks
         return PluginPort(
             id,
             number,
             services.bus,
             host,
             permissions,
-            offers=Offers(id, version, number, services.bus, notices, services.policy(record).ranks),
+            offers=Offers(number, services.notices(record), ranks, lambda: record.standing_in),
             version=version,
             backoff=services.backoff,
             use=Use() if record.metadata.activation == "lazy" else None,

@@ -75,8 +75,6 @@ class PluginPort:
         self.filtered: set[str] = set()
         """Names of the handlers that choose among their events."""
         self.offers = offers
-        self._provisions: set[str] = set()
-        """Ids of what is provided."""
         self._is_retired = False
         self.meter = Meter()
         """What its handlers took of the event loop, and what it has done over this port."""
@@ -180,9 +178,7 @@ class PluginPort:
         scope = self._open_scope(f"provide {provider.capability!r}")
         timeout = self._resources.limits.max_execution_time_seconds
         offer = await self.offers.offer(provider, timeout, self._call)
-        id = await self._hold(scope, f"provider {provider.capability}", offer)
-        self._provisions.add(id)
-        return id
+        return await self._hold(scope, f"provider {provider.capability}", offer)
 
     async def remove(self, id: str) -> None:
         entry = self._held.pop(id, None)
@@ -224,7 +220,6 @@ class PluginPort:
         async def undo() -> None:
             self._held.pop(id, None)
             self._subscriptions.pop(id, None)
-            self._provisions.discard(id)
             await subscription.remove()
 
         try:
@@ -257,13 +252,6 @@ class PluginPort:
         """The generation is unloaded: whatever still holds its context can do nothing any more."""
         self._is_retired = True
         self._publishable.clear()
-
-    async def withdraw(self, grace: float) -> None:
-        """Hand what it provides over to who stands in for it; calls that run have `grace` seconds."""
-        self.offers.hand_over()
-        await self.offers.drain(grace)
-        for id in list(self._provisions):
-            await self.remove(id)
 
     async def drain(self, grace: float) -> bool:
         """Start nothing more; wait for handlers and calls that run, up to `grace` seconds. Did all finish?

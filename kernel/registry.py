@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import enum
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -101,8 +101,8 @@ class PluginRecord:
     """It is lazy, and started when it is needed; else it was stopped on command, or is in quarantine."""
     is_put_off: bool = False
     """Stopped on command before its turn to start had come."""
-    standing_in: frozenset[str] = frozenset()
-    """Capabilities whose calls stand-ins take while it is not loaded."""
+    standing_in: Mapping[str, int] = field(default_factory=dict)
+    """Capability → rank of those whose calls stand-ins take while it is not loaded."""
     leaks: tuple[str, ...] = ()
     """What was still there when its last generation was let go."""
     shadowed: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from .enabling import Decisions
 from .handler_options import HandlerOptions
 from .hosts import Host
 from .mounts import WebMounts
+from .offers import Notices
 from .quarantine import Quarantine
 from .registry import PluginRecord
 from .request_chain import RequestPlugins
@@ -53,6 +54,12 @@ class Services:
             "reason": reason,
         }
         self.announce(kind.model_validate({**fact, **more}))
+
+    def notices(self, record: PluginRecord) -> Notices:
+        """How others are told of what it provides."""
+        return Notices(
+            record.plugin_id, record.metadata.version, self.bus, announce=self.announce, settle=self.settle
+        )
 
     def policy(self, record: PluginRecord) -> PluginSettings:
         """What the operator has said of one plugin."""

@@ -4,14 +4,15 @@ A group is held by a stand-in that finishes nothing: what it is given goes back 
 in its place and without an attempt counted. It has the lowest plugin version, so that it takes nothing from a
 replica on which the plugin runs, and the options that the handler had when it was loaded last, so that the
 group goes on as it was. A provider has the rank of the plugin's own. Calls and requests are kept waiting, and
-handed to the plugin when it is there.
+handed to the plugin when it is there. A capability is announced when it begins to be available, asleep or
+awake, and when it ceases to be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from contracts.bus import (
@@ -32,6 +33,7 @@ from contracts.web import WebMount
 
 from .handler_options import HandlerOptions
 from .mounts import WebMounts
+from .offers import Notices
 from .port import PluginPort, source_of
 
 LOWEST_VERSION = "0.dev0"
@@ -52,12 +54,14 @@ class StandIns:
         mounts: WebMounts,
         wake: Wake,
         *,
+        notices: Notices,
         options: HandlerOptions,
         patience: float,
         ranks: Mapping[str, int],
     ) -> None:
         """`patience`: seconds that a call may take, the start included; `ranks`: what the operator says."""
         self._ranks = ranks
+        self._notices = notices
         self._options = options
         self._metadata = metadata
         self._bus = bus
@@ -67,7 +71,9 @@ class StandIns:
         self._groups: dict[str, BusSubscription] = {}
         self._is_holding = False
         """Whether an event waits in one of them."""
-        self._providers: dict[str, Provision] = {}
+        self._providers: dict[str, tuple[ProviderSpec, Provision]] = {}
+        self._is_told = False
+        """That what they provide goes."""
         self._unmount: Callable[[], None] | None = None
 
     # --- coming and going -------------------------------------------------------------------------------
@@ -88,33 +94,53 @@ class StandIns:
         was_holding, self._is_holding = self._is_holding, False
         return was_holding
 
-    async def answer_calls(self) -> None:
-        """Take calls of what it provides, and requests below its address."""
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Those of the capabilities whose calls they take."""
+        return {capability: self._provider(capability).rank for capability in self._metadata.provided or ()}
+
+    async def answer_calls(self, offered: Container[str]) -> None:
+        """Take calls of what it provides, and requests below its address; `offered`: by the plugin itself."""
         plugin_id = self._metadata.plugin_id
+        self._is_told = False
         if self._unmount is None:
             self._unmount = self._mounts.put_stand_in(WebMount(plugin_id, 0, self._serve))
         for capability in self._metadata.provided or ():
-            spec = self._provider(capability)
             if capability not in self._providers:
-                self._providers[capability] = await self._bus.provide(spec, self._answer)
+                spec = self._provider(capability)
+                self._providers[capability] = spec, await self._bus.provide(spec, self._answer)
+                if capability not in offered:
+                    self._notices.offered(spec)
 
     async def stop_answering(self) -> None:
         """New calls go to the plugin's own providers; returns when those that waited have their answers."""
-        unmount, self._unmount = self._unmount, None
-        if unmount is not None:
-            unmount()
-        providers, self._providers = self._providers, {}
-        await asyncio.gather(*(provider.drain(self._patience) for provider in providers.values()))
+        await asyncio.gather(*(provider.drain(self._patience) for provider in self._let_go()))
 
-    async def leave(self) -> None:
+    def announce_end(self, offered: Container[str]) -> bool:
+        """Say of what they alone provide that it goes; whether anything does, and was not told yet."""
+        going = [spec for spec, _ in self._providers.values() if spec.capability not in offered]
+        if self._is_told or not going:
+            return False
+        self._is_told = True
+        for spec in going:
+            self._notices.withdrawing(spec)
+        return True
+
+    async def leave(self, offered: Container[str]) -> None:
         """All of them, at once; calls that wait are lost, and told so."""
+        if self.announce_end(offered):
+            await self._notices.heard()
         await self.release_groups()
+        for provider in self._let_go():
+            await provider.remove()
+
+    def _let_go(self) -> list[Provision]:
+        """Serve no more requests; the providers, which are to be drained or removed."""
         unmount, self._unmount = self._unmount, None
         if unmount is not None:
             unmount()
         providers, self._providers = self._providers, {}
-        for provider in providers.values():
-            await provider.remove()
+        return [provider for _, provider in providers.values()]
 
     # --- what they do -----------------------------------------------------------------------------------
 
