@@ -25,17 +25,13 @@ def readiness_of(
     if not phase.is_booted or phase.is_stopping:
         reasons = ("stopping" if phase.is_stopping else "starting", *bus.reasons)
         return bus.model_copy(update={"status": "not_ready", "reasons": reasons})
-    enabled = [record for record in records if record.enabled and not _waits_to_be_needed(record)]
+    enabled = [record for record in records if record.enabled and not record.is_asleep]
     missing = [r for r in enabled if r.metadata.criticality == "required" and r.status is not S.STARTED]
     failed = [record for record in enabled if record.status is S.ERROR and record not in missing]
     is_ready = not (missing or bus.reasons or any(trouble.is_grave for trouble in troubles))
     status = "not_ready" if not is_ready else "degraded" if failed or troubles else "ready"
     reasons = (*bus.reasons, *map(_told, (*missing, *failed)), *map(str, troubles))
     return bus.model_copy(update={"status": status, "reasons": reasons})
-
-
-def _waits_to_be_needed(record: PluginRecord) -> bool:
-    return record.status is S.UNLOADED and record.is_armed
 
 
 def _told(record: PluginRecord) -> str:

@@ -122,6 +122,11 @@ class PluginRecord:
         return self.current.security.effective if self.current else self.metadata.security_level
 
     @property
+    def is_asleep(self) -> bool:
+        """Lazy, well, and not started: it comes when it is needed, or is on its way."""
+        return self.is_armed and self.status not in (S.STARTED, S.ERROR)
+
+    @property
     def is_idle(self) -> bool:
         """Nothing of it is loaded, and nobody is about to load it."""
         return self.current is None and self.activity is Activity.NONE
@@ -186,7 +191,7 @@ async def check_health(record: PluginRecord, deadline: float) -> HealthCheck:
     """The plugin's own answer within `deadline` seconds, or one that says why there is none."""
     if record.current is None or record.status is not S.STARTED:
         why = record.reason.text if record.reason else f"the plugin is {record.status.value}"
-        return HealthCheck(status="unhealthy", message=why)
+        return HealthCheck(status="healthy" if record.is_asleep else "unhealthy", message=why)
     return (await record.current.health.ask(deadline)).check
 
 

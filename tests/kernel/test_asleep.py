@@ -150,6 +150,44 @@ async def test_a_kernel_that_stops_withdraws_what_sleeps(tmp_path: Path) -> None
         tail.close()
 
 
+# --- how it is ----------------------------------------------------------------------------------------------
+
+
+async def test_asleep_and_waking_it_is_well(tmp_path: Path) -> None:
+    """As readiness has it; what is asked says why there is nothing to say. Stopped, or failing, it is not."""
+    made = bell(criticality="required")
+    starting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def start(self: Any) -> None:
+        starting.set()
+        await go_on.wait()
+        if self.broken:
+            raise RuntimeError("the clapper is lost")
+
+    made.start = start  # type: ignore[method-assign]
+    async with kernel_with(tmp_path, made) as harness:
+        handle = harness.manager.get_plugin("bell")
+        asleep = await handle.health()
+        assert (asleep.status, asleep.message) == ("healthy", "not loaded until it is needed")
+        assert (await harness.manager.readiness()).status == "ready"
+        waking = asyncio.create_task(harness.manager.activate("bell"))
+        await starting.wait()
+        assert (await handle.health()).status == "healthy"
+        assert (await harness.manager.readiness()).status == "ready"
+        go_on.set()
+        await waking
+        await harness.manager.stop_plugin("bell")
+        stopped = await handle.health()
+        assert (stopped.status, stopped.message) == ("unhealthy", "application")
+        assert (await harness.manager.readiness()).status == "not_ready"
+        made.broken = True  # type: ignore[attr-defined]
+        with pytest.raises(PluginStepFailed):
+            await harness.manager.activate("bell")
+        failed = await handle.health()
+        assert (failed.status, failed.message) == ("unhealthy", "the clapper is lost")
+        assert (await harness.manager.readiness()).status == "not_ready"
+
+
 # --- commands ---------------------------------------------------------------------------------------------
 
 
