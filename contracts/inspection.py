@@ -54,6 +54,9 @@ def check_tag(what: str, tag: str, wanted: Sequence[str] | None) -> None:
         )
 
 
+GroupState = Literal["active", "sleeping", "dormant", "ephemeral"]
+
+
 class GroupInfo(BaseModel):
     """The state of one group, for people and for tests.
 
@@ -66,8 +69,9 @@ class GroupInfo(BaseModel):
     group: str
     plugin_id: str
     patterns: tuple[str, ...]
-    state: Literal["active", "dormant", "ephemeral"]
-    """`active`: somebody handles it. `dormant`: nobody does. `ephemeral`: of a broadcast subscription."""
+    state: GroupState
+    """`active`: somebody handles it. `sleeping`: its plugin is lazy, and loaded when an event comes.
+    `dormant`: nobody handles it. `ephemeral`: of a broadcast subscription."""
     paused: str | None = None
     """Why it is paused (the operator's word, or the rule's); None: it is not."""
     waiting: int

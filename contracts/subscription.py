@@ -181,6 +181,10 @@ class SubscriptionOptions(BaseModel):
         return self
 
 
+STANDS_IN = "0.dev0"
+"""`plugin_version` of who only holds a group until its plugin is there: lower than any plugin's own."""
+
+
 def precedence_of(version: str) -> Version:
     """What versions of plugins are compared by (PEP 440). Raises `packaging.version.InvalidVersion`."""
     return Version(version)
@@ -202,7 +206,10 @@ class SubscriptionSpec(BaseModel):
     """Stamped on the events that the handler returns; left out, `/plugins/<plugin_id>`."""
     generation: int = 0
     plugin_version: str = "0"
-    """PEP 440. Of several replicas only those with the highest may own partitions of the group."""
+    """PEP 440. Of several replicas only those with the highest may own partitions of the group.
+
+    `STANDS_IN`: nobody handles it here; its first event makes the plugin be loaded.
+    """
 
     @property
     def precedence(self) -> Version:

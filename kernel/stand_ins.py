@@ -29,6 +29,7 @@ from contracts.errors import PlugbusError, PluginActivationFailed, PluginNotFoun
 from contracts.event import EventResult
 from contracts.message import PluginEvent
 from contracts.metadata import PluginMetadata
+from contracts.subscription import STANDS_IN
 from contracts.web import WebMount
 
 from .handler_options import HandlerOptions
@@ -36,7 +37,6 @@ from .mounts import WebMounts
 from .offers import Notices
 from .port import PluginPort, source_of
 
-LOWEST_VERSION = "0.dev0"
 NEVER = 10 * 365 * 86_400.0
 """Seconds: a delivery that waits for its plugin is not late."""
 
@@ -166,7 +166,7 @@ class StandIns:
             patterns=patterns,
             options=known.model_copy(update={"timeout": NEVER, "rate": None, "breaker": None}),
             source=source_of(plugin_id),
-            plugin_version=LOWEST_VERSION,
+            plugin_version=STANDS_IN,
         )
 
     async def _hold(self, event: PluginEvent) -> EventResult | None:

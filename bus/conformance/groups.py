@@ -12,6 +12,7 @@ from contracts.messages.delivery import (
     GroupResumed,
     GroupRetired,
 )
+from contracts.subscription import STANDS_IN
 
 from .backend import needs
 from .order import soon
@@ -50,6 +51,16 @@ class Groups(Suite):
         await rig.quiet(bus)
         assert probe.numbers == [1, 2]
         rig.judge()
+
+    async def test_a_group_whose_plugin_is_not_loaded_anywhere_sleeps(self, rig: Rig) -> None:
+        """Who only stands in for it does not handle it; one that does is enough."""
+        a, b = await rig.open("a"), await rig.open("b")
+        await rig.on(a, version=STANDS_IN)
+        assert (await rig.info(a)).state == "sleeping"
+        await rig.on(b, version="0")
+        assert (await rig.info(a)).state == "active"
+        await rig.close(b)
+        assert (await rig.info(a)).state == "sleeping"
 
     async def test_a_new_group_may_start_at_the_end(self, rig: Rig) -> None:
         """`start="new"` decides once, when the group is made; a known one goes on at its place."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from contracts.bus import GroupInfo, SubscriptionSpec
 
+from ..group_state import state_of
 from ..groups import GroupPartition, is_silent
 from ..policy.dedupe import Settled
 from ..rates import Rate
@@ -76,7 +77,7 @@ class Group:
             group=self.name,
             plugin_id=self.spec.plugin_id,
             patterns=self.spec.patterns,
-            state="ephemeral" if self.is_ephemeral else "active" if self.hosts else "dormant",
+            state=state_of(self.spec, [hosting.version for hosting in self.hosts.values()]),
             paused=self.paused,
             waiting=sum(part.waiting for part in parts),
             peak=sum(max(part.peak, len(part.backlog)) for part in parts),

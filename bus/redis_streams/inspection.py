@@ -10,6 +10,7 @@ import hiredis
 
 from contracts.bus import GroupInfo, TopicInfo
 
+from ..group_state import state_of
 from .layout import order_of, sequence_of
 from .ownership import owner_of
 from .registry import GroupRecord
@@ -51,7 +52,8 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
         found.waiting = sum(place.waiting for place in local.owned())
         found.in_flight = sum(place.open for place in local.owned())
         found.parked = sum(place.lot.parked for place in local.owned())
-    is_hosted = bool(await core.members.living(view.hosts_of(group)))
+    hosts = view.hosts_of(group)
+    living = await core.members.living(hosts)
     others = [record for name, record in view.replicas.items() if name != core.replica]
     rate = sum(replica.rates.get(group, 0.0) for replica in others)
     broken = {name for name, replica in view.replicas.items() if group in replica.broken} - {core.replica}
@@ -64,7 +66,7 @@ async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:
         group=group,
         plugin_id=record.spec.plugin_id,
         patterns=record.spec.patterns,
-        state="ephemeral" if is_ephemeral else "active" if is_hosted else "dormant",
+        state=state_of(record.spec, [hosts[name] for name in living]),
         paused=record.paused,
         waiting=found.waiting,
         peak=max(found.counters["peak"], found.waiting),

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from contracts.errors import PluginBusy, PluginStepFailed
-from contracts.messages import CapabilityOffered, CapabilityWithdrawing, PluginUnloaded
+from contracts.errors import PluginBusy, PluginStepFailed, ProviderFailed
+from contracts.messages import CapabilityOffered, CapabilityWithdrawing, DropGroup, ListGroups, PluginUnloaded
 from kernel.testing import Harness
 from plugbus import BasePlugin, Event, PluginStatus, Query, on, provides
 
@@ -186,6 +186,23 @@ async def test_asleep_and_waking_it_is_well(tmp_path: Path) -> None:
         failed = await handle.health()
         assert (failed.status, failed.message) == ("unhealthy", "the clapper is lost")
         assert (await harness.manager.readiness()).status == "not_ready"
+
+
+async def test_its_group_is_told_apart_from_one_that_is_handled(tmp_path: Path) -> None:
+    """Sleeping, active while it is loaded, and dormant once it is stopped: only then it may be dropped."""
+
+    async def state() -> str:
+        [group] = await harness.request(ListGroups())
+        return group.state
+
+    async with kernel_with(tmp_path, bell()) as harness:
+        assert await state() == "sleeping"
+        with pytest.raises(ProviderFailed, match=r"'bell\.watch' is in use"):
+            await harness.request(DropGroup(group="bell.watch"))
+        await harness.manager.activate("bell")
+        assert await state() == "active"
+        await harness.manager.stop_plugin("bell")
+        assert await state() == "dormant"
 
 
 # --- commands ---------------------------------------------------------------------------------------------
