@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from typing import Any, Literal
 
 from contracts.bus import (
     BusSubscription,
@@ -28,14 +28,15 @@ from contracts.bus import (
 from contracts.errors import PlugbusError, PluginActivationFailed, PluginNotFound
 from contracts.event import EventResult
 from contracts.message import PluginEvent
-from contracts.metadata import PluginMetadata
 from contracts.subscription import STANDS_IN
 from contracts.web import WebMount
 
+from .declared_start import begin_new
 from .handler_options import HandlerOptions
 from .mounts import WebMounts
 from .offers import Notices
 from .port import PluginPort, source_of
+from .registry import PluginRecord
 
 NEVER = 10 * 365 * 86_400.0
 """Seconds: a delivery that waits for its plugin is not late."""
@@ -49,7 +50,7 @@ class StandIns:
 
     def __init__(
         self,
-        metadata: PluginMetadata,
+        record: PluginRecord,
         bus: EventBus,
         mounts: WebMounts,
         wake: Wake,
@@ -63,7 +64,12 @@ class StandIns:
         self._ranks = ranks
         self._notices = notices
         self._options = options
-        self._metadata = metadata
+        self._metadata = record.metadata
+        self._found = record.found
+        self._new: frozenset[str] | None = None
+        """Handlers that want only new events, once that was looked for."""
+        self._supposed: dict[str, str] = {}
+        """Handler → where its group was begun, of those that were never loaded."""
         self._bus = bus
         self._mounts = mounts
         self._wake = wake
@@ -158,7 +164,7 @@ class StandIns:
 
     def _group(self, name: str, patterns: tuple[str, ...]) -> SubscriptionSpec:
         plugin_id = self._metadata.plugin_id
-        known = self._options.of(plugin_id).get(name, SubscriptionOptions())
+        known = self._options.of(plugin_id).get(name) or self._first_options(name)
         return SubscriptionSpec(
             group=f"{plugin_id}.{name}",
             plugin_id=plugin_id,
@@ -168,6 +174,23 @@ class StandIns:
             source=source_of(plugin_id),
             plugin_version=STANDS_IN,
         )
+
+    def _first_options(self, name: str) -> SubscriptionOptions:
+        """Of a handler that was never loaded: where its group begins."""
+        if self._new is None:
+            self._new = begin_new(self._found)
+        start: Literal["new", "oldest"] = "new" if name in self._new else "oldest"
+        self._supposed[name] = start
+        return SubscriptionOptions(start=start)
+
+    def misjudged(self, specs: Iterable[SubscriptionSpec]) -> list[str]:
+        """Handlers whose groups were begun elsewhere than they say, because that could not be read."""
+        supposed = self._supposed
+        return [
+            spec.handler
+            for spec in specs
+            if supposed.get(spec.handler, spec.options.start) != spec.options.start
+        ]
 
     async def _hold(self, event: PluginEvent) -> EventResult | None:
         """Wake the plugin, and hold on to the event until its group is released: this never returns."""

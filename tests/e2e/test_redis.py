@@ -22,6 +22,7 @@ import pytest
 from fault_tools.servers import Server, free_port
 
 from bus.redis_streams.scripts import names, script
+from kernel.settings import Settings
 from kernel.testing import Harness, MockPlugin
 from plugbus import BasePlugin, Event, on
 
@@ -334,6 +335,53 @@ async def test_a_lazy_plugin_stays_until_what_woke_it_has_come(harness: Harness)
         await harness.publish(Parcel(n=n), key="k")
         await harness.quiet()
     assert seen == [0, 1, 2]
+
+
+LATER = """
+from plugbus import BasePlugin, Event, on
+
+class Parcel(Event, type="post.parcel"):
+    n: int
+
+class Later(BasePlugin, plugin_id="later", version="1.0.0", security_level="trusted", activation="lazy",
+            subscribes={"take": ["post.parcel"], "all": ["post.parcel"]}):
+    @on(start="new")
+    async def take(self, event: Parcel) -> None: ...
+
+    @on(name="all")
+    async def take_all(self, event: Parcel) -> None: ...
+"""
+
+
+class Later(
+    BasePlugin, plugin_id="later", version="1.0.0", security_level="trusted", activation="lazy",
+    subscribes={"take": ["post.parcel"], "all": ["post.parcel"]},
+):  # fmt: skip
+    @on(start="new")
+    async def take(self, event: Parcel) -> None: ...
+
+    @on(name="all")
+    async def take_all(self, event: Parcel) -> None: ...
+
+
+@pytest.mark.parametrize("form", ["class", "file"])
+async def test_a_lazy_handler_of_new_events_begins_when_its_plugin_is_there(
+    tmp_path: Path, harness_bus: str, form: str
+) -> None:
+    """Not at the oldest event, nor at its first load: what came between is handled."""
+    url = harness_bus if harness_bus != "memory://" else "memory://later"
+    (tmp_path / "later.py").write_text(LATER)
+    async with Harness(tmp_path / "first", bus=url) as first:
+        await first.publish(Parcel(n=1), key="k")
+        second = Harness(tmp_path / "second", settings=Settings(bus=first.manager.settings.bus))
+        await second.manager.register_plugin(Later if form == "class" else tmp_path / "later.py")
+        async with second:
+            await first.publish(Parcel(n=2), key="k")
+            await second.quiet()
+            numbers = {
+                name: [one.event.data for one in second.handled(f"later.{name}")] for name in ("take", "all")
+            }
+            assert numbers == {"take": [{"n": 2}], "all": [{"n": 1}, {"n": 2}]}
 
 
 async def test_each_test_begins_with_nothing(harness: Harness) -> None:

@@ -52,7 +52,7 @@ def bell(*, rank: int = 0, **metadata: Any) -> type[BasePlugin]:
 
 
 @asynccontextmanager
-async def kernel_with(tmp_path: Path, *plugins: type, **more: Any) -> AsyncIterator[Harness]:
+async def kernel_with(tmp_path: Path, *plugins: type | Path, **more: Any) -> AsyncIterator[Harness]:
     harness = Harness(tmp_path, **more)
     for plugin in plugins:
         await harness.manager.register_plugin(plugin)
@@ -203,6 +203,35 @@ async def test_its_group_is_told_apart_from_one_that_is_handled(tmp_path: Path) 
         assert await state() == "active"
         await harness.manager.stop_plugin("bell")
         assert await state() == "dormant"
+
+
+UNREADABLE = """
+from plugbus import BasePlugin, PluginEvent, on
+
+WHERE = {"start": "new"}
+
+class Bell(BasePlugin, plugin_id="bell", version="1.0.0", security_level="trusted", activation="lazy",
+           subscribes={"watch": ["bell.rang"], "other": ["bell.rang"]}):
+    @on("bell.rang", **WHERE)
+    async def watch(self, event: PluginEvent) -> None: ...
+
+    @on("bell.rang", start="new")
+    async def other(self, event: PluginEvent) -> None: ...
+"""
+
+
+async def test_where_a_group_begins_that_cannot_be_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, at the first load, with the handler and what to write."""
+    (tmp_path / "bell.py").write_text(UNREADABLE)
+    async with kernel_with(tmp_path, tmp_path / "bell.py") as harness:
+        for _ in range(2):
+            await harness.manager.activate("bell")
+            await harness.quiet()
+            await harness.manager.stop_plugin("bell")
+    told = [one.getMessage() for one in caplog.records if "cannot be read before" in one.getMessage()]
+    assert [line.split()[0] for line in told] == ["bell.watch"]
 
 
 # --- commands ---------------------------------------------------------------------------------------------
