@@ -183,10 +183,15 @@ class PluginControl:
     async def disable(self, plugin_id: str, by: str, *, with_dependents: bool = False) -> bool:
         """Stop it now, and do not start it when the kernel starts; False if both was so.
 
-        Raises as `stop`; where it is not stopped, nothing is decided.
+        Raises as `stop`; where it is not stopped, nothing is decided. Once begun it is done wholly: who gives
+        up waiting leaves nothing stopped that is not also decided.
         """
-        record = self._registry.record(plugin_id)
         self.require_may_be_disabled(plugin_id)
+        disabling = self._disable(self._registry.record(plugin_id), by, with_dependents=with_dependents)
+        return await self._operations.wholly(disabling, f"disable {plugin_id}")
+
+    async def _disable(self, record: PluginRecord, by: str, *, with_dependents: bool) -> bool:
+        plugin_id = record.plugin_id
         stopped = await self._stop_anyway(record, f"disabled by {by}", with_dependents=with_dependents)
         decided = self._services.decisions.decide(record, False, by)
         if record.status is S.UNLOADED:
@@ -208,8 +213,11 @@ class PluginControl:
         return entry
 
     async def quarantine(self, plugin_id: str, reason: str, by: str) -> QuarantineEntry:
-        """Stop one plugin and put it into quarantine. Raises as `stop`."""
-        record = self._registry.record(plugin_id)
+        """Stop one plugin and put it into quarantine, wholly once begun. Raises as `stop`."""
+        putting_away = self._put_away(self._registry.record(plugin_id), reason, by)
+        return await self._operations.wholly(putting_away, f"quarantine {plugin_id}")
+
+    async def _put_away(self, record: PluginRecord, reason: str, by: str) -> QuarantineEntry:
         await self._stop_anyway(record, reason)
         return self._quarantine.add(record, reason, by)
 

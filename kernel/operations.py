@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from contracts.errors import PluginBusy, PluginStateError
 
 from .registry import Activity, PluginRecord
+
+T = TypeVar("T")
 
 
 class Operations:
@@ -22,6 +24,7 @@ class Operations:
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
         self._running: dict[str, tuple[PluginRecord, asyncio.Task[None]]] = {}
+        self._whole: set[asyncio.Task[Any]] = set()
 
     def __contains__(self, plugin_id: object) -> bool:
         return plugin_id in self._running
@@ -53,6 +56,16 @@ class Operations:
                 raise stopping(record) from None
             raise
 
+    async def wholly(self, doing: Coroutine[Any, Any, T], name: str) -> T:
+        """Do what consists of an operation and more, such as writing down what is decided; the answer.
+
+        All of it is done, whoever gives up waiting, and `end` waits for it.
+        """
+        task = asyncio.create_task(doing, name=name, context=self.context)
+        self._whole.add(task)
+        task.add_done_callback(self._whole.discard)
+        return await asyncio.shield(task)
+
     def _ended(self, record: PluginRecord, operation: Coroutine[Any, Any, None]) -> None:
         operation.close()  # cancelled before its first step, it never ran
         del self._running[record.plugin_id]
@@ -77,6 +90,8 @@ class Operations:
                 task.cancel()
         if running:
             await asyncio.wait([task for _, task in running])
+        if self._whole:
+            await asyncio.wait(self._whole)
 
 
 def busy(record: PluginRecord, doing: str) -> PluginBusy:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -216,3 +217,60 @@ async def test_while_the_kernel_stops_nothing_is_started_or_decided(tmp_path: Pa
         with pytest.raises(PluginStateError, match="the kernel is stopping"):
             await begin("one", "/test")
     assert kernel.services.decisions.get("one") is None
+
+
+class Tough(BasePlugin, plugin_id="tough", version="1", security_level="trusted"):
+    """Stops when it is let."""
+
+    stopping: ClassVar[asyncio.Event]
+    let_go: ClassVar[asyncio.Event]
+
+    async def start(self) -> None:
+        type(self).stopping, type(self).let_go = asyncio.Event(), asyncio.Event()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        await self.let_go.wait()
+
+
+async def given_up(harness: Harness, command: Coroutine[Any, Any, object]) -> None:
+    """Begin it, and stop waiting while the plugin stops."""
+    asked = asyncio.create_task(command)
+    await Tough.stopping.wait()
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    Tough.let_go.set()
+    await harness.manager.kernel.operations.idle("tough")
+
+
+async def test_who_gives_up_waiting_does_not_undo_the_decision(harness: Harness) -> None:
+    """What was begun is done wholly: it is stopped, and that it is off, or put away, is kept."""
+    control = harness.manager.kernel.control
+    await harness.load(Tough)
+    await given_up(harness, control.disable("tough", "/test"))
+    info = harness.plugin("tough")
+    assert (info.status, info.reason and info.reason.code) == (S.UNLOADED, "disabled")
+    assert not harness.manager.registry.record("tough").enabled
+    await control.enable("tough", "/test")
+    await given_up(harness, control.quarantine("tough", "too loud", "/test"))
+    info = harness.plugin("tough")
+    assert (info.status, info.reason and info.reason.code) == (S.ERROR, "quarantined")
+
+
+async def test_a_kernel_that_stops_keeps_what_is_being_decided(tmp_path: Path) -> None:
+    """The plugin may end, and is off under the next kernel."""
+    harness = Harness(tmp_path)
+    await harness.manager.register_plugin(Tough)
+    async with harness:
+        asked = asyncio.create_task(harness.manager.kernel.control.disable("tough", "/test"))
+        await Tough.stopping.wait()
+        asked.cancel()
+        ending = asyncio.create_task(harness.manager.stop())
+        await asyncio.sleep(0)
+        Tough.let_go.set()
+        await ending
+    again = Harness(tmp_path)
+    await again.manager.register_plugin(Tough)
+    async with again:
+        assert again.manager.kernel.services.decisions.get("tough") is not None
