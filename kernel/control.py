@@ -171,14 +171,16 @@ class PluginControl:
         decided = self._services.decisions.decide(record, True, by)
         return await self.start(plugin_id, f"enabled by {by}") or decided
 
-    def require_may_be_disabled(self, plugin_id: str) -> None:
-        """Raises `PluginStateError`: who disables the edge could not enable it again."""
-        if plugin_id in self._services.settings.edge_plugins:
-            raise PluginStateError(
-                f"plugin {plugin_id!r} is the way on which commands come in",
-                plugin_id=plugin_id,
-                fix=f"write [plugins.{plugin_id}] enabled = false into plugbus.toml, and start anew",
-            )
+    def require_not_edge(self, plugin_id: str, *, with_dependents: bool = False) -> None:
+        """Raises `PluginStateError`: whoever takes the edge away could not bring it back."""
+        along = stopped_before(plugin_id, self._registry) if with_dependents else ()
+        for edge in (plugin_id, *along):
+            if edge in self._services.settings.edge_plugins:
+                raise PluginStateError(
+                    f"plugin {edge!r} is the way on which commands come in, and none could start it again",
+                    plugin_id=edge,
+                    fix=f"end the kernel; to run without: [plugins.{edge}] enabled = false in plugbus.toml",
+                )
 
     async def disable(self, plugin_id: str, by: str, *, with_dependents: bool = False) -> bool:
         """Stop it now, and do not start it when the kernel starts; False if both was so.
@@ -186,7 +188,7 @@ class PluginControl:
         Raises as `stop`; where it is not stopped, nothing is decided. Once begun it is done wholly: who gives
         up waiting leaves nothing stopped that is not also decided.
         """
-        self.require_may_be_disabled(plugin_id)
+        self.require_not_edge(plugin_id, with_dependents=with_dependents)
         disabling = self._disable(self._registry.record(plugin_id), by, with_dependents=with_dependents)
         return await self._operations.wholly(disabling, f"disable {plugin_id}")
 

@@ -140,7 +140,7 @@ class StartPlugin(Query[CommandResult], capability="kernel.plugin.start"):
 
 
 class StopPlugin(Query[CommandResult], capability="kernel.plugin.stop"):
-    """Stop a plugin; its groups keep their place."""
+    """Stop a plugin; its groups keep their place. Refused for the web edge, on which commands come in."""
 
     plugin_id: str
     with_dependents: bool = False

@@ -64,6 +64,7 @@ class PluginCommands:
         return await self._command("start", self._control.start, query, call)
 
     async def _stop(self, query: StopPlugin, call: Call) -> CommandResult:
+        self._control.require_not_edge(query.plugin_id, with_dependents=query.with_dependents)
         stop = partial(self._control.stop, with_dependents=query.with_dependents)
         return await self._command("stop", stop, query, call)
 
@@ -78,7 +79,7 @@ class PluginCommands:
             along = query.with_dependents
             return self._control.disable(plugin_id, call.source, with_dependents=along)
 
-        self._control.require_may_be_disabled(query.plugin_id)
+        self._control.require_not_edge(query.plugin_id, with_dependents=query.with_dependents)
         return await self._command("disable", disable, query, call)
 
     async def _command(

@@ -37,6 +37,7 @@ class QuarantineCommands:
         entry = self._kernel.services.quarantine.entry(plugin_id)
         if entry is not None:
             return QuarantineChange(outcome="unchanged", plugin_id=plugin_id, entry=entry)
+        self._control.require_not_edge(plugin_id)
         self._desk.audit(call, "plugin.quarantine", plugin_id, reason=query.reason)
         if call.source == source_of(plugin_id):  # it could not wait for its own end
             put = partial(self._control.quarantine, plugin_id, query.reason, call.source)

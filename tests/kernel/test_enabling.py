@@ -135,6 +135,18 @@ async def test_what_cannot_be_decided_changes_nothing(harness: Harness) -> None:
     assert kernel.services.decisions.get("mock") is None
 
 
+async def test_the_edge_is_not_stopped_along_with_what_it_needs(tmp_path: Path) -> None:
+    """By a command; nothing of it was stopped."""
+    async with Harness(tmp_path, settings=Settings(edge_plugins=("door",))) as harness:
+        await harness.load(MockPlugin.make("base"))
+        unrestricted = {"security_level": "unrestricted", "required_permissions": ["network_access"]}
+        await harness.load(MockPlugin.make("door", dependencies=["base"], **unrestricted))
+        for command in (StopPlugin, DisablePlugin):
+            with pytest.raises(ProviderFailed, match="'door' is the way on which commands come in"):
+                await harness.request(command(plugin_id="base", with_dependents=True))
+        assert harness.plugin("door").status is harness.plugin("base").status is S.STARTED
+
+
 @pytest.mark.parametrize("name", ["kernel", "plugin", "audit", "bus"])
 async def test_a_reserved_word_is_no_plugin_id(tmp_path: Path, harness: Harness, name: str) -> None:
     """In a file and in a class; the built-in audit plugin is itself."""

@@ -53,8 +53,8 @@ def refusal(answer: httpx.Response) -> int:
 
 
 def test_what_ends_the_run_is_refused_with_problems_too(tmp_path: Path) -> None:
-    """Stopping the gateway without a token, by another method or name; the route of a stopped plugin. At last
-    the gateway is told to stop itself."""
+    """Stopping the gateway without a token, by another method or name, or at all; the route of a stopped
+    plugin."""
     with kernel(tmp_path) as edge, edge.client() as client:
         stop = "/admin/plugins/gateway/stop"
         assert refusal(client.post(stop, headers={"Authorization": "Bearer wrong"})) == 401
@@ -63,7 +63,7 @@ def test_what_ends_the_run_is_refused_with_problems_too(tmp_path: Path) -> None:
         assert refusal(client.post("/admin/plugins/gatewy/stop")) == 404
         assert client.post("/admin/plugins/webhooks/stop").json()["outcome"] == "done"
         assert refusal(client.post("/plugins/webhooks/github", json={})) == 503
-        assert refusal(client.post(stop)) == 202
+        assert refusal(client.post(stop)) == 409
 
 
 # --- that a refusal of another form is found ------------------------------------------------------------

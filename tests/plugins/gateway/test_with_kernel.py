@@ -133,15 +133,30 @@ async def test_too_much_data_for_an_event_is_a_413(kernel: httpx.AsyncClient) ->
     assert (refused.status_code, refused.json()["type"]) == (413, "/problems/payload-too-large")
 
 
-async def test_the_gateway_can_be_told_to_stop_itself(
+@pytest.mark.parametrize("command", ["stop", "disable", "quarantine"])
+async def test_nobody_cuts_off_the_way_on_which_commands_come_in(
+    manager: PluginManager, kernel: httpx.AsyncClient, command: str
+) -> None:
+    """Refused with what to do instead; nothing has changed."""
+    answer = await kernel.post(f"/admin/plugins/gateway/{command}")
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (409, "/problems/plugin-state")
+    assert "is the way on which commands come in" in problem["detail"]
+    assert "[plugins.gateway] enabled = false in plugbus.toml" in problem["fix"]
+    assert manager.get_plugin("gateway").status == "started"
+    assert (await kernel.get("/readyz")).status_code == 200
+
+
+async def test_the_application_may_stop_the_gateway(
     manager: PluginManager, kernel: httpx.AsyncClient
 ) -> None:
-    """The command is accepted and answered; open streams say good-bye, and the kernel goes on without it."""
+    """Open streams say good-bye, and the kernel goes on without it, and with it again."""
     async with kernel.stream("GET", "/events/stream") as stream:
-        answer = await kernel.post("/admin/plugins/gateway/stop")
-        assert (answer.status_code, answer.json()["outcome"]) == (202, "accepted")
+        stopping = asyncio.create_task(manager.stop_plugin("gateway"))
         assert "event: bye" in [line async for line in stream.aiter_lines()]
-    assert manager.get_plugin("gateway").id == "gateway"
+        await stopping
+    assert manager.get_plugin("gateway").status == "unloaded"
+    await manager.start_plugin("gateway")
 
 
 class Chat(BasePlugin, plugin_id="chat", version="1.0.0", security_level="trusted"):
@@ -314,8 +329,6 @@ async def test_a_plugin_in_quarantine_is_listed_and_released(
     assert bad.status_code == 422
     assert (await kernel.post("/admin/plugins/billing/quarantine/release")).json()["outcome"] == "done"
     assert (await kernel.post("/admin/plugins/billing/start")).status_code == 200
-    itself = await kernel.post("/admin/plugins/gateway/quarantine")
-    assert (itself.status_code, itself.json()["outcome"]) == (202, "accepted")
 
 
 async def test_a_plugin_is_disabled_and_enabled_and_wakes_for_a_request(
