@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..query import Query
+from .commands import IfTags
 
 
 class FailedStart(BaseModel):
@@ -57,9 +58,11 @@ class AddToQuarantine(Query[QuarantineChange], capability="kernel.plugin.quarant
 
     plugin_id: str
     reason: str = Field(default="an operator asked", min_length=1, max_length=500)
+    if_tags: IfTags = None
 
 
 class ReleaseFromQuarantine(Query[QuarantineChange], capability="kernel.plugin.quarantine.release"):
     """Let a plugin be started again, its failed starts forgotten. It is not started by that."""
 
     plugin_id: str
+    if_tags: IfTags = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from contracts.bus import Call
+from contracts.inspection import check_tag
 from contracts.messages import (
     AddToQuarantine,
     ListQuarantine,
@@ -15,6 +16,7 @@ from contracts.messages import (
 
 from ..port import source_of
 from .desk import CommandDesk
+from .plugins import plugin_info
 
 
 class QuarantineCommands:
@@ -34,6 +36,7 @@ class QuarantineCommands:
     async def _add(self, query: AddToQuarantine, call: Call) -> QuarantineChange:
         plugin_id = query.plugin_id
         self._kernel.registry.record(plugin_id)
+        self._check_seen(query)
         entry = self._kernel.services.quarantine.entry(plugin_id)
         if entry is not None:
             return QuarantineChange(outcome="unchanged", plugin_id=plugin_id, entry=entry)
@@ -47,6 +50,13 @@ class QuarantineCommands:
         return QuarantineChange(outcome="done", plugin_id=plugin_id, entry=entry)
 
     async def _release(self, query: ReleaseFromQuarantine, call: Call) -> QuarantineChange:
+        self._check_seen(query)
         entry = await self._control.release(query.plugin_id, call.source)
         outcome = "unchanged" if entry is None else "done"
         return QuarantineChange(outcome=outcome, plugin_id=query.plugin_id, entry=entry)
+
+    def _check_seen(self, query: AddToQuarantine | ReleaseFromQuarantine) -> None:
+        """Raises `StateChanged` unless the plugin is as the asker has seen it; one that is gone is not."""
+        plugin_id, registry = query.plugin_id, self._kernel.registry
+        tag = plugin_info(registry.record(plugin_id)).tag if plugin_id in registry else ""
+        check_tag(f"plugin {plugin_id!r}", tag, query.if_tags)

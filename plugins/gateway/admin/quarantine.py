@@ -18,7 +18,7 @@ from contracts.web import EdgeContext
 
 from ..access import Access, read_model
 from ..config import GatewayConfig
-from .common import COMMAND_TIMEOUT, body_schema
+from .common import COMMAND_TIMEOUT, IfMatch, body_schema, etags
 
 
 class QuarantineReason(BaseModel):
@@ -43,17 +43,20 @@ def quarantine_router(context: EdgeContext, config: GatewayConfig, access: Acces
         dependencies=[operates],
         openapi_extra=body_schema(QuarantineReason, required=False),
     )
-    async def add_to_quarantine(plugin_id: str, request: Request, response: Response) -> QuarantineChange:
+    async def add_to_quarantine(
+        plugin_id: str, request: Request, response: Response, if_match: IfMatch = None
+    ) -> QuarantineChange:
         """Stop it, and do not start it until it is released. 202 where the outcome is only `accepted`."""
         body = await read_model(request, QuarantineReason, config.max_body_bytes, may_be_empty=True)
-        command = AddToQuarantine(plugin_id=plugin_id, reason=body.reason)
+        command = AddToQuarantine(plugin_id=plugin_id, reason=body.reason, if_tags=etags(if_match))
         change = await context.request(command, timeout=COMMAND_TIMEOUT)
         response.status_code = 202 if change.outcome == "accepted" else 200
         return change
 
     @router.post("/plugins/{plugin_id}/quarantine/release", dependencies=[operates])
-    async def release_from_quarantine(plugin_id: str) -> QuarantineChange:
+    async def release_from_quarantine(plugin_id: str, if_match: IfMatch = None) -> QuarantineChange:
         """Let it be started again, its failed starts forgotten; it is not started by that."""
-        return await context.request(ReleaseFromQuarantine(plugin_id=plugin_id), timeout=COMMAND_TIMEOUT)
+        command = ReleaseFromQuarantine(plugin_id=plugin_id, if_tags=etags(if_match))
+        return await context.request(command, timeout=COMMAND_TIMEOUT)
 
     return router

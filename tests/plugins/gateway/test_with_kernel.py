@@ -279,6 +279,23 @@ async def test_a_plugin_that_somebody_else_has_changed_is_left_alone(
         assert (done.status_code, done.json()["outcome"]) == (200, "unchanged")
 
 
+async def test_quarantine_too_is_for_the_plugin_that_was_seen(
+    manager: PluginManager, kernel: httpx.AsyncClient
+) -> None:
+    """Putting it there, and letting it out: 412 once that is another; who is gone has none."""
+    await manager.register_plugin(Billing)
+    shows, add = "/admin/plugins/billing", "/admin/plugins/billing/quarantine"
+    free = (await kernel.get(shows)).headers["etag"]
+    assert (await kernel.post(add, headers={"If-Match": '"x"'})).status_code == 412
+    assert (await kernel.post(add, headers={"If-Match": free})).json()["outcome"] == "done"
+    held = (await kernel.get(shows)).headers["etag"]
+    assert (await kernel.post(f"{add}/release", headers={"If-Match": free})).status_code == 412
+    assert len((await kernel.get("/admin/quarantine")).json()) == 1
+    gone = await kernel.post("/admin/plugins/gone/quarantine/release", headers={"If-Match": held})
+    assert (gone.status_code, gone.json()["type"]) == (412, "/problems/state-changed")
+    assert (await kernel.post(f"{add}/release", headers={"If-Match": held})).json()["outcome"] == "done"
+
+
 async def test_of_two_that_have_seen_the_same_one_is_refused(
     manager: PluginManager, kernel: httpx.AsyncClient
 ) -> None:
