@@ -28,6 +28,7 @@ from .request_chain import RequestPlugins
 from .security import SecurityManager
 from .services import Services
 from .settings import Settings
+from .start_notes import StartNotes
 from .state import StateFolder
 from .version import plugbus_version
 
@@ -116,6 +117,7 @@ class Composition:
             data_dir=lambda plugin_id: state.path / "data" / plugin_id,
             configuration=ConfigurationLayers(settings, LiveStore(state.path)),
             quarantine=Quarantine(state.path, settings.quarantine, log),
+            start_notes=StartNotes(state.path, log),
             decisions=Decisions(state.path),
             handler_options=HandlerOptions(state.path, log),
             backoff=self._backoff,

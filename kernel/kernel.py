@@ -114,8 +114,7 @@ class Kernel:
         self.scope.push("stand-ins", self.activation.close)
         await asyncio.gather(*map(self.activation.arm, lazy_among(resolution.order, self.registry)))
         for wave in self.order.waves:
-            turns = (self._starter.start_in_turn(self.registry.record(id), "boot") for id in wave)
-            await asyncio.gather(*turns)
+            await self._start_wave(wave)
             if self._phase.is_stopping:
                 return
         self._phase.is_booted = True
@@ -128,6 +127,17 @@ class Kernel:
                 seconds=round(time.monotonic() - began, 3),
             )
         )
+
+    async def _start_wave(self, wave: Sequence[str]) -> None:
+        """Side by side; behind them, one at a time, those of whose start a process may have died."""
+        suspects = self._quarantine.suspects
+        await asyncio.gather(*(self._start_in_turn(id) for id in wave if id not in suspects))
+        for plugin_id in wave:
+            if plugin_id in suspects:
+                await self._start_in_turn(plugin_id)
+
+    async def _start_in_turn(self, plugin_id: str) -> None:
+        await self._starter.start_in_turn(self.registry.record(plugin_id), "boot")
 
     def _watch(self) -> None:
         self.metrics.loop.start()

@@ -16,6 +16,7 @@ from .services import Services
 S = PluginStatus
 
 DOWN = ("stop", "shutdown")
+PROCESS_ENDED = "start: the process ended while it was started"
 
 
 class Quarantining:
@@ -26,6 +27,8 @@ class Quarantining:
         self._registry = registry
         self._store = services.quarantine
         self._log = log
+        self.suspects: frozenset[str] = frozenset()
+        """Of whose start a process may have died: started one at a time, so that it is seen of which."""
 
     def enforce(self) -> None:
         """When the kernel starts, before anything is resolved: it stands on the records of those."""
@@ -36,6 +39,26 @@ class Quarantining:
             elif record.enabled and (entry := self._store.entry(record.plugin_id)) is not None:
                 self._mark(record, entry)
                 self._log.error("plugin %s is not started: %s", record.plugin_id, entry.reason)
+        self._judge_ended_process()
+
+    def _judge_ended_process(self) -> None:
+        """The process before this one ended in the middle of starts: a failed start, where it was only one.
+
+        Of several it is not known which; then nothing is counted until they were started one at a time.
+        """
+        left = [id for id in self._services.start_notes.left() if id in self._registry]
+        records = [record for record in map(self._registry.record, left) if self._is_on(record)]
+        self.suspects = frozenset(record.plugin_id for record in records)
+        if len(records) > 1:
+            names = ", ".join(sorted(self.suspects))
+            self._log.warning("the process ended while %s were started; now they start one at a time", names)
+        for record in records if len(records) == 1 else ():
+            self._log.error("the process ended while %s was started", record.plugin_id)
+            if (entry := self._store.failed(record, "start", PROCESS_ENDED)) is not None:
+                self._put_away(record, entry)
+
+    def _is_on(self, record: PluginRecord) -> bool:
+        return record.enabled and not self.holds(record)
 
     def holds(self, record: PluginRecord) -> bool:
         """Whether it may not be started."""

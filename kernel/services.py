@@ -20,6 +20,7 @@ from .registry import PluginRecord
 from .request_chain import RequestPlugins
 from .security import Audit, SecurityManager
 from .settings import PluginSettings, Settings
+from .start_notes import StartNotes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Services:
     data_dir: Callable[[str], Path]
     configuration: ConfigurationLayers
     quarantine: Quarantine
+    start_notes: StartNotes
     decisions: Decisions
     handler_options: HandlerOptions
     backoff: float = 1.0

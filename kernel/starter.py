@@ -35,6 +35,7 @@ class PluginStarter:
         scope: Scope,
         log: logging.Logger,
     ) -> None:
+        self._notes = services.start_notes
         self._registry = registry
         self._lifecycle = lifecycle
         self._operations = operations
@@ -82,10 +83,14 @@ class PluginStarter:
         is dealt with: it is tried again, or counted."""
         await self._activate_dependencies(record)
         try:
-            await self._lifecycle.bring_up(record, reason)
+            await self._bring_up(record, reason)
         except PluginStepFailed as error:
             self._failed(record, error)
             raise
+
+    async def _bring_up(self, record: PluginRecord, reason: str) -> None:
+        with self._notes.noted(record.plugin_id):
+            await self._lifecycle.bring_up(record, reason)
 
     def _failed(self, record: PluginRecord, error: PluginStepFailed) -> None:
         if self._phase.is_stopping:
@@ -128,7 +133,7 @@ class PluginStarter:
 
     async def _bring_up_again(self, record: PluginRecord) -> None:
         await self._activate_dependencies(record)
-        await self._lifecycle.bring_up(record, "retry")
+        await self._bring_up(record, "retry")
 
     async def _start_waiting(self, plugin_id: str) -> None:
         """Start those that were refused at boot only because this one was not there yet."""

@@ -8,6 +8,7 @@ manifests.json  what manifests said, so that only changed ones are read (`manife
 config/         what is set live, a file for each plugin (`configuration/live.py`)
 enabled.json    which plugins were enabled and disabled (`enabling.py`)
 quarantine.json failed starts, and who is not started any more (`quarantine.py`)
+starting        which plugins are being started; left behind by a process that died of it (`start_notes.py`)
 lazy.json       what handlers and providers of lazy plugins ask for (`handler_options.py`)
 data/<id>/      what plugin <id> keeps
 ```

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,76 @@ async def test_a_plugin_that_never_ends_is_put_away(tmp_path: Path) -> None:
         builtins.__dict__.pop("let_the_loop_go").set()
         with pytest.raises(PluginQuarantinedError, match="does not end"):
             await manager.start_plugin("loop")
+
+
+DEADLY = """
+import os
+from plugbus import BasePlugin
+
+class {name}(BasePlugin, plugin_id="{id}", version="1.0.0", security_level="trusted"):
+    async def start(self):
+        {does}
+"""
+BOOT = """
+import asyncio, sys
+from pathlib import Path
+from kernel.manager import PluginManager
+from kernel.settings import QuarantineSettings, Settings
+
+async def main():
+    folder = Path(sys.argv[1])
+    settings = Settings(
+        state_dir=folder / "state", plugin_paths=(folder / "plugins",),
+        quarantine=QuarantineSettings(start_limit_burst=2),
+    )
+    async with PluginManager(settings, profile="embedded", consent=[folder / "plugins"]) as manager:
+        for info in manager.plugins():
+            if info.source != "builtin":
+                print(info.plugin_id, info.status.value, info.reason.text if info.reason else "")
+
+asyncio.run(main())
+"""
+
+
+def boot(tmp_path: Path) -> tuple[int, list[str]]:
+    """A kernel in a process of its own: how it ended, and how its plugins stood."""
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", BOOT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, sorted(done.stdout.splitlines())
+
+
+def test_a_plugin_that_ends_the_process_is_found_and_put_away(tmp_path: Path) -> None:
+    """Of several that were starting nobody is blamed; alone it is counted, and then the kernel comes up."""
+    (tmp_path / "plugins").mkdir()
+    for id, does in (("good", "pass"), ("slow", "import asyncio; await asyncio.sleep(0.2)"),
+                     ("zzz", "os._exit(7)")):  # fmt: skip
+        code = DEADLY.format(name=id.title(), id=id, does=does)
+        (tmp_path / "plugins" / f"{id}.py").write_text(code)
+    assert [boot(tmp_path) for _ in range(3)] == [(7, [])] * 3
+    code, plugins = boot(tmp_path)
+    assert (code, plugins[:2]) == (0, ["good started ", "slow started "])
+    assert plugins[2].startswith(
+        "zzz error in quarantine: 2 failed starts within 600 s; the last: start: the process ended"
+    )
+    assert not (tmp_path / "state" / "starting").exists()
+
+
+@pytest.mark.parametrize("left", ["+loop\n+other\n-\n+gone\n\x00", None])
+async def test_notes_that_accuse_nobody_count_nothing(
+    tmp_path: Path, left: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two that a killed process was starting; notes that cannot be kept, which is told once. All start."""
+    (tmp_path / "state").mkdir()
+    if left is None:
+        (tmp_path / "state" / "starting").mkdir()
+    else:
+        (tmp_path / "state" / "starting").write_text(left)
+    harness = Harness(tmp_path)
+    for id in ("loop", "other"):
+        await harness.manager.register_plugin(MockPlugin.make(id))
+    async with harness:
+        assert [harness.plugin(id).status for id in ("loop", "other")] == [PluginStatus.STARTED] * 2
+    assert not (tmp_path / "state" / "quarantine.json").exists()
+    told = "it is not noted" if left is None else "the process ended while loop, other were started"
+    assert len([one for one in caplog.records if told in one.getMessage()]) == 1
