@@ -105,6 +105,8 @@ class PluginRecord:
     """Capability → rank of those whose calls stand-ins take while it is not loaded."""
     leaks: tuple[str, ...] = ()
     """What was still there when its last generation was let go."""
+    traceback: str = ""
+    """Of the step that failed last, where the plugin's code, and not a rule of ours, was the cause."""
     shadowed: tuple[str, ...] = ()
     enabled: bool = True
     enabled_by: str = ""
@@ -148,6 +150,8 @@ class PluginRecord:
             )
         self.status = to
         self.reason = reason
+        if to is S.STARTED:
+            self.traceback = ""
         if self.current is not None:
             self.current.host.mirror_status(to)
 

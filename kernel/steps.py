@@ -14,6 +14,7 @@ from contracts.plugin import PluginStatus
 
 from .registry import Activity, PluginRecord, make_reason
 from .services import Services
+from .step_failure import told, traceback_of
 from .tracing import step_of
 
 S = PluginStatus
@@ -47,7 +48,7 @@ class Steps:
                 async with asyncio.timeout(deadline):
                     yield
         except Exception as error:
-            info = _told(error, record, step, deadline)
+            info = told(error, record, step, deadline)
             self._log.debug("%s", info.traceback)
             self.refuse(record, step, info)
             if clear_up is not None:
@@ -72,6 +73,7 @@ class Steps:
         next_step = info.fix or f"plugbus plugin start {record.plugin_id}"
         place = f" ({info.place})" if info.place else ""
         self._log.error("plugin %s failed to %s: %s: %s%s", record.plugin_id, step, short, text, place)
+        record.traceback = traceback_of(info)
         if record.status is S.ERROR:
             record.transition(S.UNLOADED)
         record.transition(S.ERROR, make_reason(short, text, place=info.place, next_step=next_step))
@@ -96,19 +98,6 @@ def raise_together(plugin_id: str, errors: list[PluginStepFailed]) -> None:
             where=first.where,
             fix=first.fix,
         ) from group
-
-
-def _told(error: Exception, record: PluginRecord, step: str, deadline: float) -> ErrorInfo:
-    info = ErrorInfo.of(error)
-    if not isinstance(error, TimeoutError):
-        return info
-    return info.model_copy(
-        update={
-            "message": f"{step} took longer than {deadline:g} s",
-            "place": record.metadata.file_path,
-            "fix": f"make it faster, or raise [deadlines] {step} in plugbus.toml",
-        }
-    )
 
 
 def _failed(record: PluginRecord, step: str, info: ErrorInfo) -> PluginStepFailed:

@@ -99,6 +99,8 @@ class PluginDetails(PluginInfo):
     """Which resource limits are enforced where the plugin runs now."""
     request_order: int | None = None
     """Its place among the plugins that see web requests before they are routed, if it is one of them."""
+    traceback: str = ""
+    """Where it stands at an error that its code has raised: the way there, bounded, the end kept."""
     last_stall: Stall | None = None
     """When it last blocked the event loop for long."""
 

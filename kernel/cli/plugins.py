@@ -43,6 +43,7 @@ _MARKS = {"started": "✔", "error": "✖"}
 _WITH_DEPENDENTS = {"with_dependents": "true"}
 _REASON_WIDTH = 200
 _REASON_LINES = 10
+_TRACEBACK_LINES = 12
 _COMMAND_TIMEOUT = 130.0
 """Seconds; the kernel has deadlines of its own for each step, and answers sooner."""
 
@@ -149,6 +150,8 @@ def show_plugin(client: Client, plugin_id: PluginId, as_json: AsJson = False) ->
     for handler in item.get("handlers", ()):
         say(clean(f"  {handler['group']}  ← {', '.join(handler['patterns'])}{_options(handler)}"))
     say_reason(item)
+    for line in item.get("traceback", "").splitlines()[-_TRACEBACK_LINES:]:
+        say(f"  {clean(line)}")
     if metadata.get("configuration_schema"):
         say("configuration schema:")
         say(pretty(metadata["configuration_schema"]))

@@ -21,6 +21,7 @@ from contracts.messages import (
     StopPlugin,
 )
 from contracts.messages.commands import HandlerInfo
+from contracts.plugin import PluginStatus
 
 from ..attribution import ask_pending, figures_of
 from ..dependents import needed_by
@@ -149,6 +150,7 @@ def plugin_details(
         shadowed=record.shadowed,
         request_order=_request_order(generation),
         limits_enforced=ENFORCED_IN_PROCESS if generation else (),
+        traceback=record.traceback if record.status is PluginStatus.ERROR else "",
         last_stall=generation.last_stall if generation else None,
     )
 

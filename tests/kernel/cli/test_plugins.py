@@ -56,6 +56,17 @@ def test_requested_and_effective_level_are_both_shown(
     assert "trusted (asked: sandboxed)" in plugbus("plugin", "list").out
 
 
+def test_a_plugin_that_has_raised_is_shown_with_the_end_of_its_traceback(
+    plugbus: Plugbus, kernel: CannedKernel, refused: dict[str, Any]
+) -> None:
+    """Below the reason, and not more than fits."""
+    lines = [f"line {n}" for n in range(50)]
+    kernel.answer("GET /admin/plugins/scoring", refused | {"traceback": "\n".join(lines)})
+    shown = plugbus("plugin", "show", "scoring").out.splitlines()
+    assert shown[-13].strip().startswith("fix:")
+    assert [line.strip() for line in shown[-12:]] == lines[-12:]
+
+
 def test_one_plugin_is_shown_with_everything_that_is_known(
     plugbus: Plugbus, kernel: CannedKernel, plugin: dict[str, Any]
 ) -> None:
