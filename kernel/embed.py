@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 from urllib.parse import quote
@@ -161,11 +161,15 @@ class Embedding:
 def _check(app: Starlette, serve: Sequence[str], prefix: str) -> None:
     if hasattr(app.state, STATE):
         raise InvalidOption("this application has a plugin manager already", fix="one is enough")
-    if not _PREFIX.fullmatch(prefix):
+    if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
         raise InvalidOption(f"prefix={prefix!r} is no beginning of a path", fix='prefix="/plugbus"')
+    if not isinstance(serve, Iterable):
+        raise InvalidOption(
+            f"serve={serve!r} is no list of addresses", fix='serve=("/events",), or leave it out'
+        )
     for address in [serve] if isinstance(serve, str) else serve:
         if address not in ADDRESSES or address is serve:
-            near = difflib.get_close_matches(address, ADDRESSES, n=1)
+            near = difflib.get_close_matches(str(address), ADDRESSES, n=1)
             hint = f"serve=({near[0]!r},)" if near else f"any of {', '.join(ADDRESSES)}"
             raise InvalidOption(f"serve={serve!r}: {address!r} cannot be served", fix=hint)
 

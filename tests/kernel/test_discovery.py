@@ -98,6 +98,25 @@ def test_a_single_file_is_read_without_running_it(write: Write, tmp_path: Path) 
     assert found.metadata.size_bytes == file.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("with space", "with_space"),
+        ("my-plugin", "my_plugin"),
+        ("2.fast", "plugin_2_fast"),
+        ("日本", "plugin"),
+    ],
+)
+def test_a_single_file_is_named_like_a_module(write: Write, tmp_path: Path, name: str, instead: str) -> None:
+    """Another name is refused, with one that would do; without a plugin in it, it is nobody's business."""
+    file = write(f"{name}.py", GREETER)
+    write("not a plugin.py", "x = 1")
+    (refused,) = scan(tmp_path).refused
+    assert (refused.path, refused.error.where) == (file, str(file))
+    assert f"'{name}' is no name of a Python module" in refused.error.message
+    assert refused.error.fix == f"rename it, for example to '{instead}.py'"
+
+
 @pytest.mark.parametrize("name", ["plugin", "__init__"])
 def test_a_folder_may_carry_its_manifest_in_the_class_line(write: Write, tmp_path: Path, name: str) -> None:
     """Without a manifest file, `plugin.py` or `__init__.py` may say it."""
