@@ -12,7 +12,15 @@ from typing import Any, ClassVar
 import pytest
 
 from contracts.errors import PluginBusy, PluginStepFailed, ProviderFailed
-from contracts.messages import CapabilityOffered, CapabilityWithdrawing, DropGroup, ListGroups, PluginUnloaded
+from contracts.messages import (
+    CapabilityOffered,
+    CapabilityWithdrawing,
+    DropGroup,
+    ListGroups,
+    PluginQuarantined,
+    PluginUnloaded,
+    ReleaseFromQuarantine,
+)
 from kernel.testing import Harness
 from plugbus import BasePlugin, Event, PluginStatus, Query, on, provides
 
@@ -139,6 +147,24 @@ async def test_another_rank_than_was_said_is_news(tmp_path: Path) -> None:
             await facts(harness, PluginUnloaded, n)
         await harness.quiet()
         assert news(harness) == [("offered", 0), ("offered", 7)]
+
+
+async def test_what_ends_in_quarantine_or_is_replaced_is_withdrawn(tmp_path: Path) -> None:
+    """Once; and offered again when it is released, or another plugin is in its place."""
+    made = bell()
+    made.broken = True
+    async with kernel_with(tmp_path, made) as harness:
+        await harness.publish(Rang())
+        await facts(harness, PluginQuarantined, 1)
+        await facts(harness, CapabilityWithdrawing, 1)
+        made.broken = False
+        await harness.request(ReleaseFromQuarantine(plugin_id="bell"))
+        await harness.quiet()
+        assert news(harness) == [("offered", 0), ("withdrawing", 0), ("offered", 0)]
+        await harness.manager.stop_plugin("bell")
+        await harness.load(bell(rank=1))
+        await harness.quiet()
+        assert news(harness)[3:] == [("withdrawing", 0), ("offered", 1)]
 
 
 async def test_a_kernel_that_stops_withdraws_what_sleeps(tmp_path: Path) -> None:
