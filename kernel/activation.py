@@ -20,7 +20,6 @@ from contracts.messages import PluginReason
 from contracts.plugin import PluginStatus
 
 from .dependents import is_needed_now
-from .offers import HEARD
 from .operations import Operations, busy, stopping
 from .port import PluginPort
 from .registry import Activity, Generation, PluginRecord, PluginRegistry, make_reason
@@ -112,11 +111,7 @@ class Activation:
     async def close(self) -> None:
         """Nothing is started any more; no stand-in is left."""
         self._is_closed = True
-        told = [lazy.stand_ins.announce_end(_offered(lazy.record)) for lazy in self._lazy.values()]
-        if any(told):  # one wait for all
-            await self._services.settle(HEARD)
-        for lazy in self._lazy.values():
-            await self._disarm(lazy)
+        await asyncio.gather(*map(self._disarm, self._lazy.values()))
 
     async def activate(self, record: PluginRecord, reason: str) -> PluginPort:
         """Started now, or as soon as what is under way with it has ended; its port.

@@ -16,7 +16,7 @@ from contracts.messages import CapabilityOffered, CapabilityWithdrawing
 
 from .hosts import ProviderDeclaration
 
-HEARD = 0.5
+_HEARD = 0.5
 """Seconds that the bus may take to publish a notice before what it speaks of happens all the same."""
 
 
@@ -47,7 +47,7 @@ class Notices:
 
     async def heard(self) -> None:
         """Give the bus a moment to publish it before what it speaks of happens."""
-        await self.settle(HEARD)
+        await self.settle(_HEARD)
 
     def _is_ours(self, info: ProviderInfo) -> bool:
         return info.plugin_id == self.plugin_id and info.replica == self.bus.replica

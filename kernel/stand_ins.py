@@ -78,8 +78,6 @@ class StandIns:
         self._is_holding = False
         """Whether an event waits in one of them."""
         self._providers: dict[str, tuple[ProviderSpec, Provision]] = {}
-        self._is_told = False
-        """That what they provide goes."""
         self._unmount: Callable[[], None] | None = None
 
     # --- coming and going -------------------------------------------------------------------------------
@@ -108,7 +106,6 @@ class StandIns:
     async def answer_calls(self, offered: Container[str]) -> None:
         """Take calls of what it provides, and requests below its address; `offered`: by the plugin itself."""
         plugin_id = self._metadata.plugin_id
-        self._is_told = False
         if self._unmount is None:
             self._unmount = self._mounts.put_stand_in(WebMount(plugin_id, 0, self._serve))
         for capability in self._metadata.provided or ():
@@ -122,20 +119,14 @@ class StandIns:
         """New calls go to the plugin's own providers; returns when those that waited have their answers."""
         await asyncio.gather(*(provider.drain(self._patience) for provider in self._let_go()))
 
-    def announce_end(self, offered: Container[str]) -> bool:
-        """Say of what they alone provide that it goes; whether anything does, and was not told yet."""
-        going = [spec for spec, _ in self._providers.values() if spec.capability not in offered]
-        if self._is_told or not going:
-            return False
-        self._is_told = True
-        for spec in going:
-            self._notices.withdrawing(spec)
-        return True
-
     async def leave(self, offered: Container[str]) -> None:
-        """All of them, at once; calls that wait are lost, and told so."""
-        if self.announce_end(offered):
-            await self._notices.heard()
+        """All of them, at once: nothing would answer any more. Calls that wait are lost, and told so.
+
+        What only they provide is announced to go, but not waited with: the next in rank is to be asked.
+        """
+        for spec, _ in self._providers.values():
+            if spec.capability not in offered:
+                self._notices.withdrawing(spec)
         await self.release_groups()
         for provider in self._let_go():
             await provider.remove()

@@ -270,19 +270,26 @@ async def test_who_gives_up_waiting_does_not_undo_the_decision(harness: Harness)
     assert (info.status, info.reason and info.reason.code) == (S.ERROR, "quarantined")
 
 
-async def test_a_kernel_that_stops_keeps_what_is_being_decided(tmp_path: Path) -> None:
-    """The plugin may end, and is off under the next kernel."""
+async def test_a_kernel_that_stops_ends_what_is_being_decided(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that it consists of, before it stops the others; it holds under the next kernel."""
+    base = MockPlugin.make("base")
     harness = Harness(tmp_path)
-    await harness.manager.register_plugin(Tough)
+    await harness.manager.register_plugin(base)
+    await harness.manager.register_plugin(Tough, dependencies=["base"])
     async with harness:
-        asked = asyncio.create_task(harness.manager.kernel.control.disable("tough", "/test"))
+        disabling = harness.manager.kernel.control.disable("base", "/test", with_dependents=True)
+        asked = asyncio.create_task(disabling)
         await Tough.stopping.wait()
         asked.cancel()
         ending = asyncio.create_task(harness.manager.stop())
         await asyncio.sleep(0)
         Tough.let_go.set()
         await ending
+    assert base.steps == ["initialize", "start", "stop", "shutdown"]
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
     again = Harness(tmp_path)
-    await again.manager.register_plugin(Tough)
+    await again.manager.register_plugin(base)
     async with again:
-        assert again.manager.kernel.services.decisions.get("tough") is not None
+        assert again.manager.kernel.services.decisions.get("base") is not None
