@@ -292,7 +292,7 @@ async def test_a_kernel_that_stops_ends_what_is_being_decided(
         asked.cancel()
         scope = harness.manager.kernel.scope
         ending = asyncio.create_task(harness.manager.stop())
-        while scope.names:  # what is left for the kernel's end are the plugins
+        while scope.names:  # noqa: ASYNC110 - nothing tells that only the plugins are left
             await asyncio.sleep(0)
         Tough.let_go.set()
         await ending
