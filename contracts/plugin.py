@@ -167,7 +167,8 @@ class PluginHandle(Protocol):
     def metadata(self) -> PluginMetadata: ...
 
     async def health(self) -> HealthCheck:
-        """The plugin's own answer, or one made from its status where it has no `health_check`."""
+        """The plugin's own answer, or one made from its status where it has no `health_check`, or is not
+        started: a lazy one that waits to be needed is healthy."""
 
 
 class IPluginRegistry(Protocol):

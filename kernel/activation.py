@@ -210,7 +210,7 @@ class Activation:
             port, options = generation.port, self._services.handler_options
             self._warn_of_misjudged(lazy, port)
             options.learn(lazy.record.plugin_id, port.subscriptions, port.offers.specs)
-        await lazy.stand_ins.stop_answering()
+        await lazy.stand_ins.stop_answering(_offered(lazy.record))
         lazy.record.standing_in = {}
         seconds = idle_timeout_of(lazy.record, self._services)
         if generation is not None and generation.port.use is not None and seconds:

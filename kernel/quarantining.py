@@ -16,7 +16,7 @@ from .services import Services
 S = PluginStatus
 
 DOWN = ("stop", "shutdown")
-PROCESS_ENDED = "start: the process ended while it was started"
+PROCESS_ENDED = "start: the process ended while it was being started"
 
 
 class Quarantining:
@@ -51,9 +51,11 @@ class Quarantining:
         self.suspects = frozenset(record.plugin_id for record in records)
         if len(records) > 1:
             names = ", ".join(sorted(self.suspects))
-            self._log.warning("the process ended while %s were started; now they start one at a time", names)
+            self._log.warning(
+                "the process ended while %s were being started; now they start one at a time", names
+            )
         for record in records if len(records) == 1 else ():
-            self._log.error("the process ended while %s was started", record.plugin_id)
+            self._log.error("the process ended while %s was being started", record.plugin_id)
             if (entry := self._store.failed(record, "start", PROCESS_ENDED)) is not None:
                 self._put_away(record, entry)
 

@@ -115,8 +115,9 @@ class StandIns:
                 if capability not in offered:
                     self._notices.offered(spec)
 
-    async def stop_answering(self) -> None:
+    async def stop_answering(self, offered: Container[str]) -> None:
         """New calls go to the plugin's own providers; returns when those that waited have their answers."""
+        self._tell_gone(offered)
         await asyncio.gather(*(provider.drain(self._patience) for provider in self._let_go()))
 
     async def leave(self, offered: Container[str]) -> None:
@@ -124,12 +125,15 @@ class StandIns:
 
         What only they provide is announced to go, but not waited with: the next in rank is to be asked.
         """
-        for spec, _ in self._providers.values():
-            if spec.capability not in offered:
-                self._notices.withdrawing(spec)
+        self._tell_gone(offered)
         await self.release_groups()
         for provider in self._let_go():
             await provider.remove()
+
+    def _tell_gone(self, offered: Container[str]) -> None:
+        for spec, _ in self._providers.values():
+            if spec.capability not in offered:
+                self._notices.withdrawing(spec)
 
     def _let_go(self) -> list[Provision]:
         """Serve no more requests; the providers, which are to be drained or removed."""

@@ -167,6 +167,16 @@ async def test_what_ends_in_quarantine_or_is_replaced_is_withdrawn(tmp_path: Pat
         assert news(harness)[3:] == [("withdrawing", 0), ("offered", 1)]
 
 
+async def test_what_only_the_manifest_promises_is_withdrawn_at_the_first_load(tmp_path: Path) -> None:
+    """While it slept, who asked would have been told only after a start that there is none."""
+    async with kernel_with(tmp_path, bell(provides=["bell.count", "bell.pitch"])) as harness:
+        await harness.manager.activate("bell")
+        await harness.quiet()
+        offered = {fact.capability for fact in harness.published(CapabilityOffered)}
+        gone = {fact.capability for fact in harness.published(CapabilityWithdrawing)}
+        assert (offered, gone) == ({"bell.count", "bell.pitch"}, {"bell.pitch"})
+
+
 async def test_a_kernel_that_stops_withdraws_what_sleeps(tmp_path: Path) -> None:
     """As it does what runs."""
     async with kernel_with(tmp_path, bell()) as harness:

@@ -289,5 +289,5 @@ async def test_notes_that_accuse_nobody_count_nothing(
     async with harness:
         assert [harness.plugin(id).status for id in ("loop", "other")] == [PluginStatus.STARTED] * 2
     assert not (tmp_path / "state" / "quarantine.json").exists()
-    told = "it is not noted" if left is None else "the process ended while loop, other were started"
+    told = "it is not noted" if left is None else "the process ended while loop, other were being started"
     assert len([one for one in caplog.records if told in one.getMessage()]) == 1
