@@ -52,7 +52,7 @@ class Quarantining:
         if len(records) > 1:
             names = ", ".join(sorted(self.suspects))
             self._log.warning(
-                "the process ended while %s were being started; now they start one at a time", names
+                "the process ended while %s were being started; now one at a time", names
             )
         for record in records if len(records) == 1 else ():
             self._log.error("the process ended while %s was being started", record.plugin_id)
