@@ -208,23 +208,12 @@ class Activation:
             generation.port.use.begin(FIRST_USE if is_awaited else 0.0)
         if generation is not None:
             port, options = generation.port, self._services.handler_options
-            self._warn_of_misjudged(lazy, port)
             options.learn(lazy.record.plugin_id, port.subscriptions, port.offers.specs)
-        await lazy.stand_ins.stop_answering(_offered(lazy.record))
         lazy.record.standing_in = {}
+        await lazy.stand_ins.stop_answering(_offered(lazy.record))
         seconds = idle_timeout_of(lazy.record, self._services)
         if generation is not None and generation.port.use is not None and seconds:
             await self._watch(lazy, generation, seconds)
-
-    def _warn_of_misjudged(self, lazy: _Lazy, port: PluginPort) -> None:
-        if lazy.record.loads == 1:
-            for name in lazy.stand_ins.misjudged(port.subscriptions):
-                self._log.warning(
-                    "%s.%s says start= in a way that cannot be read before it is loaded, and its group began"
-                    ' elsewhere: write start="new" out, in the module of the plugin\'s class',
-                    lazy.record.plugin_id,
-                    name,
-                )
 
     async def _failed(self, lazy: _Lazy, error: PlugbusError) -> None:
         if self._is_closed or not lazy.record.is_armed:

@@ -51,9 +51,7 @@ class Quarantining:
         self.suspects = frozenset(record.plugin_id for record in records)
         if len(records) > 1:
             names = ", ".join(sorted(self.suspects))
-            self._log.warning(
-                "the process ended while %s were being started; now one at a time", names
-            )
+            self._log.warning("the process ended while %s were being started; now one at a time", names)
         for record in records if len(records) == 1 else ():
             self._log.error("the process ended while %s was being started", record.plugin_id)
             if (entry := self._store.failed(record, "start", PROCESS_ENDED)) is not None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Container, Mapping
+from typing import Any
 
 from contracts.bus import (
     BusSubscription,
@@ -31,8 +31,7 @@ from contracts.message import PluginEvent
 from contracts.subscription import STANDS_IN
 from contracts.web import WebMount
 
-from .declared_start import begin_new
-from .handler_options import HandlerOptions
+from .handler_options import HandlerOptions, handlers_of
 from .mounts import WebMounts
 from .offers import Notices
 from .port import PluginPort, source_of
@@ -64,12 +63,8 @@ class StandIns:
         self._ranks = ranks
         self._notices = notices
         self._options = options
+        self._record = record
         self._metadata = record.metadata
-        self._found = record.found
-        self._new: frozenset[str] | None = None
-        """Handlers that want only new events, once that was looked for."""
-        self._supposed: dict[str, str] = {}
-        """Handler → where its group was begun, of those that were never loaded."""
         self._bus = bus
         self._mounts = mounts
         self._wake = wake
@@ -84,10 +79,12 @@ class StandIns:
 
     async def hold_groups(self) -> None:
         """Let the groups exist, and be told of their first event."""
-        table = self._metadata.subscribes
-        for name, patterns in table.items() if isinstance(table, dict) else ():
+        table = handlers_of(self._metadata)
+        options = self._options.of(self._record)
+        for name, patterns in table.items():
             if name not in self._groups:
-                self._groups[name] = await self._bus.subscribe(self._group(name, patterns), self._hold)
+                spec = self._group(name, patterns, options.get(name, SubscriptionOptions()))
+                self._groups[name] = await self._bus.subscribe(spec, self._hold)
 
     async def release_groups(self) -> bool:
         """Give back what was held; the plugin's own handlers may take the groups. Was anything?"""
@@ -157,9 +154,8 @@ class StandIns:
             timeout=self._patience,
         )
 
-    def _group(self, name: str, patterns: tuple[str, ...]) -> SubscriptionSpec:
+    def _group(self, name: str, patterns: tuple[str, ...], known: SubscriptionOptions) -> SubscriptionSpec:
         plugin_id = self._metadata.plugin_id
-        known = self._options.of(plugin_id).get(name) or self._first_options(name)
         return SubscriptionSpec(
             group=f"{plugin_id}.{name}",
             plugin_id=plugin_id,
@@ -169,23 +165,6 @@ class StandIns:
             source=source_of(plugin_id),
             plugin_version=STANDS_IN,
         )
-
-    def _first_options(self, name: str) -> SubscriptionOptions:
-        """Of a handler that was never loaded: where its group begins."""
-        if self._new is None:
-            self._new = begin_new(self._found)
-        start: Literal["new", "oldest"] = "new" if name in self._new else "oldest"
-        self._supposed[name] = start
-        return SubscriptionOptions(start=start)
-
-    def misjudged(self, specs: Iterable[SubscriptionSpec]) -> list[str]:
-        """Handlers whose groups were begun elsewhere than they say, because that could not be read."""
-        supposed = self._supposed
-        return [
-            spec.handler
-            for spec in specs
-            if supposed.get(spec.handler, spec.options.start) != spec.options.start
-        ]
 
     async def _hold(self, event: PluginEvent) -> EventResult | None:
         """Wake the plugin, and hold on to the event until its group is released: this never returns."""
