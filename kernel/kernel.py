@@ -59,7 +59,7 @@ class Kernel:
         self._version = version
         self._phase = Phase()
         self.scope = Scope("kernel", log)
-        self.operations = Operations()
+        self.operations = Operations(log)
         self.order = StartOrder()
         """As it was when the kernel started."""
         self._join_plugins()

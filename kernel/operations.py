@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ class Operations:
     plugin starts outlives the command.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
         self._context = contextvars.copy_context()
         self._running: dict[str, tuple[PluginRecord, asyncio.Task[None]]] = {}
         self._whole: set[asyncio.Task[Any]] = set()
@@ -64,7 +66,16 @@ class Operations:
         task = asyncio.create_task(doing, name=name, context=self.context)
         self._whole.add(task)
         task.add_done_callback(self._whole.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._unheard)
+            raise
+
+    def _unheard(self, task: asyncio.Task[Any]) -> None:
+        """Nobody waits any more who could be told."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("%s: %s", task.get_name(), error)
 
     def _ended(self, record: PluginRecord, operation: Coroutine[Any, Any, None]) -> None:
         operation.close()  # cancelled before its first step, it never ran

@@ -270,6 +270,20 @@ async def test_who_gives_up_waiting_does_not_undo_the_decision(harness: Harness)
     assert (info.status, info.reason and info.reason.code) == (S.ERROR, "quarantined")
 
 
+async def test_what_fails_when_nobody_waits_any_more_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here that the decision cannot be kept."""
+    async with Harness(tmp_path) as harness:
+        await harness.load(Tough)
+        (tmp_path / "state" / "enabled.json").mkdir()
+        await given_up(harness, harness.manager.kernel.control.disable("tough", "/test"))
+        await asyncio.sleep(0)
+    told = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert len(told) == 1
+    assert told[0].startswith("disable tough: the decision about 'tough' cannot be kept")
+
+
 async def test_a_kernel_that_stops_ends_what_is_being_decided(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
