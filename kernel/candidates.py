@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -34,7 +33,6 @@ Find = Callable[[str], Location | None]
 CLASS_FILES = ("plugin.py", "__init__.py")
 """Where the class of a folder is looked for when no manifest names it."""
 MAX_ENTRY_POINT = 500
-_MODULE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 
 
@@ -80,16 +78,7 @@ def _single_file(file: Path, source: str) -> Discovered | None:
     found = find_plugin_class(file)
     if found is None:
         return None
-    if not _MODULE.fullmatch(file.stem):
-        fix = f"rename it, for example to '{_module_name(file.stem)}.py'"
-        raise manifest_error(file, [Problem(f"'{file.stem}' is no name of a Python module", fix)])
     return _with_class(found, file, file.parent, file.stem, source, single_file=True)
-
-
-def _module_name(text: str) -> str:
-    """One that is like it."""
-    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
-    return name if _MODULE.fullmatch(name) else f"plugin_{name}".rstrip("_")
 
 
 def _with_manifest(

@@ -161,12 +161,10 @@ class Embedding:
 def _check(app: Starlette, serve: Sequence[str], prefix: str) -> None:
     if hasattr(app.state, STATE):
         raise InvalidOption("this application has a plugin manager already", fix="one is enough")
+    if not isinstance(serve, Iterable):
+        raise InvalidOption(f"serve={serve!r} is no list of addresses", fix='for example serve=("/events",)')
     if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
         raise InvalidOption(f"prefix={prefix!r} is no beginning of a path", fix='prefix="/plugbus"')
-    if not isinstance(serve, Iterable):
-        raise InvalidOption(
-            f"serve={serve!r} is no list of addresses", fix='serve=("/events",), or leave it out'
-        )
     for address in [serve] if isinstance(serve, str) else serve:
         if address not in ADDRESSES or address is serve:
             near = difflib.get_close_matches(str(address), ADDRESSES, n=1)

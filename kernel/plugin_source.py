@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from .manifest import Manifest, Problem, manifest_error, no_plugin_id
 from .manifest_reader import MAX_BYTES, cannot_be_read, read_bounded
 
 _BASE = "BasePlugin"
+_MODULE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ENUMS = ("SecurityLevel", "Permission")
 
 
@@ -30,8 +32,17 @@ class PluginClass:
         return "plugin_id" in self.lines
 
     def manifest(self, path: Path, entry_point: str) -> Manifest:
-        """The class line as a manifest."""
+        """The class line as a manifest. Raises `ManifestError` where its file is named like no module."""
+        _require_module_name(path)
         return Manifest(path, {"entry_point": entry_point, **self.keywords}, "python", lines=self.lines)
+
+
+def _require_module_name(file: Path) -> None:
+    if not _MODULE.fullmatch(file.stem):
+        near = re.sub(r"\W+", "_", file.stem, flags=re.ASCII).strip("_")
+        near = near if _MODULE.fullmatch(near) else f"plugin_{near}".rstrip("_")
+        fix = f"rename it, for example to '{near}.py'"
+        raise manifest_error(file, [Problem(f"'{file.stem}' is no name of a Python module", fix)])
 
 
 def find_plugin_class(path: Path) -> PluginClass | None:
