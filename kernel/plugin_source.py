@@ -13,8 +13,8 @@ from .manifest import Manifest, Problem, manifest_error, no_plugin_id
 from .manifest_reader import MAX_BYTES, cannot_be_read, read_bounded
 
 _BASE = "BasePlugin"
-_MODULE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ENUMS = ("SecurityLevel", "Permission")
+_MODULE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,6 @@ class PluginClass:
         """The class line as a manifest. Raises `ManifestError` where its file is named like no module."""
         _require_module_name(path)
         return Manifest(path, {"entry_point": entry_point, **self.keywords}, "python", lines=self.lines)
-
-
-def _require_module_name(file: Path) -> None:
-    if not _MODULE.fullmatch(file.stem):
-        near = re.sub(r"\W+", "_", file.stem, flags=re.ASCII).strip("_")
-        near = near if _MODULE.fullmatch(near) else f"plugin_{near}".rstrip("_")
-        fix = f"rename it, for example to '{near}.py'"
-        raise manifest_error(file, [Problem(f"'{file.stem}' is no name of a Python module", fix)])
 
 
 def find_plugin_class(path: Path) -> PluginClass | None:
@@ -128,6 +120,14 @@ def _read_class(node: ast.ClassDef) -> PluginClass:
             text = f"'{key}' is not a literal, and the class line is read without running it"
             problems.append(Problem(text, f"write the value of '{key}' out", keyword.value.lineno))
     return PluginClass(node.name, node.lineno, found.keywords, found.lines, tuple(problems))
+
+
+def _require_module_name(file: Path) -> None:
+    if not _MODULE.fullmatch(file.stem):
+        near = re.sub(r"\W+", "_", file.stem, flags=re.ASCII).strip("_")
+        near = near if _MODULE.fullmatch(near) else f"plugin_{near}".rstrip("_")
+        fix = f"rename it, for example to '{near}.py'"
+        raise manifest_error(file, [Problem(f"'{file.stem}' is no name of a Python module", fix)])
 
 
 class _Literal(ast.NodeTransformer):
