@@ -52,7 +52,8 @@ class Quarantining:
         if len(records) > 1:
             names = ", ".join(sorted(self.suspects))
             self._log.warning("the process ended while %s were being started; now one at a time", names)
-        for record in records if len(records) == 1 else ():
+            return
+        for record in records:
             self._log.error("the process ended while %s was being started", record.plugin_id)
             if (entry := self._store.failed(record, "start", PROCESS_ENDED)) is not None:
                 self._put_away(record, entry)
