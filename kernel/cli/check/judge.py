@@ -10,11 +10,18 @@ from typing import Any
 
 from contracts import messages
 from contracts.bus import CatalogEntry, Features
-from contracts.errors import EventDefinitionError, ManifestError, PermissionDeniedError, PluginLoadError
+from contracts.errors import (
+    EventDefinitionError,
+    ManifestError,
+    PermissionDeniedError,
+    PluginLoadError,
+    SettingsError,
+)
 from contracts.messages import AuditRecorded
 from contracts.patterns import RESERVED_TOPICS, matches, topic_of
 from contracts.security import Permission
 
+from ...discovered import Discovered
 from ...discovery import Discovery, PluginDiscovery, Refusal, Source
 from ...finding import BUILT_IN, BUILT_IN_FOLDER
 from ...manifest_problems import suggestion
@@ -22,8 +29,9 @@ from ...project import announced_by, discover_from_project
 from ...requirements import unmet_requirements
 from ...resolver import DependencyResolver
 from ...security import PermissionManager, SecurityManager
-from ...settings import PluginSettings
+from ...settings import PluginSettings, load_settings
 from ...version import plugbus_version
+from .capabilities import check_capabilities
 from .finding import Finding, Report
 from .look import Look
 from .looking import look_at_all
@@ -47,7 +55,8 @@ def examine(paths: Sequence[Path], deadline: float) -> list[Report]:
     by_id = {report.plugin_id: report for report in reports if report.found}
     for plugin_id, places in checked.shadowed.items():
         by_id[plugin_id].findings.append(_shadowed(plugin_id, places))
-    _resolve(by_id, checked.refused)
+    named, others = _around()
+    _resolve(by_id, checked.refused, (*others, *named))
     looks: dict[str, Look] = {}
     for report, seen in zip(by_id.values(), look_at_all(checked.found, deadline), strict=True):
         if isinstance(seen, PluginLoadError):
@@ -60,6 +69,7 @@ def examine(paths: Sequence[Path], deadline: float) -> list[Report]:
         _check_security(by_id[plugin_id], seen)
         _check_handlers(by_id[plugin_id], seen, looks)
     _check_events(by_id, looks)
+    check_capabilities(by_id, named, others, deadline)
     return reports
 
 
@@ -94,10 +104,20 @@ def _shadowed(plugin_id: str, places: Iterable[str]) -> Finding:
     return Finding("warning", "shadowed", text, ", ".join(places), "give one of them another plugin_id")
 
 
-def _resolve(reports: Mapping[str, Report], refused: Iterable[Refusal]) -> None:
-    """Dependencies, among what is checked, what comes with Plugbus and what is installed."""
-    around = PluginDiscovery().discover_all([Source.folder(BUILT_IN_FOLDER, BUILT_IN), Source.entry_points()])
-    others = {one.plugin_id: one.metadata for one in around.found}
+def _around() -> tuple[tuple[Discovered, ...], tuple[Discovered, ...]]:
+    """What a kernel would find as well: what the settings name; what comes with Plugbus or is installed."""
+    try:
+        folders = [Source.folder(path) for path in load_settings().plugin_paths]
+    except SettingsError:
+        folders = []  # `plugbus config check` tells what is wrong with them
+    given = [Source.folder(BUILT_IN_FOLDER, BUILT_IN), Source.entry_points()]
+    finder = PluginDiscovery()
+    return finder.discover_all(folders).found, finder.discover_all(given).found
+
+
+def _resolve(reports: Mapping[str, Report], refused: Iterable[Refusal], around: Iterable[Discovered]) -> None:
+    """Dependencies, among what is checked and what is around it."""
+    others = {one.plugin_id: one.metadata for one in around}
     checked = {id: report.found.metadata for id, report in reports.items() if report.found}
     resolution = DependencyResolver().resolve(
         {**others, **checked}.values(),

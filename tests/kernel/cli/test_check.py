@@ -185,7 +185,7 @@ def test_what_the_manifest_does_not_ask_for_is_told_where_it_is_used(plugbus: Pl
             name: str
         class Told(Event, type="b.told"):
             name: str
-        class Price(Query[float], capability="pricing.price"):
+        class Price(Query[float], capability="alerts.active"):
             name: str
         class Rate(Query[float], capability="a.rate"):
             name: str
@@ -207,7 +207,7 @@ def test_what_the_manifest_does_not_ask_for_is_told_where_it_is_used(plugbus: Pl
         ('subscribes = ["a.asked"]', ""),
         ('provides = ["a.rate"]', ""),
         ('publishes = ["b.told"]', ":15"),
-        ('requests = ["pricing.price"]', ":16"),
+        ('requests = ["alerts.active"]', ":16"),
         ('required_permissions = ["write_data"]', ":17"),
     }
 

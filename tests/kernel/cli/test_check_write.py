@@ -27,7 +27,7 @@ class Sent(Event, type="invoices.sent"):
 class Open(Query[float], capability="billing.open"):
     order: str
 
-class Price(Query[float], capability="pricing.quote"):
+class Price(Query[float], capability="alerts.active"):
     sku: str
 
 class Billing(BasePlugin{line}):
@@ -47,7 +47,7 @@ WRITTEN: dict[str, Any] = {
     "publishes": ["invoices.sent"],
     "subscribes": {"bill": ["orders.placed"], "refund": ["refunds.*"]},
     "provides": ["billing.open"],
-    "requests": ["pricing.quote"],
+    "requests": ["alerts.active"],
 }
 FORMATS = {
     "plugin.toml": (
