@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from contracts.event import Event
+from contracts.logs import Quoted
 
 from .policy.causes import ROOT, Causes
 
@@ -38,7 +39,7 @@ class Announcer:
     def lose(self, event: Event) -> None:
         """There was no room for it, or it is none that can be published."""
         self.dropped += 1
-        log.error("announcement dropped: %.1000s", repr(event), exc_info=sys.exc_info()[1])
+        log.error("announcement dropped: %.1000s", Quoted(repr(event)), exc_info=sys.exc_info()[1])
 
     @property
     def is_silent(self) -> bool:

@@ -6,6 +6,7 @@ import logging
 
 from contracts.bus import SubscriptionSpec
 from contracts.errors import ErrorInfo
+from contracts.logs import Quoted
 from contracts.messages.delivery import DeadLettered, DeadLettersDropped, DeliveryDiscarded
 
 from .announce import Announcer
@@ -39,7 +40,7 @@ def tell_dead(
 def tell_given_up(announcer: Announcer, spec: SubscriptionSpec, delivery: Delivery, reason: str) -> None:
     """Its handler discarded it, or it had expired."""
     message = delivery.message
-    log.info("%s: %s (id %s) is discarded: %s", spec.group, message.type, message.id, reason)
+    log.info("%s: %s (id %s) is discarded: %s", spec.group, message.type, message.id, Quoted(reason))
     if not is_silent(spec):
         announcer.say(
             DeliveryDiscarded(

@@ -86,6 +86,7 @@ from .lifecycle import (
     PluginStopped,
     PluginUnloaded,
 )
+from .log import LogLine, LogRecord, ShowLog
 from .metrics import MetricsRecord, ShowMetrics
 from .quarantine import (
     AddToQuarantine,
@@ -96,7 +97,7 @@ from .quarantine import (
     ReleaseFromQuarantine,
 )
 from .schemas import DiffEventType, EventDiff, SchemaComparison, SchemaDifference, SchemaSide
-from .traces import ShowTrace, TraceRecord, TraceStep
+from .traces import RecentSpans, ShowTrace, TraceRecord, TraceStep
 
 __all__ = [
     "AddToQuarantine",
@@ -147,6 +148,8 @@ __all__ = [
     "ListPlugins",
     "ListQuarantine",
     "ListTopics",
+    "LogLine",
+    "LogRecord",
     "MetricsRecord",
     "OwnerLost",
     "PauseGroup",
@@ -171,6 +174,7 @@ __all__ = [
     "QuarantineChange",
     "QuarantineEntry",
     "Readiness",
+    "RecentSpans",
     "RedriveDeadLetters",
     "Redriven",
     "ReleaseFromQuarantine",
@@ -189,6 +193,7 @@ __all__ = [
     "ShowGraph",
     "ShowGroup",
     "ShowHealth",
+    "ShowLog",
     "ShowMetrics",
     "ShowPlugin",
     "ShowTrace",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from ..query import Query
 
@@ -49,6 +49,12 @@ class TraceRecord(BaseModel):
     lost: int = 0
     """Spans that could not be exported: the backend was gone, or said no."""
     oldest: AwareDatetime | None = None
+
+
+class RecentSpans(Query[TraceRecord], capability="telemetry.trace.recent"):
+    """The last spans that one kernel keeps, of whatever trace; the earliest first."""
+
+    most: int = Field(default=1_000, ge=1, le=10_000)
 
 
 class ShowTrace(Query[TraceRecord], capability="telemetry.trace.show"):

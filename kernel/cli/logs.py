@@ -4,6 +4,7 @@ import logging
 import traceback
 
 from .. import records
+from ..recent_log import RecentLog
 from .output import clean
 
 _QUIET = ("asyncio", "httpcore", "httpx", "uvicorn.access")
@@ -11,11 +12,11 @@ _QUIET = ("asyncio", "httpcore", "httpx", "uvicorn.access")
 
 
 def configure_logging(level: str) -> None:
-    """Write records from `level` on. Below `info`, errors come with their traceback."""
+    """Write records from `level` on, and keep the last. Below `info`, errors come with their traceback."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     records.install()
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler, RecentLog()], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 

@@ -1,4 +1,4 @@
-"""What is there beside plugins, groups and capabilities: the bus, readiness, figures."""
+"""What is there beside plugins, groups and capabilities: the bus, readiness, figures, the log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from contracts.messages import (
     BusDetails,
     GetReadiness,
     ListTopics,
+    LogRecord,
     MetricsRecord,
     Readiness,
     ShowBus,
+    ShowLog,
     ShowMetrics,
 )
 
+from ..recent_log import recent_log
 from .desk import CommandDesk
 
 
@@ -24,6 +27,7 @@ class SystemCommands:
         await self._desk.provide(ShowBus, self._bus)
         await self._desk.provide(ListTopics, self._topics)
         await self._desk.provide(GetReadiness, self._readiness)
+        await self._desk.provide(ShowLog, self._log)
         await self._desk.provide(ShowMetrics, self._metrics, lasts=True)  # whoever stops last tells the end
 
     async def _bus(self, query: ShowBus, call: Call) -> BusDetails:
@@ -38,6 +42,12 @@ class SystemCommands:
 
     async def _metrics(self, query: ShowMetrics, call: Call) -> MetricsRecord:
         return await self._desk.kernel.metrics.look()
+
+    async def _log(self, query: ShowLog, call: Call) -> LogRecord:
+        replica, recent = self._desk.bus.replica, recent_log()
+        if recent is None:
+            return LogRecord(replica=replica)
+        return LogRecord(replica=replica, lines=recent.lines(), most=recent.most, dropped=recent.dropped)
 
     async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
         return await self._desk.kernel.readiness()

@@ -65,6 +65,10 @@ class FlowRecord(SpanProcessor):
         found = [span for span in kept if _trace_of(span) in traces] if traces else []
         return sorted((_step(span) for span in found), key=lambda step: step.start)
 
+    def last(self, most: int) -> list[TraceStep]:
+        """The last `most` that have ended, by their start."""
+        return sorted((_step(span) for span in self._kept()[-most:]), key=lambda step: step.start)
+
     def _kept(self) -> list[ReadableSpan]:
         return list(self._spans)  # in one step: others may come meanwhile
 

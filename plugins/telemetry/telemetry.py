@@ -27,7 +27,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 from pydantic import BaseModel, Field
 
 from contracts.errors import SettingsError
-from contracts.messages import ShowBus, ShowMetrics, ShowTrace, TraceRecord
+from contracts.messages import RecentSpans, ShowBus, ShowMetrics, ShowTrace, TraceRecord, TraceStep
 from contracts.tracing import TRACING, is_disabled
 from plugbus import BasePlugin, provides
 
@@ -87,8 +87,15 @@ class Telemetry(BasePlugin):
 
     @provides
     async def show(self, asked: ShowTrace) -> TraceRecord:
+        # It looks at all that are kept.
+        return self._told(await asyncio.to_thread(self.record.steps, asked.id))
+
+    @provides
+    async def recent(self, asked: RecentSpans) -> TraceRecord:
+        return self._told(await asyncio.to_thread(self.record.last, asked.most))
+
+    def _told(self, steps: list[TraceStep]) -> TraceRecord:
         record, oldest = self.record, self.record.oldest_ns
-        steps = await asyncio.to_thread(record.steps, asked.id)  # it looks at all that are kept
         return TraceRecord(
             replica=self._replica,
             steps=tuple(steps), kept=len(record), most=record.most, dropped=record.dropped,

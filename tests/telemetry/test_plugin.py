@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -29,7 +30,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from receiver import Receiver
 
 from contracts.errors import PluginStepFailed
-from contracts.messages import ShowTrace
+from contracts.messages import RecentSpans, ShowTrace
 from contracts.tracing import TRACING, is_export_wanted
 from kernel.finding import is_on_by_default
 from kernel.testing import Harness
@@ -366,6 +367,17 @@ def test_the_room_is_that_of_the_sdk(said: str | None, room: int, monkeypatch: p
     if said is not None:
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", said)
     assert room_of(os.environ) == room == BatchSpanProcessor._default_max_queue_size()
+
+
+async def test_the_last_spans_are_told_whatever_their_trace(harness: Harness) -> None:
+    """As many as are asked for, the earliest first: for whoever does not know what to look for yet."""
+    await harness.load(ROOT / "plugins" / "telemetry")
+    tracer = trace.get_tracer("x")
+    for name in ("first", "second", "third"):
+        tracer.start_span(name, Context()).end()
+    record = await harness.request(RecentSpans(most=2))
+    assert [step.name for step in record.steps] == ["second", "third"]
+    assert "first" in [step.name for step in (await harness.request(RecentSpans())).steps]
 
 
 async def test_the_command_tells_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:

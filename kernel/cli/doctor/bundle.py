@@ -26,6 +26,7 @@ from ...version import plugbus_version
 from ..client import Client, Where, word
 from ..errors import CommandError, ExitCode
 from .check import Check
+from .happened import groups_without_words, last_spans, log_text
 from .redaction import Redactor
 
 A = TypeVar("A")
@@ -52,6 +53,8 @@ capabilities.json   who provides what
 traffic.json        plugins, events and capabilities as a graph, with warnings
 readiness.json      whether the kernel is ready
 metrics.txt         all figures
+log.txt             what was logged last: by Plugbus, errors by their type; by plugins only where and when
+traces.json         the last spans, if flows are traced
 """
 _STOPPED = "No kernel ran, so there is nothing of groups, dead letters and figures.\n"
 
@@ -172,12 +175,14 @@ def _told_by_kernel(where: Where) -> Iterator[tuple[str, Any]]:
         for name, path in (
             ("configuration.json", "/admin/config"),
             ("bus.json", "/admin/bus"),
-            ("groups.json", "/admin/groups"),
             ("capabilities.json", "/admin/capabilities"),
             ("traffic.json", "/admin/graph"),
             ("readiness.json", "/readyz"),
         ):
             yield name, _or_why(client.get, path)
+        yield "groups.json", _or_why(groups_without_words, client)
+        yield "log.txt", _or_why(log_text, client)
+        yield "traces.json", _or_why(last_spans, client)
         yield "dead-letters.json", _or_why(_dead_letters, client)
         yield "metrics.txt", _or_why(client.text, "/metrics")
 

@@ -15,6 +15,7 @@ from .dead_letters import dead_letters_router
 from .events import events_router
 from .graph import graph_router
 from .groups import groups_router
+from .log import log_router
 from .plugins import plugins_router
 from .quarantine import quarantine_router
 from .traces import traces_router
@@ -26,6 +27,7 @@ def admin_router(context: EdgeContext, config: GatewayConfig, access: Access) ->
     router.include_router(quarantine_router(context, config, access))
     router.include_router(groups_router(context, config, access))
     router.include_router(bus_router(context, access))
+    router.include_router(log_router(context, access))
     router.include_router(events_router(context, config, access))
     router.include_router(dead_letters_router(context, config, access))
     router.include_router(capabilities_router(context, config, access))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 
 from contracts.errors import NoProvider
-from contracts.messages import ShowTrace, TraceRecord
+from contracts.messages import RecentSpans, ShowTrace, TraceRecord
 from contracts.web import EdgeContext
 
 from ..access import Access
@@ -24,8 +25,23 @@ def _joined(known: Sequence[TraceRecord], more: Sequence[TraceRecord]) -> list[T
     return list(found.values())
 
 
+def _not_traced() -> Problem:
+    return Problem(
+        404, "not-traced", "no kernel traces flows: the plugin `telemetry` does not run",
+        fix="plugbus plugin start telemetry, or PLUGBUS_PLUGINS__TELEMETRY__ENABLED=true",
+    )  # fmt: skip
+
+
 def traces_router(context: EdgeContext, access: Access) -> APIRouter:
     router = APIRouter(tags=["traces"], dependencies=[Depends(access.needs("read"))])
+
+    @router.get("/traces")
+    async def recent_spans(most: Annotated[int, Query(ge=1, le=10_000)] = 1_000) -> TraceRecord:
+        """The last spans that this kernel keeps, of whatever trace. 404 where flows are not traced."""
+        try:
+            return await context.request(RecentSpans(most=most))
+        except NoProvider:
+            raise _not_traced() from None
 
     @router.get("/traces/{id}")
     async def show_trace(id: str) -> tuple[TraceRecord, ...]:
@@ -39,10 +55,7 @@ def traces_router(context: EdgeContext, access: Access) -> APIRouter:
             for trace_id in sorted({step.trace_id for record in records for step in record.steps} - {id}):
                 records = _joined(records, await context.request_all(ShowTrace(id=trace_id)))
         except NoProvider:
-            raise Problem(
-                404, "not-traced", "no kernel traces flows: the plugin `telemetry` does not run",
-                fix="plugbus plugin start telemetry, or PLUGBUS_PLUGINS__TELEMETRY__ENABLED=true",
-            ) from None  # fmt: skip
+            raise _not_traced() from None
         if not any(record.steps for record in records):
             dropped = sum(record.dropped for record in records)
             raise Problem(

@@ -29,7 +29,7 @@ ALWAYS = {
 }
 RUNNING = {
     "bus.json", "groups.json", "capabilities.json", "traffic.json", "readiness.json", "dead-letters.json",
-    "metrics.txt",
+    "metrics.txt", "log.txt", "traces.json",
 }  # fmt: skip
 SECRETS = {
     name: f"planted-{name}-{number:03}"
@@ -51,7 +51,13 @@ SECRETS = {
     )
 }
 PLUGIN = """
-from plugbus import BasePlugin, Event, on, RetryPolicy
+import logging
+
+from opentelemetry import trace
+from plugbus import BasePlugin, Event, EventResult, RetryPolicy, RetryRule, on
+
+log = logging.getLogger(__name__)
+PAUSE = RetryPolicy(rules=(RetryRule(errors=(ValueError,), action="pause"),))
 
 class Told(Event, type="vault.told"):
     '''Something secret.'''
@@ -60,7 +66,25 @@ class Told(Event, type="vault.told"):
 class Vault(BasePlugin):
     @on(retry=RetryPolicy(attempts=1))
     async def keep(self, event: Told) -> None:
+        log.warning("told: %s", event.text)
+        with trace.get_tracer("vault").start_as_current_span(f"keep {event.text}") as span:
+            span.set_attribute("text", event.text)
         raise ValueError(f"cannot keep {event.text}")
+
+    @on
+    async def give_up(self, event: Told) -> EventResult:
+        return EventResult.discard(event.text)
+
+    @on(retry=PAUSE)
+    async def hold(self, event: Told) -> None:
+        raise ValueError(event.text)
+"""
+LEAKY = """
+from plugbus import BasePlugin
+
+class Leaky(BasePlugin, plugin_id="leaky", version="1.0.0", security_level="trusted"):
+    async def start(self) -> None:
+        raise RuntimeError("cannot reach " + self.context.config["peer"])
 """
 MANIFEST = f"""
 plugin_id = "vault"
@@ -91,6 +115,7 @@ def plant(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (broken / "plugin.toml").write_text(
         f'plugin_id = "broken"\nversion = "x"\npassword = "{SECRETS["foreign"]}"\n'
     )
+    (folder / "my_plugins" / "leaky.py").write_text(LEAKY)
     (folder / "secret-file").write_text(SECRETS["file"] + "\n")
     (folder / "plugbus.toml").write_text(
         f"""
@@ -98,6 +123,8 @@ def plant(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
 url = "memory://{"x:" + SECRETS["busurl"] + "@host" if port == 0 else "ours"}"
 [plugins.gateway.config]
 port = {port}
+[plugins.leaky.config]
+peer = "{SECRETS["toml"]} at postgres://admin:{SECRETS["dsn"]}@db/shop"
 [plugins.vault.config]
 password = "{SECRETS["toml"]}"
 pin = "{SECRETS["schema"]}"
@@ -112,6 +139,9 @@ peers = {{ one = {{ credentials = ["{SECRETS["nested"]}"] }} }}
         "PLUGBUS_PLUGINS__VAULT__CONFIG__KEY_FILE": str(folder / "secret-file"),
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {SECRETS['foreign']}",
         "SOME_API_KEY": SECRETS["foreign"],
+        "PLUGBUS_PLUGINS__TELEMETRY__ENABLED": "true",
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
     }.items():
         monkeypatch.setenv(name, value)
 
@@ -176,6 +206,7 @@ def test_with_a_kernel_no_secret_is_in_it(
             plugbus("config", "set", "vault", f"live_secret={SECRETS['live']}")
             assert plugbus("event", "publish", "vault.told", f"text={SECRETS['letter']}").code == 0
             _until(lambda: SECRETS["letter"] in plugbus("dlq", "list", "--json").out)
+            _until(lambda: SECRETS["letter"] in plugbus("group", "list", "--json").out)
             ended = plugbus("doctor", "--bundle", "d.zip", "--json")
         finally:
             kernel.terminate()
@@ -183,13 +214,23 @@ def test_with_a_kernel_no_secret_is_in_it(
     assert set(found) == ALWAYS | RUNNING
     assert_nothing_leaks(found)
     assert not any(secret in ended.out for secret in SECRETS.values())
-    for name in (ALWAYS | RUNNING) - {"README.txt", "metrics.txt"}:
+    for name in (ALWAYS | RUNNING) - {"README.txt", "metrics.txt", "log.txt"}:
         assert "not available" not in json.loads(found[name]), name
     assert json.loads(found["dead-letters.json"]) == {
         "counted": 1, "are_more": False,
         "letters": [{"group": "vault.keep", "reason": "attempts", "error": "ValueError", "count": 1}],
     }  # fmt: skip
     assert "plugbus_plugin_status" in found["metrics.txt"]
+    log = found["log.txt"]
+    assert f"leaky failed to start: RuntimeError: cannot reach {MASK} at postgres://admin:{MASK}@db" in log
+    assert "plugbus.bus: vault.keep: vault.told (id " in log
+    assert "is a dead letter (attempts) after 1 attempts: ValueError plugin=vault" in log
+    assert "vault.give_up: vault.told (id " in log
+    assert "WARNING _plugins.vault.g1.vault: (vault.py:17)" in log
+    steps = json.loads(found["traces.json"])["steps"]
+    assert {"process vault", "publish vault", "…"} <= {step["name"] for step in steps}
+    assert [step["errors"] for step in steps if step["group"] == "vault.keep"] == [["ValueError"]]
+    assert [group["paused"] for group in json.loads(found["groups.json"]) if group["paused"]] == ["…"]
     statuses = {item["plugin_id"]: item["status"] for item in json.loads(found["plugins.json"])}
     assert (statuses["vault"], statuses["broken"]) == ("started", "error")
 

@@ -25,6 +25,8 @@ from contracts.messages import (
     ListDeadLetters,
     ListEventTypes,
     ListPlugins,
+    LogLine,
+    LogRecord,
     PauseGroup,
     PluginDetails,
     PluginExplanation,
@@ -46,6 +48,7 @@ from contracts.messages import (
     ShowPlugin,
     StartPlugin,
     StopPlugin,
+    TraceRecord,
 )
 from contracts.messages.explain import EventLink, StartPlace
 from contracts.messages.graph import GraphEdge, GraphNode, GraphWarning
@@ -105,6 +108,11 @@ BUS = BusDetails(
     details={"latency_ms": 0.2}, replica="r1", features=Features(persistent=True, shared=True),
     topics=(TOPIC,),
 )  # fmt: skip
+LOG = LogRecord(
+    replica="r1", most=1000, dropped=7,
+    lines=(LogLine(at=datetime(2026, 11, 28, tzinfo=UTC), level="ERROR", logger="plugbus.bus", text="x"),),
+)  # fmt: skip
+SPANS = TraceRecord(replica="r1", kept=3, most=20_000)
 DIFF = EventDiff(
     type="orders.placed", versions=(1, 2),
     comparisons=(
@@ -139,6 +147,8 @@ def remote(error: Exception) -> ProviderFailed:
         ("/admin/groups", "kernel.group.list", (GROUP,)),
         ("/admin/groups/alerts.watch", "kernel.group.show", GROUP),
         ("/admin/bus", "kernel.bus.show", BUS),
+        ("/admin/log", "kernel.log.show", LOG),
+        ("/admin/traces", "telemetry.trace.recent", SPANS),
         ("/admin/events/types", "kernel.event.types", (TYPE,)),
         ("/admin/events/types/orders.placed/diff", "kernel.event.diff", DIFF),
         ("/admin/capabilities", "kernel.capability.list", (CAPABILITY,)),
