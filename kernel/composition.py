@@ -19,6 +19,7 @@ from .enabling import Decisions
 from .handler_options import HandlerOptions
 from .host_factory import HostFactory
 from .hosts import Host
+from .hosts.own_tasks import OWN_TASKS
 from .kernel import Kernel
 from .loader import PluginLoader
 from .mounts import WebMounts
@@ -67,10 +68,13 @@ class Composition:
         self.bus: EventBus | None = None
         self.kernel: Kernel | None = None
         self._announcer: Announcer | None = None
+        self._leave_loop: Callable[[], None] = lambda: None
 
-    async def open(self, bus_told: Told | None, *, stall_after: float) -> None:
-        """What is open when it raises is closed by `close`."""
+    async def open(self, bus_told: Told | None, *, stall_after: float, is_own_loop: bool) -> None:
+        """What is open when it raises is closed by `close`. `is_own_loop`: no application's."""
         async with self._opening:
+            if is_own_loop:
+                self._leave_loop = OWN_TASKS.follow(asyncio.get_running_loop())
             settings = self._settings
             state = StateFolder.locate(settings.state_dir, settings.file)
             state.open()
@@ -130,6 +134,7 @@ class Composition:
     async def close(self, reason: str) -> None:
         """What fails to close is raised, after everything else is closed."""
         async with self._opening, AsyncExitStack() as last:  # left in the opposite order
+            last.callback(self._leave_loop)
             if self.state is not None:
                 last.callback(self.state.close)
             if self.bus is not None and self.bus is not self._given_bus:

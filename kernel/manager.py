@@ -131,7 +131,9 @@ class PluginManager:
         self._started = True
         self._parts = self._composition()  # of the settings as they are now, perhaps in another loop
         try:
-            await self._parts.open(self._bus_told, stall_after=self._stall_after)
+            await self._parts.open(
+                self._bus_told, stall_after=self._stall_after, is_own_loop=self.profile != "embedded"
+            )
             with rarely_collected():
                 self._find_plugins()
                 await self.kernel.boot()

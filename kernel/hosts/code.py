@@ -23,6 +23,10 @@ class Code:
         """Names of the modules that are the plugin's own."""
         raise NotImplementedError
 
+    def package(self) -> str:
+        """The package that its modules are in, where no others are; empty where there is none."""
+        return ""
+
     def files(self) -> Path | None:
         """The plugin's folder (or file), for static mounts."""
         raise NotImplementedError
@@ -75,11 +79,14 @@ class LoadedCode(Code):
     def modules(self) -> tuple[str, ...]:
         return self._loader.modules(self._found.metadata.plugin_id, self._generation)
 
+    def package(self) -> str:
+        return self._loader.package(self._found.metadata.plugin_id, self._generation)
+
     def files(self) -> Path | None:
         return self._found.code if self._found.single_file else self._found.root
 
     def owns(self, module: str, function: str) -> bool:
-        package = self._loader.package(self._found.metadata.plugin_id, self._generation)
+        package = self.package()
         return module == package or module.startswith(f"{package}.")
 
     def unload(self) -> tuple[str, ...]:

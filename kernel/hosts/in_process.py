@@ -40,6 +40,7 @@ from .code import Code
 from .context import HostContext
 from .declarations import Compiled, compile_plugin
 from .handlers import HandlerFunction
+from .own_tasks import OWN_TASKS
 from .providers import ProviderFunction
 from .reading import place
 
@@ -135,6 +136,7 @@ class InProcess:
     async def initialize(self, setup: Setup, port: HostPort) -> None:
         context = self._context = self._make_context(setup, port, self._compiled, self._log)
         context.meter = self._meter
+        OWN_TASKS.count(self._code.package(), self._meter)
         self._plugin.metadata = setup.metadata
         self._plugin.context = context
         await self._all_or_nothing("initialize", context.outer)
@@ -166,6 +168,7 @@ class InProcess:
             leaks += await self._left_in(scope)
         self._plugin = self._context = None
         self._compiled = Compiled(Declaration())
+        OWN_TASKS.forget(self._code.package())
         leaks += self._code.unload()
         library_caches.forget()
         gc.collect(0)  # a plugin's instance and its handlers refer to each other

@@ -215,6 +215,9 @@ class SharedCode(Code):
     def modules(self) -> tuple[str, ...]:
         return self._code.modules()
 
+    def package(self) -> str:
+        return self._code.package()
+
     def files(self) -> Path | None:
         return self._code.files()
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import APIRouter
 
+from contracts.event import EventData
 from contracts.messages import ListPlugins, ShowPlugin
+from kernel.attribution import figures_of
+from kernel.finding import Profile
+from kernel.hosts.own_tasks import OwnTasks
+from kernel.manager import PluginManager
+from kernel.settings import PluginSettings, load_settings
 from kernel.testing import Harness
 from plugbus import (
     ASGIApp,
@@ -214,3 +222,62 @@ async def test_each_plugin_pays_for_itself(worker: Harness) -> None:
     assert shown.metrics is not None
     assert shown.metrics.loop_seconds < BUSY
     assert shown.metrics.handler_seconds >= BUSY
+
+
+TASKS = """
+import asyncio, time
+from plugbus import BasePlugin, Event, on
+
+class Go(Event, type="tasks.go"):
+    pass
+
+class Tasks(BasePlugin, plugin_id="tasks", version="1.0", security_level="trusted"{more}):
+    @on
+    async def go(self, event: Go) -> None:
+        await asyncio.gather(self.busy(), self.busy())
+
+    async def busy(self) -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", instances=2"])
+@pytest.mark.parametrize(("profile", "least"), [("run", 0.2), ("embedded", 0.0)])
+async def test_tasks_that_a_plugin_makes_itself_count(
+    tmp_path: Path, profile: Profile, least: float, more: str
+) -> None:
+    """Those of its own coroutines, in a loop that is ours; an application's loop is left as it is."""
+    loop = asyncio.get_running_loop()
+    (tmp_path / "tasks.py").write_text(TASKS.format(more=more))
+    settings = load_settings(
+        overrides={"state_dir": tmp_path / "state", "plugin_paths": [tmp_path / "tasks.py"]}, environ={}
+    )
+    off = {name: PluginSettings(enabled=False) for name in ("gateway", "audit")}
+    settings = settings.model_copy(update={"plugins": {**settings.plugins, **off}})
+    async with PluginManager(settings, profile=profile, consent=[tmp_path / "tasks.py"]) as manager:
+        assert (loop.get_task_factory() is None) is (profile == "embedded")
+        await manager.bus.publish(EventData(type="tasks.go", data="{}"), source="/test")
+        await manager.bus.quiet()
+        found = figures_of(manager.registry.record("tasks"))
+    assert found is not None
+    assert least <= found.loop_seconds < least + 0.1
+    assert loop.get_task_factory() is None
+
+
+async def test_a_loop_that_makes_its_tasks_otherwise_is_left_alone() -> None:
+    """Whoever else makes them goes on to, also if they come later."""
+    loop, own = asyncio.get_running_loop(), OwnTasks()
+
+    def theirs(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop, **more)
+
+    loop.set_task_factory(theirs)
+    own.follow(loop)()
+    assert loop.get_task_factory() is theirs
+    loop.set_task_factory(None)
+    leave = own.follow(loop)
+    loop.set_task_factory(theirs)
+    leave()
+    assert loop.get_task_factory() is theirs
+    loop.set_task_factory(None)
