@@ -114,7 +114,9 @@ class IRequestPlugin(Protocol):
     """A plugin that sees requests of the web edge before they are routed, bodies aside.
 
     That is what goes to plugins and to `/events`, WebSocket handshakes included; never what operators need
-    (`/admin`, `/livez`, `/readyz`, `/metrics`), and of `/events` not the `Authorization`.
+    (`/admin`, `/livez`, `/readyz`, `/metrics`), and of `/events` not the `Authorization`. Where an
+    application embeds the kernel with `PluginManager(app, requests="all")`, also what goes to its own
+    routes, without `Authorization` and `Cookie`.
     """
 
     async def handle_request(self, request: RequestInfo) -> ResponseInfo | None:
@@ -143,6 +145,8 @@ class EdgeApplication:
     """Serves the edge's own addresses and `/plugins/{plugin_id}`."""
     describe: Callable[[Mapping[str, Any], str, Sequence[str]], Mapping[str, Any]]
     """(OpenAPI document of the application, prefix, addresses that are served) → the same with ours in it."""
+    ask_first: Callable[[str, Any, Any], Awaitable[bool]]
+    """(path, ASGI scope, ASGI send) of a request to the application's own → whether a plugin has answered."""
 
 
 class EdgeContext(_Context, Protocol):

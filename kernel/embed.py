@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 from fastapi import routing
@@ -25,7 +25,7 @@ from contracts.errors import InvalidOption, PluginNotFound, SettingsError
 from contracts.plugin import PluginHandle, PluginStatus
 
 from .edge import EdgeSlot
-from .embedded_edge import STATE, EdgeDocument, EdgeRoute
+from .embedded_edge import STATE, AskPluginsFirst, EdgeDocument, EdgeRoute
 from .manager import PluginManager
 
 ADDRESSES = ("/events", "/admin", "/livez", "/readyz", "/metrics", "/asyncapi.json")
@@ -123,15 +123,18 @@ class Embedding:
     """Ties a manager to `app`: made once, before the application starts; see `PluginManager`."""
 
     def __init__(
-        self, app: Starlette, manager: PluginManager, slot: EdgeSlot, *, serve: Sequence[str], prefix: str
-    ) -> None:
-        _check(app, serve, prefix)
+        self, app: Starlette, manager: PluginManager, slot: EdgeSlot, *, serve: Sequence[str], prefix: str,
+        requests: Literal["plugins", "all"],
+    ) -> None:  # fmt: skip
+        _check(app, serve, prefix, requests)
         self._app = app
         self._manager = manager
         self._lifespan = app.router.lifespan_context
         self._route = EdgeRoute(slot, serve, prefix, _absent)
         self._document = EdgeDocument(manager.mounts, slot, serve, prefix)
         setattr(app.state, STATE, manager)
+        if requests == "all":
+            app.add_middleware(AskPluginsFirst, slot=slot, route=self._route)
         app.add_middleware(PluginMiddleware, manager=manager)
         app.add_exception_handler(PluginUnavailable, _refuse)
         app.router.routes.insert(0, self._route)  # found by its beginning, before any route is tried
@@ -158,13 +161,15 @@ class Embedding:
                 )
 
 
-def _check(app: Starlette, serve: Sequence[str], prefix: str) -> None:
+def _check(app: Starlette, serve: Sequence[str], prefix: str, requests: str) -> None:
     if hasattr(app.state, STATE):
         raise InvalidOption("this application has a plugin manager already", fix="one is enough")
     if not isinstance(serve, Iterable):
         raise InvalidOption(f"serve={serve!r} is no list of addresses", fix='for example serve=("/events",)')
     if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
         raise InvalidOption(f"prefix={prefix!r} is no beginning of a path", fix='prefix="/plugbus"')
+    if requests not in ("plugins", "all"):
+        raise InvalidOption(f"requests={requests!r} is neither 'plugins' nor 'all'", fix='requests="all"')
     for address in [serve] if isinstance(serve, str) else serve:
         if address not in ADDRESSES or address is serve:
             near = difflib.get_close_matches(str(address), ADDRESSES, n=1)

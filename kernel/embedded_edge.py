@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .edge import EdgeSlot
 from .mounts import WebMounts
@@ -72,6 +72,23 @@ def _own_path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+class AskPluginsFirst:
+    """Has plugins see the requests to the application's own routes; what goes to the edge asks them there."""
+
+    def __init__(self, app: ASGIApp, slot: EdgeSlot, route: EdgeRoute) -> None:
+        self._app = app
+        self._slot = slot
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        edge = self._slot.edge
+        if edge is not None and scope["type"] in ("http", "websocket"):
+            path = _own_path(scope)
+            if not self._route.serves(path) and await edge.ask_first(path, scope, send):
+                return
+        await self._app(scope, receive, send)
 
 
 class EdgeDocument:

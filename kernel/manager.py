@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import JsonValue
 
@@ -52,7 +52,8 @@ class PluginManager:
     it is started after the application's own lifespan has begun, and stopped before that ends; requests have
     it as `request.state.plugin_manager`; plugins answer below `{prefix}/plugins/{id}`, and the addresses of
     the gateway that `serve` names (`kernel.embed.ADDRESSES`) beside them. Nothing listens on a port of its
-    own. Without an application, the settings may come first.
+    own. With `requests="all"` plugins that have `handle_request` see what goes to its own routes
+    as well. Without an application, the settings may come first.
 
     `profile` decides which built-ins are on by default. `consent` names files and folders whose code
     the operator trusts by naming them. `bus` replaces the one that the settings name, and is then opened
@@ -68,6 +69,7 @@ class PluginManager:
         settings: Settings | None = None,
         serve: Sequence[str] = (),
         prefix: str = "",
+        requests: Literal["plugins", "all"] = "plugins",
         profile: Profile = "run",
         consent: Sequence[Path] = (),
         bus: EventBus | None = None,
@@ -97,7 +99,7 @@ class PluginManager:
         if app is not None and self._slot is not None:
             from .embed import Embedding  # needs FastAPI, which a kernel alone does not
 
-            Embedding(app, self, self._slot, serve=serve, prefix=prefix)
+            Embedding(app, self, self._slot, serve=serve, prefix=prefix, requests=requests)
 
     def _composition(self) -> Composition:
         return Composition(

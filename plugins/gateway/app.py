@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from .asyncapi import asyncapi_router
 from .config import GatewayConfig
 from .edge import Edge
 from .events import events_router
+from .first import answered_for_application
 from .metrics import metrics_router
 from .openapi import merge_into
 from .pages import MergedDocument, docs_files, docs_router, health_router
@@ -39,7 +41,8 @@ def edge_application(context: EdgeContext, own: FastAPI) -> EdgeApplication:
     def describe(document: Mapping[str, Any], prefix: str, addresses: Sequence[str]) -> Mapping[str, Any]:
         return merge_into(document, own.openapi(), context.mounts, prefix=prefix, addresses=addresses)
 
-    return EdgeApplication(Edge(context, own), describe)
+    ask_first = functools.partial(answered_for_application, context.requests)
+    return EdgeApplication(Edge(context, own), describe, ask_first)
 
 
 def own_app(context: EdgeContext, config: GatewayConfig) -> FastAPI:

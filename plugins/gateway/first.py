@@ -11,13 +11,26 @@ Scope = MutableMapping[str, Any]
 
 _FOR_OPERATORS = ("/admin", "/livez", "/readyz", "/metrics")
 """No plugin locks the operator out, or reads the operator's token."""
+_TOKEN = frozenset({b"authorization"})
+_LOGIN = frozenset({b"authorization", b"cookie"})
 
 
 async def answered_first(requests: RequestChain, path: str, scope: Scope, send: Any) -> bool:
     """Whether a plugin has answered; `path` is that below the root path."""
     if scope["type"] == "lifespan" or f"{path}/".startswith(tuple(f"{own}/" for own in _FOR_OPERATORS)):
         return False
-    answer = await requests.first_answer(request_info(path, scope))
+    # The token of whoever publishes is not for plugins; theirs is.
+    hidden = frozenset() if path.startswith("/plugins/") else _TOKEN
+    return await _is_answered(requests, request_info(path, scope, hidden), scope, send)
+
+
+async def answered_for_application(requests: RequestChain, path: str, scope: Scope, send: Any) -> bool:
+    """The same for a route of the application around it, whose users log in there and not at plugins."""
+    return bool(requests) and await _is_answered(requests, request_info(path, scope, _LOGIN), scope, send)
+
+
+async def _is_answered(requests: RequestChain, request: RequestInfo, scope: Scope, send: Any) -> bool:
+    answer = await requests.first_answer(request)
     if answer is None:
         return False
     if scope["type"] == "http":
@@ -27,9 +40,8 @@ async def answered_first(requests: RequestChain, path: str, scope: Scope, send: 
     return True
 
 
-def request_info(path: str, scope: Scope) -> RequestInfo:
-    """The request as data. The token of whoever publishes is not for plugins; theirs is."""
-    theirs = path.startswith("/plugins/")
+def request_info(path: str, scope: Scope, hidden: frozenset[bytes]) -> RequestInfo:
+    """The request as data, without the `hidden` headers."""
     client = scope.get("client")
     return RequestInfo(
         method=scope.get("method", "GET"),
@@ -38,7 +50,7 @@ def request_info(path: str, scope: Scope) -> RequestInfo:
         headers=tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in scope["headers"]
-            if theirs or name != b"authorization"
+            if name not in hidden
         ),
         client=client[0] if client else "",
     )

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, WebSocket
 from pydantic import ValidationError
 
 from contracts.base import BasePlugin
-from contracts.errors import PluginStepFailed
+from contracts.errors import InvalidOption, PluginStepFailed
 from contracts.web import RequestInfo, ResponseInfo, StaticMount
 from kernel.manager import PluginManager
 from kernel.settings import load_settings
@@ -64,18 +64,36 @@ class Plain(_Guard, plugin_id="plain", version="1.0.0", security_level="trusted"
 
 @pytest.fixture
 def app() -> FastAPI:
-    return FastAPI()
+    app = FastAPI()
+    app.add_api_route("/own", lambda: "the application")
+    app.add_api_route("/plugged", lambda: "the application")
+    app.add_api_websocket_route("/socket", greet)
+    return app
+
+
+async def greet(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.close()
 
 
 @pytest.fixture
-async def manager(app: FastAPI, tmp_path: Path) -> AsyncIterator[PluginManager]:
+def requests() -> Literal["plugins", "all"]:
+    """Which requests plugins see."""
+    return "plugins"
+
+
+@pytest.fixture
+async def manager(
+    app: FastAPI, tmp_path: Path, requests: Literal["plugins", "all"]
+) -> AsyncIterator[PluginManager]:
     seen.clear()
     answers.clear()
     off = {name: {"enabled": False} for name in QUIET}
     overrides = {"state_dir": tmp_path / "state", "plugins": off, "deadlines": {"request": 0.05}}
     made = PluginManager(
-        app, settings=load_settings(overrides=overrides, environ={}), serve=("/events", "/admin", "/livez")
-    )
+        app, settings=load_settings(overrides=overrides, environ={}), serve=("/events", "/admin", "/livez"),
+        requests=requests,
+    )  # fmt: skip
     for plugin in (Shop, Late, Plain, First):
         await made.register_plugin(plugin)
     async with app.router.lifespan_context(app):
@@ -148,6 +166,66 @@ async def test_operators_are_not_locked_out(manager: PluginManager, http: httpx.
     assert "authorization" not in dict(seen[0][1].headers)
     assert (await http.post("/admin/plugins/plain/stop")).status_code == 200
     assert (await http.get("/plugins/shop/items/7")).json() == 7
+
+
+async def test_the_routes_of_the_application_are_its_own(http: httpx.AsyncClient) -> None:
+    """No plugin sees or answers a request to them."""
+    answers["plain"] = ResponseInfo(status=503)
+    for path in ("/own", "/plugged", "/nowhere"):
+        assert (await http.get(path)).status_code == (404 if path == "/nowhere" else 200)
+    assert seen == []
+
+
+@pytest.mark.parametrize("requests", ["all"])
+async def test_an_application_may_have_plugins_see_all_of_its_requests(
+    manager: PluginManager, http: httpx.AsyncClient
+) -> None:
+    """Each once, also without a route, but not how its users log in. What operators need passes nobody."""
+    answers["plain"] = ResponseInfo(status=429, body="slowly")
+    for path in ("/own", "/nowhere", "/plugins/shop/items/7"):
+        answer = await http.get(path, headers={"Cookie": "session=1", "X-Kind": "a"})
+        assert (answer.status_code, answer.text) == (429, "slowly")
+    assert [(plugin_id, request.path) for plugin_id, request in seen if plugin_id == "plain"] == [
+        ("plain", "/own"), ("plain", "/nowhere"), ("plain", "/plugins/shop/items/7"),
+    ]  # fmt: skip
+    headers = dict(seen[0][1].headers)
+    assert (headers["x-kind"], "authorization" in headers, "cookie" in headers) == ("a", False, False)
+    assert (await http.get("/livez")).status_code == 200
+    answers.clear()
+    assert (await http.get("/own")).json() == "the application"
+    assert (await http.post("/admin/plugins/gateway/stop")).status_code == 202
+    await manager.kernel.operations.idle("gateway")
+    seen.clear()
+    assert (await http.get("/own")).json() == "the application"
+    assert seen == [], "without the gateway nobody asks them"
+
+
+@pytest.mark.parametrize("requests", ["all"])
+async def test_a_websocket_of_the_application_is_refused_by_any_answer(
+    app: FastAPI, manager: PluginManager
+) -> None:
+    """As one of a plugin is."""
+    for answer, said in ((ResponseInfo(status=403), "websocket.close"), (None, "websocket.accept")):
+        answers["plain"] = answer
+        sent: list[Any] = []
+        scope = {"type": "websocket", "path": "/socket", "headers": [], "query_string": b"", "state": {}}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        async def receive() -> dict[str, str]:
+            return {"type": "websocket.connect"}
+
+        await app(scope, receive, send)
+        assert sent[0]["type"] == said
+
+
+def test_which_requests_plugins_see_is_one_of_two() -> None:
+    """Anything else is refused, and the application stays as it was."""
+    app = FastAPI()
+    with pytest.raises(InvalidOption, match="'some' is neither"):
+        PluginManager(app, requests="some")  # type: ignore[arg-type]
+    assert app.user_middleware == []
 
 
 async def test_who_is_stopped_is_asked_no_more(manager: PluginManager, http: httpx.AsyncClient) -> None:
