@@ -21,6 +21,8 @@ from .ranges import ranges
 from .replica import Replica
 
 _EVERYTHING = DeadLetterSelection()
+_AT_ONCE = 250
+"""Topics that are looked at in one step of the event loop: some milliseconds."""
 
 
 class Administration(Replica):
@@ -60,7 +62,11 @@ class Administration(Replica):
 
     async def topics(self) -> list[TopicInfo]:
         now_ns, limit = self.broker.clock.time_ns(), self.broker.limits.limit
-        infos = [topic_info(partitions, limit, now_ns) for partitions in self.broker.topics()]
+        infos = []
+        for number, partitions in enumerate(self.broker.topics()):
+            infos.append(topic_info(partitions, limit, now_ns))
+            if not (number + 1) % _AT_ONCE:
+                await asyncio.sleep(0)
         return sorted(infos, key=lambda info: info.topic)
 
     # --- replay -----------------------------------------------------------------------------------

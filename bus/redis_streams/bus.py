@@ -57,7 +57,7 @@ from .core import Core
 from .dead_letters import DeadLetters
 from .errors import explained, may_pass
 from .hosting import RedisHosting
-from .inspection import is_quiet, look_at_group, look_at_topic
+from .inspection import all_of, is_quiet, look_at_group, look_at_topic
 from .offers import RedisOffer
 from .packing import pack_plain
 from .positions import read_position, write_position
@@ -67,6 +67,9 @@ from .tail import RedisTail
 from .wire import Lost, Refused
 
 log = logging.getLogger("plugbus.bus")
+
+_TOPICS_AT_ONCE, _GROUPS_AT_ONCE = 50, 5
+"""Whose figures are asked for together; a group asks about each of its topics."""
 
 T = TypeVar("T")
 PARTITIONS = 8
@@ -436,7 +439,8 @@ class RedisBus:
             await self._flush()
             view = await self._core.registry.refresh()
             await bound_dormant(self._core)
-            return [await look_at_group(self._core, view.groups[name]) for name in sorted(view.groups)]
+            groups = [view.groups[name] for name in sorted(view.groups)]
+            return await all_of((look_at_group(self._core, group) for group in groups), _GROUPS_AT_ONCE)
 
         return await self._do(look)
 
@@ -444,9 +448,8 @@ class RedisBus:
         async def look() -> list[TopicInfo]:
             await self._flush()
             view = await self._core.registry.refresh()
-            return [
-                await look_at_topic(self._core, name, count) for name, count in sorted(view.topics.items())
-            ]
+            topics = sorted(view.topics.items())
+            return await all_of((look_at_topic(self._core, *topic) for topic in topics), _TOPICS_AT_ONCE)
 
         return await self._do(look)
 

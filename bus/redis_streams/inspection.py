@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
@@ -20,6 +23,8 @@ from .wire import Command
 
 if TYPE_CHECKING:
     from .core import Core
+
+T = TypeVar("T")
 
 _SHOWN = ("handled", "failed", "discarded", "expired", "filtered", "repeated", "dropped", "stale")
 _EXACTLY = 2_000
@@ -37,6 +42,18 @@ class _Sum:
         """Read and not settled, by partition."""
         self.oldest: list[float] = []
         """Milliseconds of the server's clock: of what has no final outcome."""
+
+
+async def all_of(looks: Iterable[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
+    """What they give. Several at once, because their commands travel together; the first error is raised."""
+    found: list[T] = []
+    todo = iter(looks)
+    while some := list(itertools.islice(todo, at_once)):
+        for one in await asyncio.gather(*some, return_exceptions=True):
+            if isinstance(one, BaseException):
+                raise one
+            found.append(one)
+    return found
 
 
 async def look_at_group(core: Core, record: GroupRecord) -> GroupInfo:

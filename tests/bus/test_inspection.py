@@ -9,7 +9,7 @@ import pytest
 
 from contracts.bus import CircuitBreaker, RetryPolicy, TopicInfo
 from contracts.envelope import moment_of
-from contracts.event import Event, EventResult
+from contracts.event import Event, EventData, EventResult
 
 
 class Bill(Event, type="bills.item"):
@@ -134,3 +134,21 @@ async def test_a_tail_begins_at_a_time(rig: Any, bus: Any, item: Any) -> None:
     for n, when in enumerate(moments):
         items = bus.tail("orders.*", position=moment_of(when)).read_nowait()
         assert [one.data for one in items] == [f'{{"n":{m}}}' for m in range(n, 5)]
+
+
+async def test_many_topics_do_not_hold_up_the_loop(rig: Any, bus: Any) -> None:
+    """They are looked at a part at a time; all are told."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    for number in range(1_000):
+        await bus.publish(EventData(type=f"t{number}.x", data="{}"), source="/test")
+    task = asyncio.create_task(others())
+    assert len(await bus.topics()) >= 1_000
+    task.cancel()
+    assert turns >= 3
