@@ -1,6 +1,7 @@
 """`plugbus run`, `demo` and `dev`: a kernel in the foreground, until SIGINT or SIGTERM."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -121,11 +122,13 @@ def _serve(
     safe_mode: bool = False,
 ) -> None:
     from ..manager import PluginManager
+    from ..otel_variables import leave_out_unusable
     from ..settings import load_settings
     from .logs import configure_logging
 
     settings = load_settings(file=config, overrides=overrides)
     configure_logging(settings.log_level)
+    leave_out_unusable(os.environ, logging.getLogger("plugbus.kernel"))
     named = settings.plugin_paths if "plugin_paths" in overrides else ()  # naming a path is consent to run it
     waiting = BusWait(settings.bus.display_url)
     manager = PluginManager(
