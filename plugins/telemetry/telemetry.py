@@ -23,10 +23,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace import NonRecordingSpan, ProxyTracerProvider, SpanContext
 from pydantic import BaseModel, Field
 
-from contracts.errors import SettingsError
+from contracts.errors import SettingsError, qualified_name
 from contracts.messages import RecentSpans, ShowBus, ShowMetrics, ShowTrace, TraceRecord, TraceStep
 from contracts.tracing import TRACING, is_disabled
 from plugbus import BasePlugin, provides
@@ -124,12 +124,22 @@ class Telemetry(BasePlugin):
 
 
 def provider_in_force() -> tuple[TracerProvider, bool]:
-    """That of the application, else one of ours, which stays as long as the process; whether it is ours."""
+    """That of the application, else one of ours, which stays as long as the process; whether it is ours.
+
+    Where the application has one that cannot be looked into, one of ours that nobody gives spans to.
+    """
     found = trace.get_tracer_provider()
     if isinstance(found, TracerProvider):
         return found, getattr(found, "made_by", "") == "plugbus"
     more = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: "plugbus"}
     ours = Provider(Resource.create(more))
+    if not isinstance(found, ProxyTracerProvider):  # which stands for none
+        log.warning(
+            "the application has given OpenTelemetry a provider that is not the SDK's (%s), which gets the"
+            " spans: none are kept or exported here; fix: a TracerProvider of opentelemetry-sdk, or disable"
+            " the plugin telemetry", qualified_name(type(found)),
+        )  # fmt: skip
+        return ours, False
     ours.made_by = "plugbus"  # type: ignore[attr-defined]  # another generation of this plugin finds it
     trace.set_tracer_provider(ours)
     return ours, True

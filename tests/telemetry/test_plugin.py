@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -29,6 +30,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from receiver import Receiver
 
+from bus.tracing import tracer
 from contracts.errors import PluginStepFailed
 from contracts.messages import RecentSpans, ShowTrace
 from contracts.tracing import TRACING, is_export_wanted
@@ -462,6 +464,35 @@ async def test_only_what_is_ours_is_exported_by_us(
         named = [span.name for span in receiver.spans if span.scope == "x"]
         assert named == (["first", "second"] if is_ours else [])
     assert gate_of(provider)._behind == ()
+
+
+class Foreign(trace.TracerProvider):
+    """A provider that has nothing of the SDK."""
+
+    def __init__(self) -> None:
+        self.named: list[str] = []
+
+    def get_tracer(self, *names: Any, **more: Any) -> trace.Tracer:
+        self.named.append(names[0])
+        return trace.NoOpTracer()
+
+
+async def test_a_provider_that_is_not_the_sdks_is_told(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It keeps the spans, and nobody wonders why none are here."""
+    provider = Foreign()
+    monkeypatch.setattr("bus.tracing.tracer", functools.cache(tracer.__wrapped__))  # not for other tests
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    with Receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{receiver.url}/v1/traces")
+        await harness.load(ROOT / "plugins" / "telemetry")
+        assert TRACING.is_on
+        record = await harness.request(RecentSpans())
+        await harness.unload("telemetry")
+    [said] = [message for message in caplog.messages if "provider" in message]
+    assert f"not the SDK's ({__name__}.Foreign)" in said
+    assert (record.kept, receiver.spans) == (0, [])
 
 
 async def test_where_it_is_switched_off_as_a_whole_nothing_is_traced(
