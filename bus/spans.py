@@ -45,6 +45,8 @@ class Tracing(Protocol):
 
     def begin(self, client: Client, type: str) -> Begun: ...
 
+    def ask_in_trace_of(self, message: Message) -> None: ...
+
     def publishing(
         self, measures: Measures, message: Message, span: Any, publish: Coroutine[Any, Any, Receipt]
     ) -> Coroutine[Any, Any, Receipt]: ...
@@ -75,6 +77,11 @@ def publishing(
     if span is None:
         return measures.sending(message.type, publish)
     return _tracing().publishing(measures, message, span, publish)
+
+
+def ask_in_trace_of(message: Message) -> None:
+    """See `tracing.ask_in_trace_of`; only where flows are traced."""
+    _tracing().ask_in_trace_of(message)
 
 
 @functools.cache

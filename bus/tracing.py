@@ -213,6 +213,19 @@ def _names_of(message: Message, id: str) -> dict[str, str | int]:
     return found
 
 
+def ask_in_trace_of(message: Message) -> None:
+    """What is asked before its handler starts is in its trace, below whoever sent it; nothing ends that."""
+    if _is_unsampled(message):
+        if variables.get_current() is not _UNSAMPLED:
+            variables.attach(_UNSAMPLED)
+    else:
+        variables.attach(_below(None if message.trace is None else context_of(message.trace)))
+
+
+def _is_unsampled(message: Message) -> bool:
+    return message.is_unsampled or (message.trace is not None and message.trace[54:55] not in _SAMPLED)
+
+
 # --- handling ---------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from contracts.bus import Predicate, SubscriptionSpec
 from contracts.messages.delivery import BreakerClosed, BreakerOpened
+from contracts.tracing import TRACING
 
 from ..clock import Clock
+from ..spans import ask_in_trace_of
 from .breaker import Breaker, Turn
+from .causes import CURRENT
 from .rate import Rate
 from .waits import Waits
 
@@ -69,9 +72,12 @@ class Guard:
 
         An error: the predicate raised it.
         """
-        where, breaker, rate = self._where, self._breaker, self._rate
+        where, breaker, rate, message = self._where, self._breaker, self._rate, delivery.message
         if where is not None:
             delivery.deadline = None  # the attempt has none yet
+            CURRENT.set(delivery)  # what the predicate logs is about this event, not about the one before
+            if TRACING.is_on:
+                ask_in_trace_of(message)
             try:
                 is_refused = not where(delivery)
             except Exception as error:  # noqa: BLE001 - the retry policy judges it
@@ -79,7 +85,7 @@ class Guard:
             if is_refused:
                 delivery.part.filtered += self._port.acknowledge(delivery)
                 return False
-        settled, message = self._settled, delivery.message
+        settled = self._settled
         known = settled is not None and settled.contains(message.source, message.id, now)
         if known and not self._is_new(delivery, now):
             return False
