@@ -418,11 +418,11 @@ class ProviderLost(CallError):
 
 
 class CallRefused(CallError):
-    """The request was not let through: no grant, or the answer did not fit its model.
+    """The answer did not fit the query: of whoever asked, or already of the provider.
 
-    Cause: `requests` of the manifest does not have the capability, or the provider answered something else.
-    Example: requests = [] and a request for billing.outstanding
-    Fix: ask for it in the manifest, or mend the provider's return value.
+    Cause: the two sides mean different things by one capability, so that the answer does not fit the query.
+    Example: Query[list[str]] on one side, and @provides with `-> float` on the other
+    Fix: one class of the query for both, or mend the provider's return value.
     """
 
     code = "call-refused"

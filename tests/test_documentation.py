@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from contracts.metadata import PluginMetadata
 from contracts.query import Query
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "plugins/README.md", "bus/README.md", "kernel/README.md", "contracts/README.md"]
+DOCUMENTS = [
+    "README.md", "plugins/README.md", "bus/README.md", "kernel/README.md", "contracts/README.md",
+    "contracts/EXAMPLES.md",
+]  # fmt: skip
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -46,6 +50,15 @@ def test_the_code_of_a_document_runs(document: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_name_that_authors_import_has_an_example() -> None:
+    """In code that runs: each name of the flat list is used in that of some document."""
+    import contracts
+
+    code = "\n".join(block for document in DOCUMENTS for block in blocks(document, "python"))
+    used = {name.id for name in ast.walk(ast.parse(code)) if isinstance(name, ast.Name)}
+    assert sorted(set(contracts.__all__) - used) == []
 
 
 def test_the_manifest_of_the_guide_is_valid() -> None:
