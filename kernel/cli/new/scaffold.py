@@ -54,25 +54,36 @@ class Plan:
 
 def plan(name: str, *, single_file: bool) -> Plan:
     """Everything that a new plugin consists of. Raises `CommandError` for a name that will not do."""
-    _check_name(name, single_file=single_file)
+    check_name(name, single_file=single_file)
+    words = words_of(name, single_file=single_file)
+    return Plan(
+        name, single_file, filled(FILE if single_file else PACKAGE, words, "" if single_file else name)
+    )
+
+
+def words_of(name: str, *, single_file: bool) -> dict[str, str]:
+    """What the templates say of a plugin of this name."""
     # A package of the plugin's bare name would sooner or later stand in the way of another distribution.
-    words = {
+    return {
         "plugin_id": name,
         "module": name if single_file else f"plugbus_{name}",
         "distribution": f"plugbus-{name.replace('_', '-')}",
         "class_name": "".join(word.capitalize() for word in name.split("_")),
         "title": name.replace("_", " ").capitalize(),
         "plugbus_range": _range(plugbus_version()),
+        "more_requirements": "",
     }
-    folder = PurePosixPath() if single_file else PurePosixPath(name)
-    templates = files(__package__) / "templates"
-    texts = {
-        folder / path.format(**words): Template(
-            (templates / f"{template}.template").read_text(encoding="utf-8")
+
+
+def filled(templates: Mapping[str, str], words: Mapping[str, str], folder: str) -> dict[PurePosixPath, str]:
+    """Path below `folder` → template, with `words` in both."""
+    place = files(__package__) / "templates"
+    return {
+        PurePosixPath(folder) / path.format(**words): Template(
+            (place / f"{template}.template").read_text(encoding="utf-8")
         ).substitute(words)
-        for path, template in (FILE if single_file else PACKAGE).items()
+        for path, template in templates.items()
     }
-    return Plan(name, single_file, texts)
 
 
 def write(plan: Plan, into: Path) -> None:
@@ -106,7 +117,7 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
         made.append(folder)
 
 
-def _check_name(name: str, *, single_file: bool) -> None:
+def check_name(name: str, *, single_file: bool) -> None:
     try:
         TypeAdapter(PluginId).validate_python(name)
     except ValidationError:
@@ -116,14 +127,14 @@ def _check_name(name: str, *, single_file: bool) -> None:
         raise usage(f"'{name}' is a plugin that comes with Plugbus", f"for example 'my_{name}'")
     if name in RESERVED_TOPICS:  # `kernel.asked` could be published by nobody but the kernel
         raise usage(f"'{name}' is the first word of what Plugbus itself says", f"for example 'my_{name}'")
-    taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _OURS
+    taken = keyword.iskeyword(name) or name in sys.stdlib_module_names or name in OURS
     if single_file and taken:
         raise usage(
             f"'{name}.py' cannot be imported: Python or Plugbus has that name", f"for example 'my_{name}'"
         )
 
 
-_OURS = ("plugbus", "contracts", "bus", "kernel", "plugins")
+OURS = ("plugbus", "contracts", "bus", "kernel", "plugins")
 
 
 def _range(version: str) -> str:
