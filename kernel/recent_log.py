@@ -65,7 +65,7 @@ def recent_log() -> RecentLog | None:
 def _reduced(record: logging.LogRecord) -> _Kept:
     template, parts = f"({record.filename}:{record.lineno})", ()
     if f"{record.name}.".startswith("plugbus."):
-        template, parts = str(record.msg), _parts(record.args)
+        template, parts = str(_part(record.msg)), _parts(record.args)
     of = record.__dict__
     return _Kept(
         record.created, record.levelname, record.name, template[:_LONGEST], parts, _error(record),

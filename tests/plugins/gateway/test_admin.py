@@ -522,3 +522,14 @@ async def test_a_misspelt_dry_run_settles_nothing(http: Any, context: Any, verb:
     answer = await http.post(f"/admin/dead-letters/{verb}?dryrun=true", json={})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     assert "dryrun" in answer.json()["detail"]
+
+
+async def test_spans_that_nobody_keeps_are_told_with_what_to_do(http: Any, context: Any) -> None:
+    """And only so many are asked for as is said."""
+    answer = await http.get("/admin/traces")
+    assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-traced")
+    assert "telemetry" in answer.json()["fix"]
+    context.answers["telemetry.trace.recent"] = SPANS
+    assert (await http.get("/admin/traces", params={"most": 7})).status_code == 200
+    assert context.asked[-1][1].most == 7
+    assert (await http.get("/admin/traces", params={"most": 0})).status_code == 422
