@@ -8,8 +8,11 @@ from typing import Any
 from ..client import Client
 
 LEFT_OUT = "…"
-_KEPT = ("messaging.", "plugbus.", "server.", "rpc.", "http.", "error.type", "cloudevents.event_type")
-"""Beginnings of attributes whose values are names and numbers of ours."""
+_KEPT = (
+    "messaging.", "plugbus.", "server.", "rpc.", "error.type", "cloudevents.event_type",
+    "http.route", "http.request.method", "http.response.status_code",
+)  # fmt: skip
+"""Beginnings of attributes whose values are names and numbers; others have URLs, or what a plugin likes."""
 _OURS = frozenset({"messaging.system", "rpc.system.name", "plugbus.plugin.id", "http.route"})
 """What has one of them is a span of ours; what others call theirs may be anything."""
 

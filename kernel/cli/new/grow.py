@@ -91,5 +91,6 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 def _renamed(test: str, module: str, name: str) -> str:
     """The test with the plugin imported from where it is now."""
-    test = re.sub(rf"^(\s*)from {module} import ", rf"\1from {name} import ", test, flags=re.MULTILINE)
-    return re.sub(rf"^(\s*)import {module}$", rf"\1import {name} as {module}", test, flags=re.MULTILINE)
+    was = re.escape(module)
+    test = re.sub(rf"^(\s*)from {was} import ", rf"\1from {name} import ", test, flags=re.MULTILINE)
+    return re.sub(rf"^(\s*)import {was}$", rf"\1import {name} as {module}", test, flags=re.MULTILINE)

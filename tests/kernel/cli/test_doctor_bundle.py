@@ -68,7 +68,7 @@ class Vault(BasePlugin):
     async def keep(self, event: Told) -> None:
         log.warning("told: %s", event.text)
         with trace.get_tracer("vault").start_as_current_span(f"keep {event.text}") as span:
-            span.set_attribute("text", event.text)
+            span.set_attributes({"text": event.text, "http.url": f"http://db/{event.text}"})
         raise ValueError(f"cannot keep {event.text}")
 
     @on
