@@ -116,6 +116,7 @@ class Attempts:
     async def _run(self, lane: Lane, delivery: Delivery) -> Again | None:
         """One attempt, if nothing stands before it. What is to be started again in place it returns."""
         lane.delivery = delivery
+        CURRENT.set(delivery)
         passed = self._guard is None or self._guard.check(delivery, self._monotonic())
         if passed is True:
             return await self._start(lane, delivery)

@@ -219,6 +219,7 @@ class DeliveryLoop:
                 if not delivery.is_open or (part.irregular and not admit(delivery)):
                     continue
                 lane.delivery = delivery
+                begin(delivery)
                 now = monotonic()
                 passed = check(delivery, now)
                 if passed is not True:
@@ -232,7 +233,6 @@ class DeliveryLoop:
                         if not await note(delivery):
                             continue
                         self._sweeper.arm_once()
-                begin(delivery)
                 delivery.deadline = lane.deadline = now + timeout
                 try:
                     result = await handler(delivery)

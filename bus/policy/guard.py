@@ -17,7 +17,6 @@ from contracts.tracing import TRACING
 from ..clock import Clock
 from ..spans import ask_in_trace_of
 from .breaker import Breaker, Turn
-from .causes import CURRENT
 from .rate import Rate
 from .waits import Waits
 
@@ -68,14 +67,15 @@ class Guard:
     # --- before the attempt -----------------------------------------------------------------------
 
     def check(self, delivery: Delivery, now: float) -> bool | Exception | None:
-        """True: start it, its turn is taken. None: it must await `turn`. False: it is acknowledged here.
+        """Asked with the delivery as the current one: what a predicate logs is about it.
+
+        True: start it, its turn is taken. None: it must await `turn`. False: it is acknowledged here.
 
         An error: the predicate raised it.
         """
         where, breaker, rate, message = self._where, self._breaker, self._rate, delivery.message
         if where is not None:
             delivery.deadline = None  # the attempt has none yet
-            CURRENT.set(delivery)  # what the predicate logs is about this event, not about the one before
             if TRACING.is_on:
                 ask_in_trace_of(message)
             try:
