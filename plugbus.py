@@ -81,7 +81,9 @@ def __getattr__(name: str) -> Any:
     check_packages()
     import contracts
 
-    return getattr(contracts, name)
+    # All of them at once: from now on they are found without coming here, and nothing is checked again.
+    globals().update({each: getattr(contracts, each) for each in __all__})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -146,6 +146,13 @@ def test_contracts_import_nothing_heavy() -> None:
     assert loaded_after("import plugbus; plugbus.Event") & heavy == set()
 
 
+def test_the_door_looks_round_once() -> None:
+    """Every plugin imports the flat list: only the first name asks whether the packages are ours."""
+    loaded_after(
+        "import plugbus; plugbus.Event; plugbus._PACKAGES = ('nobody',); from plugbus import on, Query"
+    )
+
+
 def test_the_flat_lists_are_one() -> None:
     """`plugbus` hands on exactly what `contracts` lists, and every name is there."""
     import contracts
