@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import decode_source, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
 from .modules import submodule
-from .self_imports import check_imports
+from .self_imports import check_imports, may_import_itself
 
 ROOT = "_plugins"
 
@@ -146,6 +146,8 @@ class _SourceOnly(SourceFileLoader):
         self._code = code
 
     def get_code(self, fullname: str) -> CodeType:
-        tree = ast.parse(self.get_data(self.path), self.path)
-        check_imports(tree, Path(self.path), self._code)
-        return compile(tree, self.path, "exec", dont_inherit=True)
+        data = self.get_data(self.path)
+        code: CodeType = compile(data, self.path, "exec", dont_inherit=True)
+        if may_import_itself(decode_source(data), self._code):
+            check_imports(ast.parse(data, self.path), Path(self.path), self._code)
+        return code

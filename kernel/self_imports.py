@@ -6,6 +6,7 @@ That copy would never be reloaded, and its classes would not be those of the run
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 from contracts.errors import PluginLoadError
 
 from .modules import locate
+
+_STATEMENT = re.compile(r"\bfrom\s+([\w.][\w. \t\f]*)\bimport\b|\bimport\s+(\w[\w., \t\f]*)")
+"""`from MODULE import`, or `import MODULE as NAME, MODULE …`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,35 @@ class _Import:
     name: str | None
     """None: `import module`."""
     alias: str | None
+
+
+def may_import_itself(source: str, code: Path) -> bool:
+    """Whether an absolute import in `source` could lead into the plugin `code` (its folder or file).
+
+    Hardly ever, and then no syntax tree is made to look at each statement. Read from the text, so what only
+    looks like an import counts as well.
+    """
+    whole = code.resolve()
+    return any(_could_lead_into(whole, name) for name in _first_words(source))
+
+
+def _first_words(source: str) -> set[str]:
+    """The first word of every module that `source` imports."""
+    statements = _STATEMENT.findall(source.replace("\\\n", " "))
+    modules = (module for one, several in statements for module in (one or several).split(","))
+    words = (module.split()[0].partition(".")[0] for module in modules if module.strip())
+    return {word for word in words if word}  # none before a dot: relative
+
+
+def _could_lead_into(code: Path, name: str) -> bool:
+    """Whether the module `name`, or one below it, may lie in `code`."""
+    location = locate(name)
+    if location is None:
+        return False
+    if location.file is None:  # a namespace: its portions may be links to anywhere
+        return True
+    place = (location.file.parent if location.folders else location.file).resolve()
+    return place.is_relative_to(code) or (bool(location.folders) and code.is_relative_to(place))
 
 
 def check_imports(tree: ast.Module, file: Path, code: Path) -> None:

@@ -310,6 +310,51 @@ def test_an_absolute_import_of_itself_is_refused(
     assert "alerts" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import logging, alerts.rules as r",
+        "import logging; from alerts import(rules)",
+        "from \\\n alerts import rules",
+        "import \\\n alerts",
+        "from\talerts . rules import LIMIT",
+    ],
+)
+@pytest.mark.parametrize("is_package", [False, True])
+def test_it_is_found_however_it_is_written(
+    loader: PluginLoader,
+    plugin: Plugin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    is_package: bool,
+) -> None:
+    """Every way to write an import statement that Python knows, in a package as in a mere folder."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = plugin(f"{line}\n{CLASS}", rules="LIMIT = 1")
+    if is_package:
+        (found.root / "__init__.py").touch()
+    assert "second copy of the plugin" in refused(loader, found).message
+
+
+def test_a_plugin_within_a_package_does_not_import_itself_through_that(
+    loader: PluginLoader, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package above may be imported, but not the plugin by its way."""
+    found = plugin(f"from shop.alerts.rules import LIMIT\n{CLASS}", rules="LIMIT = 1")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("NAME = 'shop'")
+    (found.root / "__init__.py").touch()
+    inner = shutil.move(found.root, tmp_path / "shop" / "alerts")
+    [moved] = PluginDiscovery().discover_from_directory(tmp_path / "shop").found
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert refused(loader, moved).fix == "write 'from .rules import LIMIT'"
+    (Path(inner) / "alerts.py").write_text(f"from shop import NAME\n{CLASS}")
+    loader.load(moved, 2)
+    loader.unload("alerts", 2)
+    del sys.modules["shop"]
+
+
 def test_the_line_to_write_counts_the_folders(
     loader: PluginLoader, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
