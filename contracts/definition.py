@@ -113,7 +113,7 @@ def _is_immutable_class(annotation: Any) -> bool:
     if not isinstance(annotation, type):
         return annotation is None
     if issubclass(annotation, BaseModel):
-        frozen = bool(annotation.model_config.get("frozen")) and annotation.__pydantic_complete__
+        frozen = bool(annotation.model_config.get("frozen")) and annotation.__pydantic_fields_complete__
         return (
             frozen
             and not annotation.__private_attributes__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from ..event import Event
+from .fact import Fact
 
 
 class Severity(str, enum.Enum):
@@ -13,7 +13,7 @@ class Severity(str, enum.Enum):
     ERROR = "error"
 
 
-class AuditRecorded(Event, type="audit.recorded"):
+class AuditRecorded(Fact, type="audit.recorded"):
     """A decision or an action: granted, denied, started, configured, commanded."""
 
     plugin_id: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..event import Event
+from .fact import Fact
 
 
-class _DeliveryFact(Event):
+class _DeliveryFact(Fact):
     group: str
     plugin_id: str
     event_id: str
@@ -29,21 +29,21 @@ class DeliveryDiscarded(_DeliveryFact, type="bus.discarded"):
     reason: str
 
 
-class DeadLettersDropped(Event, type="bus.dead_letters_dropped"):
+class DeadLettersDropped(Fact, type="bus.dead_letters_dropped"):
     """The oldest dead letters of a group were dropped: it holds no more than its bound."""
 
     group: str
     count: int
 
 
-class Redriven(Event, type="bus.redriven"):
+class Redriven(Fact, type="bus.redriven"):
     """Dead letters were put back to their group."""
 
     group: str
     count: int
 
 
-class GroupPaused(Event, type="bus.group_paused"):
+class GroupPaused(Fact, type="bus.group_paused"):
     """A group starts nothing until it is resumed."""
 
     group: str
@@ -51,14 +51,14 @@ class GroupPaused(Event, type="bus.group_paused"):
     reason: str
 
 
-class GroupResumed(Event, type="bus.group_resumed"):
+class GroupResumed(Fact, type="bus.group_resumed"):
     """A group goes on where it was."""
 
     group: str
     plugin_id: str
 
 
-class GroupRetired(Event, type="bus.group_retired"):
+class GroupRetired(Fact, type="bus.group_retired"):
     """A group was forgotten; what waited for it or ran (`waiting`), was parked or dead was given up."""
 
     group: str
@@ -69,7 +69,7 @@ class GroupRetired(Event, type="bus.group_retired"):
     dead: int
 
 
-class GroupOverflowed(Event, type="bus.overflowed"):
+class GroupOverflowed(Fact, type="bus.overflowed"):
     """Events were dropped for one group, because too many waited for it."""
 
     group: str
@@ -82,7 +82,7 @@ class GroupOverflowed(Event, type="bus.overflowed"):
     last_position: str
 
 
-class GapFound(Event, type="bus.gap"):
+class GapFound(Fact, type="bus.gap"):
     """Events were trimmed before a broadcast subscription or a replay came to them."""
 
     group: str
@@ -91,7 +91,7 @@ class GapFound(Event, type="bus.gap"):
     count: int
 
 
-class BreakerOpened(Event, type="bus.breaker_opened"):
+class BreakerOpened(Fact, type="bus.breaker_opened"):
     """A subscription mostly fails on one replica: nothing of it starts there for a while."""
 
     group: str
@@ -102,7 +102,7 @@ class BreakerOpened(Event, type="bus.breaker_opened"):
     pause: float
 
 
-class BreakerClosed(Event, type="bus.breaker_closed"):
+class BreakerClosed(Fact, type="bus.breaker_closed"):
     """The subscription works again."""
 
     group: str
@@ -110,7 +110,7 @@ class BreakerClosed(Event, type="bus.breaker_closed"):
     replica: str
 
 
-class StormFound(Event, type="bus.storm"):
+class StormFound(Fact, type="bus.storm"):
     """Events caused one another beyond the limit; the group that would have gone on is paused."""
 
     group: str
@@ -121,7 +121,7 @@ class StormFound(Event, type="bus.storm"):
     path: tuple[str, ...]
 
 
-class OwnerLost(Event, type="bus.owner_lost"):
+class OwnerLost(Fact, type="bus.owner_lost"):
     """A replica was not seen for as long as its lease; others have taken over what it owned, in all groups.
 
     Said once for each loss, and not of a replica that owned nothing.

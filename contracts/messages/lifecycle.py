@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..event import Event
 from ..health import HealthStatus
+from .fact import Fact
 
 
-class KernelStarted(Event, type="kernel.started"):
+class KernelStarted(Fact, type="kernel.started"):
     """The kernel is up: every plugin that could be started is."""
 
     replica: str
@@ -16,14 +16,14 @@ class KernelStarted(Event, type="kernel.started"):
     seconds: float
 
 
-class KernelStopping(Event, type="kernel.stopping"):
+class KernelStopping(Fact, type="kernel.stopping"):
     """The kernel begins to stop: no new work from outside."""
 
     replica: str
     reason: str
 
 
-class _PluginFact(Event):
+class _PluginFact(Fact):
     plugin_id: str
     version: str
     generation: int
