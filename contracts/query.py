@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -28,9 +28,14 @@ class Query(BaseModel, Generic[R]):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    __capability__: ClassVar[str] = ""
-    __answer__: ClassVar[Any] = None
-    __answer_adapter__: ClassVar[TypeAdapter[Any] | None] = None
+    if TYPE_CHECKING:
+        __capability__: ClassVar[str]
+        __answer__: ClassVar[Any]
+        __answer_adapter__: ClassVar[TypeAdapter[Any] | None]
+    else:  # as in `Event`: not evaluated anew for each class
+        __capability__ = ""
+        __answer__ = None
+        __answer_adapter__ = None
 
     def __init_subclass__(cls, *, capability: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

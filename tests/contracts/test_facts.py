@@ -29,7 +29,7 @@ def test_importing_them_builds_none() -> None:
     """A program that imports the list does not pay for all of them."""
     code = (
         "import contracts.messages as all, contracts.messages.fact as fact\n"
-        "facts = [one for one in vars(all).values() if isinstance(one, type) and issubclass(one, fact.Fact)]\n"
+        "facts = [x for x in vars(all).values() if isinstance(x, type) and issubclass(x, fact.Fact)]\n"
         "print([one for one in facts if one.__pydantic_complete__])"
     )
     done = subprocess.run(  # noqa: S603 - our own interpreter
