@@ -54,7 +54,8 @@ class WebMount:
     app: ASGIApp
     """Serves everything below `/plugins/{plugin_id}`; sees paths without that prefix."""
     openapi: Mapping[str, Any] | None = None
-    """OpenAPI document with paths relative to the mount; None for applications that have none."""
+    """OpenAPI document with paths relative to the mount, perhaps made when it is first read; None for
+    applications that have none."""
     static: tuple[StaticMount, ...] = field(default=())
 
 

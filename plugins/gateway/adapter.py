@@ -6,10 +6,11 @@ cannot be built fails there and never reaches the table of mounts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -18,6 +19,8 @@ from contracts.errors import PluginLoadError
 from contracts.web import ASGIApp, StaticMount, WebMount
 
 from .files import Files
+from .later import LaterDocument
+from .plain import are_plain
 from .problems import PROBLEM_RESPONSES, install_problems
 
 _PROBLEM: dict[int | str, dict[str, Any]] = {
@@ -72,12 +75,11 @@ def _from_router(
     """
     app = _in_place(plugin_id, router)
     if not static and all(isinstance(route, APIRoute | Route | WebSocketRoute) for route in router.routes):
-        _told_of_problems(plugin_id, router)
-        return app, _filled(app.openapi())
+        return app, _described_in_place(plugin_id, app)
     described = _bare(plugin_id)
     described.include_router(router, tags=[f"plugin:{plugin_id}"])
     described.router.routes.extend(_folder(each) for each in static)
-    return described if static else app, _filled(described.openapi())
+    return described if static else app, _openapi(described)
 
 
 def _in_place(plugin_id: str, router: APIRouter) -> FastAPI:
@@ -86,12 +88,21 @@ def _in_place(plugin_id: str, router: APIRouter) -> FastAPI:
     return app
 
 
-def _told_of_problems(plugin_id: str, router: APIRouter) -> None:
-    """What including `router` would add to each of its routes; safe twice."""
-    for route in router.routes:
-        if isinstance(route, APIRoute):
-            route.tags = list(dict.fromkeys([f"plugin:{plugin_id}", *route.tags]))
-            route.responses = {**_PROBLEM, **route.responses}
+def _described_in_place(plugin_id: str, app: FastAPI) -> Mapping[str, Any]:
+    """The document of an application without included routers: made now if that could fail, else when it is
+    first read."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    _told_of_problems(plugin_id, routes)
+    if are_plain(routes, _PROBLEM):
+        return LaterDocument(plugin_id, lambda: _openapi(app))
+    return _openapi(app)
+
+
+def _told_of_problems(plugin_id: str, routes: Iterable[APIRoute]) -> None:
+    """What including a router would add to each of its `routes`; safe twice."""
+    for route in routes:
+        route.tags = list(dict.fromkeys([f"plugin:{plugin_id}", *route.tags]))
+        route.responses = {**_PROBLEM, **route.responses}
 
 
 def _bare(plugin_id: str) -> FastAPI:
@@ -115,6 +126,25 @@ def _document(app: Any) -> Mapping[str, Any] | None:
     if not isinstance(document, Mapping) or not isinstance(document.get("paths", {}), Mapping):
         raise TypeError("its openapi() does not return an OpenAPI document")
     return document
+
+
+def _openapi(app: FastAPI) -> Mapping[str, Any]:
+    """The document of `app`. Raises what is wrong with it, with the path of the route."""
+    try:
+        return _filled(app.openapi())
+    except Exception as error:
+        for route in app.routes:
+            if (why := _failure(route)) is not None:
+                raise ValueError(f"{getattr(route, 'path', 'an included router')}: {why}") from why
+        raise ValueError(str(error)) from error
+
+
+def _failure(route: Any) -> Exception | None:
+    try:
+        get_openapi(title="", version="", routes=[route])
+    except Exception as error:  # noqa: BLE001 - whatever the types of the plugin raise
+        return error
+    return None
 
 
 def _filled(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ async def _readiness(context: EdgeContext) -> Readiness:
         return Readiness(status="not_ready", reasons=(str(error),))
 
 
-def docs_router(describe: Callable[[], bytes]) -> APIRouter:
+def docs_router(describe: Callable[[], Awaitable[bytes]]) -> APIRouter:
     """`/docs` and `/openapi.json`; `describe` gives the document as it is now."""
     router = APIRouter(include_in_schema=False)
     page = (_STATIC / "docs.html").read_text(encoding="utf-8")
@@ -103,7 +104,7 @@ def docs_router(describe: Callable[[], bytes]) -> APIRouter:
 
     @router.get("/openapi.json")
     async def document() -> Response:
-        return Response(describe(), media_type="application/json")
+        return Response(await describe(), media_type="application/json")
 
     return router
 
@@ -121,9 +122,12 @@ class MergedDocument:
         self._version: int | None = None
         self._text = b""
 
-    def __call__(self) -> bytes:
-        version = self._mounts.version
-        if version != self._version:
+    async def __call__(self) -> bytes:
+        if self._version != self._mounts.version:
+            for mount in self._mounts:  # one after the other: other requests are answered in between
+                len(mount.openapi or ())  # now it is made, if it was not
+                await asyncio.sleep(0)
+            version = self._mounts.version
             self._text = json.dumps(merge(self._own(), self._mounts), ensure_ascii=False).encode()
             self._version = version
         return self._text
