@@ -40,6 +40,7 @@ from .code import Code
 from .context import HostContext
 from .declarations import Compiled, compile_plugin
 from .handlers import HandlerFunction
+from .importing import importers
 from .own_tasks import OWN_TASKS
 from .providers import ProviderFunction
 from .reading import place
@@ -78,7 +79,7 @@ class InProcess:
     # --- the steps ------------------------------------------------------------------------------------
 
     async def load(self) -> Declaration:
-        cls = await contained(_in_daemon_thread(self._code.load, name="plugbus import"), "the import")
+        cls = await contained(importers.run(self._code.load), "the import")
         self._plugin = _told(
             lambda: self._make_instance(cls),
             f"{cls.__name__} could not be made",
@@ -416,29 +417,6 @@ def _told(make: Callable[[], T], what: str, cls: type, fix: str) -> T:
         told = outward(error, what)
         text = told.message if isinstance(told, PlugbusError) else f"{what}: {type(told).__name__}: {told}"
         raise PluginLoadError(text, where=place(cls), fix=fix) from error
-
-
-async def _in_daemon_thread(function: Callable[[], type], *, name: str) -> type:
-    """Run `function` beside the loop. A daemon thread: one that hangs must not hold up the exit."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[type] = loop.create_future()
-
-    def deliver(setter: Callable[[Any], None], value: Any) -> None:
-        if not future.done():
-            setter(value)
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
-            outcome: tuple[Callable[[Any], None], Any] = (future.set_exception, error)
-        else:
-            outcome = (future.set_result, result)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(deliver, *outcome)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await future
 
 
 def instance_with(metadata: Any) -> Callable[[type], IPlugin]:
