@@ -235,7 +235,8 @@ def _line_of(error: BaseException, discovered: Discovered) -> str:
 
 
 def _below(package: str, names: Mapping[str, object]) -> list[str]:
-    return [name for name in list(names) if name == package or name.startswith(f"{package}.")]
+    inside = f"{package}."
+    return [name for name in list(names) if name == package or name.startswith(inside)]
 
 
 def _forget_loggers(package: str) -> None:

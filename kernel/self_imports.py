@@ -6,9 +6,11 @@ That copy would never be reloaded, and its classes would not be those of the run
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from contracts.errors import PluginLoadError
@@ -36,27 +38,38 @@ def may_import_itself(source: str, code: Path) -> bool:
     Hardly ever, and then no syntax tree is made to look at each statement. Read from the text, so what only
     looks like an import counts as well.
     """
-    whole = code.resolve()
+    whole = os.path.realpath(code)
     return any(_could_lead_into(whole, name) for name in _first_words(source))
 
 
 def _first_words(source: str) -> set[str]:
-    """The first word of every module that `source` imports."""
-    statements = _STATEMENT.findall(source.replace("\\\n", " "))
+    """The first word of every module that `source` imports; none where that is relative."""
+    lines = (line for line in source.replace("\\\n", " ").splitlines() if "import" in line)
+    statements = _STATEMENT.findall("\n".join(lines))
     modules = (module for one, several in statements for module in (one or several).split(","))
     words = (module.split()[0].partition(".")[0] for module in modules if module.strip())
-    return {word for word in words if word}  # none before a dot: relative
+    return {word for word in words if word}
 
 
-def _could_lead_into(code: Path, name: str) -> bool:
+def _could_lead_into(code: str, name: str) -> bool:
     """Whether the module `name`, or one below it, may lie in `code`."""
     location = locate(name)
     if location is None:
         return False
     if location.file is None:  # a namespace: its portions may be links to anywhere
         return True
-    place = (location.file.parent if location.folders else location.file).resolve()
-    return place.is_relative_to(code) or (bool(location.folders) and code.is_relative_to(place))
+    place = _real(str(location.file.parent if location.folders else location.file))
+    return _is_in(place, code) or (bool(location.folders) and _is_in(code, place))
+
+
+@lru_cache(256)
+def _real(place: str) -> str:
+    """Where it really is; kept, because every plugin imports the same few libraries."""
+    return os.path.realpath(place)
+
+
+def _is_in(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(f"{folder}{os.sep}")
 
 
 def check_imports(tree: ast.Module, file: Path, code: Path) -> None:
