@@ -178,12 +178,17 @@ class InProcess:
     async def _step(self, name: str) -> None:
         """One step of the plugin with its hooks; False means failed."""
         hooked = isinstance(self._plugin, BasePlugin)
-        if hooked:
+        if hooked and self._has_own(f"on_before_{name}"):
             await self._run(f"on_before_{name}")
-        if await self._run(name) is False:
+        if self._has_own(name) and await self._run(name) is False:
             raise PluginLoadError(f"{name} returned False", where=place(getattr(self._plugin, name)))
-        if hooked:
+        if hooked and self._has_own(f"on_after_{name}"):
             await self._run(f"on_after_{name}")
+
+    def _has_own(self, method: str) -> bool:
+        """Whether there is anything to run: the steps and hooks of `BasePlugin` do nothing."""
+        found = getattr(self._plugin, method)
+        return getattr(found, "__func__", found) is not getattr(BasePlugin, method)
 
     async def _run(self, method: str, *args: Any) -> Any:
         """Run a method of the plugin; only results and ordinary errors come out, and cancelling works."""

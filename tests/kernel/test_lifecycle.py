@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -449,3 +450,25 @@ async def test_everybody_who_provides_is_asked(harness: Harness) -> None:
     registry = harness.manager.registry
     assert [handle.id for handle in registry.get_plugins_by_capability("life.sum")] == ["adder"]
     assert registry.get_plugins_by_capability("life.nothing") == []
+
+
+async def test_only_steps_that_a_plugin_has_are_run(harness: Harness) -> None:
+    """Each of them is a task of its own: what `BasePlugin` has for them does nothing, and costs nothing."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Any]] = []
+
+    def noted(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        tasks.append(asyncio.Task(coro, loop=loop, **options))
+        return tasks[-1]
+
+    class Idle(BasePlugin, plugin_id="idle", version="1", security_level="trusted"):
+        async def stop(self) -> None: ...
+
+    loop.set_task_factory(noted)
+    try:
+        await harness.load(Idle)
+        await harness.unload("idle")
+    finally:
+        loop.set_task_factory(None)
+    names = [task.get_name() for task in tasks]
+    assert [name for name in names if name.endswith(" of Idle")] == ["stop of Idle"]
