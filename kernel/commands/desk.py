@@ -34,10 +34,10 @@ class CommandDesk:
     ) -> None:
         """Answer `query` on this replica until the kernel stops; `lasts`: until its bus is closed."""
         name = query.__capability__
-        adapter = answer_adapter(query)
 
         async def provider(call: Call) -> CallReply:
             asked = load_model(query, call.data, what=f"the query of {name}")
+            adapter = answer_adapter(query)  # of some fifty commands, few are ever asked
             return CallReply(data=adapter.dump_json(await answer(asked, call)).decode())
 
         spec = ProviderSpec(
