@@ -16,6 +16,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from contracts.messages import ConfigurationProblem
 
+from .fitting import certainly_fits
 from .places import Schema
 from .secrets import is_secret, masked, scrubbed
 
@@ -47,6 +48,8 @@ _KINDS = {
 
 def problems_of(schema: Schema, configuration: Mapping[str, JsonValue]) -> tuple[ConfigurationProblem, ...]:
     """What of `configuration` does not fit a JSON Schema (2020-12); nothing is fetched for it."""
+    if certainly_fits(schema, configuration):
+        return ()
     from jsonschema import Draft202012Validator  # dear to import, and not every plugin has a schema
     from jsonschema.exceptions import SchemaError
     from referencing import Registry
