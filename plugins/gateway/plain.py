@@ -29,15 +29,19 @@ _SETTINGS = frozenset(("frozen", "strict", "from_attributes", "str_strip_whitesp
 """Of a model's configuration: what its schema does not depend on."""
 _UNSET = PydanticUndefined
 _VALUES = (str, int, float, Decimal, type(None), type(_UNSET))
-"""Of what a default may be, beside an empty container."""
+_EMPTY = (list, tuple, dict)
+"""Of what a default may be: a value, or a container with nothing in it."""
 _HOOKS = ("__get_pydantic_json_schema__", "__get_pydantic_core_schema__")
 
 
 def are_plain(routes: Sequence[APIRoute], responses: object) -> bool:
     """Whether a document can certainly be made of `routes`, each with `responses` and no further ones."""
     told = [route for route in routes if route.include_in_schema]
+    models: set[type] = set()
     return len({route.unique_id for route in told}) == len(told) and all(
-        route.responses == responses and _adds_texts_alone(route) and all(map(_is_plain, _fields(route)))
+        route.responses == responses
+        and _adds_texts_alone(route)
+        and all(_is_plain(field, models) for field in _fields(route))
         for route in told
     )
 
@@ -69,8 +73,8 @@ def _fields(route: APIRoute) -> Iterator[FieldInfo]:
             yield each.field_info
 
 
-def _is_plain(field: FieldInfo, above: tuple[type, ...] = ()) -> bool:
-    """A parameter, a body, an answer, or a field of a model; `above`: the models that it is in."""
+def _is_plain(field: FieldInfo, models: set[type]) -> bool:
+    """A parameter, a body, an answer, or a field of a model; `models`: those that were looked at."""
     by_hand = (field.examples, field.json_schema_extra, field.discriminator, field.default_factory)
     texts = (field.title, field.description, field.alias, field.validation_alias, field.serialization_alias)
     return (
@@ -79,31 +83,34 @@ def _is_plain(field: FieldInfo, above: tuple[type, ...] = ()) -> bool:
         and all(text is None or isinstance(text, str) for text in texts)
         and not getattr(field, "openapi_examples", None)
         and isinstance(getattr(field, "example", _UNSET), type(_UNSET) | DefaultPlaceholder)
-        and (isinstance(field.default, _VALUES) or field.default in ((), [], {}))
-        and _is_plain_type(field.annotation, above)
+        and (isinstance(field.default, _VALUES) or (type(field.default) in _EMPTY and not field.default))
+        and _is_plain_type(field.annotation, models)
     )
 
 
-def _is_plain_type(annotation: Any, above: tuple[type, ...]) -> bool:
+def _is_plain_type(annotation: Any, models: set[type]) -> bool:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return _are_values(arguments)
     if origin is dict:
-        return arguments[0] is str and _is_plain_type(arguments[1], above)
+        return arguments[0] is str and _is_plain_type(arguments[1], models)
     if origin in _CONTAINERS:
-        return all(_is_plain_type(one, above) for one in arguments if one is not Ellipsis)
+        return all(_is_plain_type(one, models) for one in arguments if one is not Ellipsis)
     if origin is None and isinstance(annotation, type) and annotation not in _SCALARS:
-        return _is_plain_class(annotation, above)
+        return _is_plain_class(annotation, models)
     return annotation in _SCALARS
 
 
-def _is_plain_class(kind: type, above: tuple[type, ...]) -> bool:
+def _is_plain_class(kind: type, models: set[type]) -> bool:
     if issubclass(kind, BaseModel):
-        return kind in above or _is_plain_model(kind, (*above, kind))
+        if kind in models:  # plain, or the answer is no already; or it is within itself
+            return True
+        models.add(kind)
+        return _is_plain_model(kind, models)
     return issubclass(kind, enum.Enum) and _has_no_hook(kind) and _are_values(kind)
 
 
-def _is_plain_model(model: type[BaseModel], above: tuple[type, ...]) -> bool:
+def _is_plain_model(model: type[BaseModel], models: set[type]) -> bool:
     decorated = model.__pydantic_decorators__  # validators, serializers, computed fields
     return (
         model.__pydantic_complete__
@@ -113,7 +120,7 @@ def _is_plain_model(model: type[BaseModel], above: tuple[type, ...]) -> bool:
         and model.model_config.get("extra") != "allow"
         and not any(getattr(decorated, kind.name) for kind in dataclasses.fields(decorated))
         and _has_no_hook(model)
-        and all(_is_plain(field, above) for field in model.model_fields.values())
+        and all(_is_plain(field, models) for field in model.model_fields.values())
     )
 
 

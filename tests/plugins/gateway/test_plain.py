@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, create_model, field_validator
 from starlette.responses import PlainTextResponse
 
 from contracts.errors import PluginLoadError
@@ -134,6 +134,14 @@ def asking(*parameters: Any) -> APIRouter:
     return router
 
 
+def nested(depth: int) -> type[BaseModel]:
+    """A model with two fields of one model, which has two fields of one model …"""
+    model: type[BaseModel] = Line
+    for number in range(depth):
+        model = create_model(f"Level{number}", left=(model, ...), right=(model | None, None))
+    return model
+
+
 def beside(router: APIRouter) -> APIRouter:
     """With a route before and one behind that have a document."""
 
@@ -154,6 +162,7 @@ PLAIN = {
     "a description": lambda: of(dict[str, Line | None], description="As they are", operation_id="all"),
     "anything": lambda: of(Any),
     "two of them": lambda: asking(Line, Order),
+    "models within models": lambda: of(nested(40)),
 }
 
 
