@@ -44,7 +44,7 @@ def may_import_itself(source: str, code: Path) -> bool:
 
 def _first_words(source: str) -> set[str]:
     """The first word of every module that `source` imports; none where that is relative."""
-    lines = (line for line in source.replace("\\\n", " ").splitlines() if "import" in line)
+    lines = (line for line in source.replace("\\\n", " ").split("\n") if "import" in line)
     statements = _STATEMENT.findall("\n".join(lines))
     modules = (module for one, several in statements for module in (one or several).split(","))
     words = (module.split()[0].partition(".")[0] for module in modules if module.strip())

@@ -318,6 +318,7 @@ def test_an_absolute_import_of_itself_is_refused(
         "from \\\n alerts import rules",
         "import \\\n alerts",
         "from\talerts . rules import LIMIT",
+        "from\falerts import rules",
     ],
 )
 @pytest.mark.parametrize("is_package", [False, True])
