@@ -7,15 +7,15 @@ that flush is sent again with the same ids, until its deadlines; the window make
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from contracts.bus import DEFAULT_TIMEOUT
-from contracts.errors import BusError, BusFull, PublishUnknown
+from contracts.errors import BusError
 from contracts.event import Receipt
 from contracts.message import Message
 from contracts.patterns import topic_of
@@ -24,10 +24,13 @@ from ..clock import Clock
 from ..rates import Rate
 from .background import keep_on
 from .errors import explained, may_pass, must_reconnect
-from .layout import Keys, position_of
+from .flight import Flight
+from .item import DELAYED, HANDLING, REPEATED, Item, Place, unknown
+from .layout import Keys
 from .link import Link
 from .packing import Fields, pack
 from .registry import Registry
+from .room import PAUSE, Room
 from .scripts import script
 from .wire import Answer, Lost, Refused, ScriptCall
 
@@ -36,41 +39,10 @@ log = logging.getLogger("plugbus.bus")
 _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
 _MOST_BYTES = 4 << 20
-_GRACE = 0.25
 _LAST = 0.04
 """Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
 would leave open what is known now."""
-_ROOM_PAUSE = 0.02
-"""Seconds between two looks whether a full topic has room again."""
-REPEATED, HANDLING, DELAYED = 1, 2, 4
-"""Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work); it is
-kept back."""
-_REFUSED_ONCE = 8
 _ZERO, _NINE = ord("0"), ord("9")
-
-Place = tuple[str, int]
-
-
-class Item:
-    """One event on its way."""
-
-    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "name", "sent", "why")
-
-    def __init__(
-        self, id: str, source: str, fields: Fields, flags: int, deadline: float,
-        future: asyncio.Future[Receipt], due: str = "",
-    ) -> None:  # fmt: skip
-        self.id = id
-        self.name = f"{source}\n{id}"
-        self.fields = fields
-        self.flags = flags
-        self.deadline = deadline
-        self.due = due
-        self.future = future
-        self.sent = False
-        """It may be in Redis already."""
-        self.why: BusError | None = None
-        """Why Redis has not taken it."""
 
 
 class Publisher:
@@ -85,23 +57,20 @@ class Publisher:
         self._keys: Keys = registry.keys
         self._limits = registry.limits
         self._clock = clock
-        self._make_room = room
+        self._room = Room(clock, self._limits.limit, look=room, retry=self._retry, send=self.send)
         self.longest = DEFAULT_TIMEOUT
         """Seconds: of all publishes so far; so long an id is remembered at least."""
         self._known_keys: dict[Place, tuple[str, ...]] = {}
         self._queues: dict[Place, deque[Item]] = {}
-        self._full: dict[Place, deque[Item]] = {}
-        """What waits for room, in order."""
-        self._flying: list[Item] = []
+        self._flight: Flight | None = None
         """What was sent and is not answered."""
-        self._is_flying = self._is_scheduled = self._is_pausing = False
+        self._is_scheduled = self._is_pausing = False
         self._queued = self._answered_last = 0
-        """Events in the queues; events of the last flush."""
+        """Events in the queues; events of the last flush that were answered."""
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._making: dict[str, asyncio.Task[int]] = {}
-        self._rooms: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self.on_sent: Callable[[Iterable[Place]], None] = lambda places: None
         """Something is on its way to these partitions."""
@@ -119,25 +88,24 @@ class Publisher:
 
     async def close(self, error: Exception) -> None:
         """What still waits fails with `error`."""
-        tasks = [task for task in (self._task, *self._rooms) if task is not None]
+        tasks = [task for task in (self._task, *self._making.values()) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._room.close(error)
         for timer in (self._timer, self._pauses):
             if timer is not None:
                 timer.cancel()
         self._timer = None
-        for queue in (*self._queues.values(), *self._full.values()):
+        for queue in self._queues.values():
             for item in queue:
-                if not item.future.done():
-                    item.future.set_exception(error)
+                item.fail(error)
         self._queues.clear()
-        self._full.clear()
 
     @property
     def is_idle(self) -> bool:
-        return not self._queues and not self._full
+        return not self._queues and not self._room.waiting
 
     # --- from outside -------------------------------------------------------------------------------
 
@@ -179,16 +147,14 @@ class Publisher:
         return self.send((topic, p), item)
 
     def send(self, place: Place, item: Item) -> asyncio.Future[Receipt]:
-        waiting = self._full.get(place)
-        if waiting and not item.flags & HANDLING:
-            waiting.append(item)  # in order: behind those that wait for room already
-        else:
-            queue = self._queues.get(place)
-            if queue is None:
-                queue = self._queues[place] = deque()
-            queue.append(item)
-            self._queued += 1
-            self._kick()
+        if self._room.waiting and self._room.takes(place, item):
+            return item.future
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = deque()
+        queue.append(item)
+        self._queued += 1
+        self._kick()
         return item.future
 
     async def _make_topic(self, topic: str, timeout: float, message: Message) -> int:
@@ -199,13 +165,13 @@ class Publisher:
                 async with asyncio.timeout(max(0.0, left)):
                     return await asyncio.shield(self._one_making(topic))
             except TimeoutError:
-                raise self._unknown(message.id, "nothing was sent") from None
+                raise unknown(message.id, "nothing was sent", self._link.address) from None
             except Lost:
                 continue
             except Refused as error:
                 if not may_pass(str(error)) or left <= 0:
                     raise explained(error, where=f"topic {topic!r}") from None
-                await asyncio.sleep(_ROOM_PAUSE)
+                await asyncio.sleep(PAUSE)
 
     def _one_making(self, topic: str) -> asyncio.Task[int]:
         """One for all who want it."""
@@ -218,17 +184,7 @@ class Publisher:
 
             task = self._making[topic] = asyncio.get_running_loop().create_task(make())
             task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
-            self._rooms.add(task)
-            task.add_done_callback(self._rooms.discard)
         return task
-
-    def _unknown(self, id: str, why: str) -> PublishUnknown:
-        return PublishUnknown(
-            f"event {id!r} was not confirmed in time: {why}",
-            event_id=id,
-            where=self._link.address,
-            fix="publish it again with the same id: it will be one event",
-        )
 
     # --- flushing -----------------------------------------------------------------------------------
 
@@ -239,7 +195,7 @@ class Publisher:
         in the turns that follow: they go out together, as soon as there are as many, before anybody handles
         what came meanwhile. So Redis and this process work at the same time.
         """
-        if self._is_flying or self._is_pausing:
+        if self._flight is not None or self._is_pausing:
             return
         if not self._wire.is_up:
             self._wanted.set()
@@ -255,7 +211,7 @@ class Publisher:
 
     def _flush_scheduled(self) -> None:
         self._is_scheduled = False
-        if not (self._is_flying or self._is_pausing):
+        if self._flight is None and not self._is_pausing:
             self._flush()
 
     async def _reconnect(self) -> None:
@@ -271,42 +227,43 @@ class Publisher:
         if not batches:
             self._answered_last = 0
             return
-        self._is_flying = True
-        self._flying = [item for _, items in batches for item in items]
+        flight = self._flight = Flight(batches)
         self._watch_deadlines()
         self._wire.gather()  # who reads what is sent here asks for it in the same write
         try:
-            self._wire.submit_scripts(
-                [self._call(place, items) for place, items in batches],
-                lambda answers: self._answered(batches, answers),
-            )
+            for place, items in batches:
+                self._wire.submit_script(
+                    self._call(place, items), functools.partial(self._answered, flight, place)
+                )
             self.on_sent(place for place, _ in batches)
         except Exception:
             log.exception("publishing: a mistake; what is under way is sent again over a new connection")
             self._wire.close()
-            if self._is_flying:  # it was not written
-                self._answered(batches, None)
+            for place in flight.still_open():  # it was not written
+                self._answered(flight, place, None)
         finally:
             self._wire.let_go()
 
-    def _answered(self, batches: list[tuple[Place, list[Item]]], answers: list[Answer] | None) -> None:
-        self._is_flying, self._flying = False, []
-        if answers is None:
-            for place, items in reversed(batches):
-                for item in reversed(items):
-                    item.flags |= REPEATED
-                    self._put_back(place, item)
-            self._answered_last = 0
+    def _answered(self, flight: Flight, place: Place, answer: Answer | None) -> None:
+        """What one partition has taken; None: the answer is lost, so it is sent again."""
+        items = flight.land(place)
+        if answer is None:
+            for item in reversed(items):
+                item.flags |= REPEATED
+                self._put_back(place, item)
         else:
-            pause = False
-            for (place, items), answer in zip(batches, answers, strict=True):
-                pause |= self._use(place, items, answer)
-            self._answered_last = sum(len(items) for _, items in batches)
-            if pause:
-                self._is_pausing = True
-                self._pauses = asyncio.get_running_loop().call_later(_ROOM_PAUSE, self._go_on)
-                return
-        if self._queues:
+            flight.answered += len(items)
+            flight.must_pause |= self._use(place, items, answer)
+        if flight.is_over and flight is self._flight:
+            self._landed(flight)
+
+    def _landed(self, flight: Flight) -> None:
+        self._flight = None
+        self._answered_last = flight.answered
+        if flight.must_pause:
+            self._is_pausing = True
+            self._pauses = self._loop.call_later(PAUSE, self._go_on)
+        elif self._queues:
             self._kick()
 
     def _use(self, place: Place, items: list[Item], answer: Answer) -> bool:
@@ -316,8 +273,7 @@ class Publisher:
         except Exception:
             log.exception("%s/%d: what Redis answered could not be used", *place)
             for item in items:
-                if not item.future.done():
-                    self._give_up(item)
+                item.give_up(self._link.address)
             return False
 
     def _go_on(self) -> None:
@@ -332,7 +288,7 @@ class Publisher:
             while queue and len(items) < _MOST and size < _MOST_BYTES:
                 item = queue.popleft()
                 if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
-                    self._give_up(item)
+                    item.give_up(self._link.address)
                 elif not item.future.done():  # nobody waits for it, and it was not sent: it need not be
                     item.sent, item.why = True, None
                     items.append(item)
@@ -371,22 +327,22 @@ class Publisher:
         if isinstance(answer, Refused):
             return self._refused(place, items, str(answer))
         topic, p = place
-        prefix = f"{topic}/{p}:"
+        prefix, last, why = f"{topic}/{p}:", None, ""
         for item, said in zip(items, answer, strict=False):
             if _ZERO <= said[0] <= _NINE:  # an entry: the first of that id
+                last = said
                 if not item.future.done():
                     item.future.set_result(Receipt(item.id, prefix + said.decode()))
             elif said == b"full":
-                self._no_room(place, item)
+                self._room.none_for(place, item)
             elif said[:1] == b"!":
-                return self._refused(place, items[len(answer) - 1 :], said[1:].decode())
-            elif not item.future.done():
-                item.future.set_result(_receipt(place, item, said))
-        last = next((said for said in reversed(answer) if said[:1].isdigit()), None)
+                why = said[1:].decode()  # nothing behind it was written
+            else:
+                item.confirm(place, said)
         if last is not None:
             self.ends[place] = last
             self._count(topic, len(answer))
-        return False
+        return bool(why) and self._refused(place, items[len(answer) - 1 :], why)
 
     def _count(self, topic: str, number: int) -> None:
         count, now, rate = self.counts.get(topic, 0), self._clock.monotonic(), self._rates.get(topic)
@@ -411,8 +367,7 @@ class Publisher:
                 self._put_back(place, item, explained(text, where=f"topic {place[0]!r}"))
             return True
         for item in items:
-            if not item.future.done():
-                item.future.set_exception(explained(text, where=f"topic {place[0]!r}"))
+            item.fail(explained(text, where=f"topic {place[0]!r}"))
         return False
 
     def _put_back(self, place: Place, item: Item, why: BusError | None = None) -> None:
@@ -421,7 +376,7 @@ class Publisher:
             return
         item.why = why
         if self._clock.monotonic() >= item.deadline:
-            self._give_up(item)
+            item.give_up(self._link.address)
             return
         queue = self._queues.get(place)
         if queue is None:
@@ -429,14 +384,27 @@ class Publisher:
         queue.appendleft(item)
         self._queued += 1
 
-    def _give_up(self, item: Item) -> None:
-        why = item.why
-        if why is not None:
-            item.future.set_exception(BusFull(why.message, where=why.where, fix=why.fix))
-        else:
-            item.future.set_exception(
-                self._unknown(item.id, "the answer was lost" if item.sent else "Redis cannot be reached")
-            )
+    async def _retry(self, place: Place, items: list[Item]) -> int:
+        """Once more, of a partition that was full: how many it has taken, from the first on."""
+        try:
+            await self._link.ready(self._wire)
+            [answer] = await self._wire.run([self._call(place, items)])
+        except Lost:
+            for item in items:
+                item.flags |= REPEATED
+            return 0
+        if isinstance(answer, Refused):
+            return 0
+        taken = 0
+        for item, said in zip(items, answer, strict=False):
+            if said == b"full" or said[:1] == b"!":
+                break
+            item.confirm(place, said)
+            if said[:1].isdigit():
+                self.ends[place] = said
+            taken += 1
+        self.on_sent((place,))
+        return taken
 
     # --- deadlines ----------------------------------------------------------------------------------
 
@@ -447,107 +415,11 @@ class Publisher:
 
     def _look_at_deadlines(self) -> None:
         self._timer = None
-        now, left = self._clock.monotonic(), 0
-        for item in itertools.chain(self._flying, *self._queues.values()):
+        now, waits = self._clock.monotonic(), False
+        flying = () if self._flight is None else self._flight.items()
+        for item in itertools.chain(flying, *self._queues.values()):
             if item.deadline <= now and not item.future.done():
-                self._give_up(item)
-            left += not item.future.done()
-        for place, waiting in self._full.items():
-            for item in waiting:
-                # He who looks for room tells those who wait in time, unless Redis has gone away meanwhile.
-                if item.deadline + _GRACE <= now and not item.future.done():
-                    item.future.set_exception(self._error(place, ""))
-                left += not item.future.done()
-        if left:
+                item.give_up(self._link.address)
+            waits = waits or not item.future.done()
+        if self._room.look_at_deadlines(now) or waits:
             self._watch_deadlines()
-
-    # --- room ---------------------------------------------------------------------------------------
-
-    def _no_room(self, place: Place, item: Item) -> None:
-        if item.flags & HANDLING:  # what it waited for might be itself
-            task = asyncio.get_running_loop().create_task(self._refuse(place, item))
-        else:
-            waiting = self._full.get(place)
-            if waiting is not None:
-                waiting.append(item)
-                return
-            self._full[place] = deque([item])
-            task = asyncio.get_running_loop().create_task(self._wait_for_room(place))
-        self._rooms.add(task)
-        task.add_done_callback(self._rooms.discard)
-
-    async def _refuse(self, place: Place, item: Item) -> None:
-        """At twice the limit; unless what is only retained holds it there."""
-        holder = await self._make_room(*place)
-        if item.flags & _REFUSED_ONCE:
-            if not item.future.done():
-                item.future.set_exception(self._error(place, holder))
-            return
-        item.flags |= _REFUSED_ONCE
-        self.send(place, item)
-
-    async def _wait_for_room(self, place: Place) -> None:
-        """Look again and again, one for all who wait in one partition."""
-        try:
-            await self._look_for_room(place, self._full[place])
-        finally:
-            for item in self._full.pop(place, ()):
-                if not item.future.done():
-                    item.future.set_exception(self._error(place, ""))
-
-    async def _look_for_room(self, place: Place, waiting: deque[Item]) -> None:
-        holder = ""
-        while waiting:
-            found = await self._make_room(*place)
-            holder = found or holder
-            if not found:
-                await self._try_again(place, waiting)
-            now = self._clock.monotonic()
-            for item in list(waiting):
-                if item.deadline <= now or item.future.done():
-                    waiting.remove(item)
-                    if not item.future.done():
-                        item.future.set_exception(self._error(place, holder))
-            if waiting:
-                left = min(item.deadline for item in waiting) - self._clock.monotonic()
-                await asyncio.sleep(max(0.0, min(_ROOM_PAUSE, left)))
-
-    async def _try_again(self, place: Place, waiting: deque[Item]) -> None:
-        items = [item for item in list(waiting)[:_MOST] if not item.future.done()]
-        try:
-            await self._link.ready(self._wire)
-            [answer] = await self._wire.run([self._call(place, items)])
-        except Lost:
-            for item in items:
-                item.flags |= REPEATED
-            return
-        if isinstance(answer, Refused):
-            return
-        for item, said in zip(items, answer, strict=False):
-            if said == b"full" or said[:1] == b"!":
-                break
-            waiting.remove(item)
-            if not item.future.done():
-                item.future.set_result(_receipt(place, item, said))
-            if said[:1].isdigit():
-                self.ends[place] = said
-
-    def _error(self, place: Place, group: str) -> BusFull:
-        topic = place[0]
-        return BusFull(
-            f"topic {topic!r} is at its limit of {self._limits.limit:,} events"
-            + (f"; group {group!r} has the oldest that is not handled" if group else ""),
-            topic=topic,
-            group=group,
-            fix=f"start its plugin, or give up what waits for it: plugbus group drop {group}"
-            if group
-            else "",
-        )
-
-
-def _receipt(place: Place, item: Item, said: bytes) -> Receipt:
-    """What Redis said of one event: its entry, or `d` (kept back); behind `=` where it is a repetition."""
-    is_first = said[:1] != b"="
-    entry = said if is_first else said[1:]
-    position = "delayed" if entry == b"d" else position_of(*place, entry)
-    return Receipt(item.id, position, duplicate=not is_first)

@@ -8,11 +8,12 @@ whoever sent something whose reply was lost is told so, and knows himself whethe
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import hiredis
 from redis.asyncio import ConnectionPool
@@ -28,6 +29,7 @@ _BUFFER = 256 << 10
 """Bytes that are read at once."""
 CONNECT = 4.0
 """Seconds for one try to connect."""
+_UNKNOWN = "NOSCRIPT"
 pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
 
 
@@ -83,7 +85,8 @@ class Wire(asyncio.BufferedProtocol):
         self._unread: list[bytes] = []
         self._buffer = memoryview(bytearray(_BUFFER))
         """What is read goes there: a new piece of that size for each read costs more than reading it."""
-        self._gathered: list[bytes] | None = None
+        self._gathered: list[bytes] = []
+        self._gatherings = 0
         self._former: tuple[str, ...] = ()
         """How the server knows the connection that this one replaces."""
         self._is_told = False
@@ -202,19 +205,20 @@ class Wire(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_soon(done, None)
             return
         self._waiting.append(_Waiting(count, self._loop.time(), done))
-        if self._gathered is None:
-            self._put(packed)
-        else:
+        if self._gatherings:
             self._gathered.append(packed)
+        else:
+            self._put(packed)
 
     def gather(self) -> None:
         """Hold what is written back until `let_go`, in the same turn of the event loop."""
-        self._gathered = []
+        self._gatherings += 1
 
     def let_go(self) -> None:
-        """Send it in one write: each costs as much as ten events."""
-        gathered, self._gathered = self._gathered, None
-        if gathered:
+        """Send it in one write: each costs as much as ten events. Of several, the outermost sends."""
+        self._gatherings -= 1
+        if self._gathered and not self._gatherings:
+            gathered, self._gathered = self._gathered, []
             self._put(b"".join(gathered))
 
     def _put(self, packed: bytes) -> None:
@@ -255,32 +259,46 @@ class Wire(asyncio.BufferedProtocol):
                 raise self._refused(reply)
         return replies
 
+    def submit_script(self, call: ScriptCall, done: Callable[[Answer | None], None]) -> None:
+        """`done` gets what it answered, or None where that is lost; it must not raise.
+
+        A script that the server does not know is sent whole, behind what was sent meanwhile.
+        """
+
+        def first(answer: Answer | None) -> None:
+            if isinstance(answer, Refused) and answer.code == _UNKNOWN:
+                self._evaluate(b"EVAL", call.script.text, call, second)
+            else:
+                done(answer)
+
+        def second(answer: Answer | None) -> None:
+            if isinstance(answer, Refused) and answer.code == _UNKNOWN:  # it was sent whole: of another call
+                self.close()
+                answer = None
+            done(answer)
+
+        self._evaluate(b"EVALSHA", call.script.sha, call, first)
+
     def submit_scripts(
         self, calls: Sequence[ScriptCall], done: Callable[[list[Answer] | None], None]
     ) -> None:
-        """Scripts, in one write. `done` gets what each answered, or None where that is lost.
+        """Several in one write. `done` gets what each answered, when all have; None where one is lost."""
+        answers: list[Answer | None] = [None] * len(calls)
+        left = len(calls)
 
-        Scripts that the server does not know are sent whole, after the others.
-        """
+        def answered(at: int, answer: Answer | None) -> None:
+            nonlocal left
+            answers[at] = answer
+            left -= 1
+            if not left:
+                done(None if None in answers else cast("list[Answer]", answers))
 
-        def first(answers: list[Answer] | None) -> None:
-            unknown = [at for at, answer in enumerate(answers or ()) if _is_unknown(answer)]
-            if answers is None or not unknown:
-                done(answers)
-                return
-
-            def second(again: list[Answer] | None) -> None:
-                if again is not None and any(map(_is_unknown, again)):  # it was sent whole: of another call
-                    self.close()
-                    again = None
-                if again is not None:
-                    for at, answer in zip(unknown, again, strict=True):
-                        answers[at] = answer
-                done(None if again is None else answers)
-
-            self._evaluate([calls[at] for at in unknown], b"EVAL", second)
-
-        self._evaluate(calls, b"EVALSHA", first)
+        self.gather()
+        try:
+            for at, call in enumerate(calls):
+                self.submit_script(call, functools.partial(answered, at))
+        finally:
+            self.let_go()
 
     async def run(self, calls: Sequence[ScriptCall]) -> list[Answer]:
         """The same for who awaits the answers. Raises `Lost`."""
@@ -305,35 +323,25 @@ class Wire(asyncio.BufferedProtocol):
         return answer
 
     def _evaluate(
-        self, calls: Sequence[ScriptCall], how: bytes, done: Callable[[list[Answer] | None], None]
+        self, how: bytes, script: bytes | str, call: ScriptCall, done: Callable[[Answer | None], None]
     ) -> None:
-        nonces = [b"%d" % next(self._nonces) for _ in calls]
-        commands: list[Command] = [
-            (
-                how, call.script.sha if how == b"EVALSHA" else call.script.text, len(call.keys),
-                *call.keys, nonce, *call.arguments,
-            )
-            for call, nonce in zip(calls, nonces, strict=True)
-        ]  # fmt: skip
+        nonce = b"%d" % next(self._nonces)
 
         def answered(replies: list[Any] | None) -> None:
             if replies is None:
                 done(None)
                 return
-            answers: list[Answer] = []
-            for reply, nonce in zip(replies, nonces, strict=True):
-                if isinstance(reply, list) and reply and reply[0] == nonce:
-                    del reply[0]
-                    answers.append(reply)
-                elif isinstance(reply, hiredis.ReplyError):
-                    answers.append(self._refused(reply))
-                else:  # of another call: so are all that follow
-                    self.close()
-                    done(None)
-                    return
-            done(answers)
+            [reply] = replies
+            if type(reply) is list and reply and reply[0] == nonce:
+                del reply[0]
+                done(reply)
+            elif isinstance(reply, hiredis.ReplyError):
+                done(self._refused(reply))
+            else:  # of another call: so are all that follow
+                self.close()
+                done(None)
 
-        self._write(b"".join(map(pack, commands)), len(commands), answered)
+        self._write(pack((how, script, len(call.keys), *call.keys, nonce, *call.arguments)), 1, answered)
 
     def _refused(self, reply: hiredis.ReplyError) -> Refused:
         """What somebody is told; where another server has become the master, it is looked for."""
@@ -376,7 +384,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def _fail(self) -> None:
         self._disarm()
-        self._unread = []
+        self._unread, self._gathered = [], []
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
             self._tell(one, None)
@@ -407,10 +415,6 @@ class Wire(asyncio.BufferedProtocol):
                 self.on_stall()
             else:
                 self._arm()
-
-
-def _is_unknown(answer: list[Any] | Refused) -> bool:
-    return isinstance(answer, Refused) and answer.code == "NOSCRIPT"
 
 
 async def _end(connection: Any) -> None:

@@ -96,6 +96,29 @@ async def test_a_connection_cut_before_the_publish(rig: Rig, server: Server, pro
     assert stored(server) == 2
 
 
+@needs(lease=2.0, partitions=2)
+async def test_a_partition_that_answers_late(rig: Rig, proxy: FaultProxy) -> None:
+    """What went out together is confirmed one by one: nobody waits for the answer of another partition."""
+    bus = await rig.open()
+    keys = dict[str, str]()
+    for key in map(str, range(9)):
+        [receipt] = await rig.publish(bus, 0, key=key)
+        keys.setdefault(receipt.position.partition(":")[0], key)
+    soon, late = keys.values()
+    before = proxy.on(None, Delay(), where=appends)
+    first = asyncio.create_task(rig.publish(bus, 1, key=soon))
+    await before.fired  # what follows gathers behind it, and goes out together
+    both = [asyncio.create_task(rig.publish(bus, n, key=key)) for n, key in ((2, soon), (3, late))]
+    rule = proxy.on(None, Delay(), where=appends, nth=2)
+    await rig.pause()
+    before.release()
+    await asyncio.gather(first, both[0])
+    await rule.fired
+    assert not both[1].done()
+    rule.release()
+    await both[1]
+
+
 @pytest.mark.parametrize("fault", [CutBefore(), CutAfter()], ids=["not sent", "reply lost"])
 @needs(lease=1.0)
 async def test_publishing_while_redis_stays_away(
@@ -166,6 +189,47 @@ async def test_a_lost_fetch_reply(rig: Rig, server: Server, proxy: FaultProxy) -
         await _until_done(rig, probe, range(n, n + 5))
         assert now() - began < SOON
     await rig.until(lambda: pending(server) == 0)
+    rig.judge()
+
+
+@needs(lease=2.0, partitions=8)
+async def test_a_backlog_in_many_partitions(rig: Rig, proxy: FaultProxy) -> None:
+    """What a turn asks for is bounded over all partitions, and each gets its turn."""
+    publisher = await rig.open(DIRECT)
+    await (await rig.on(publisher)).subscription.remove()
+    await asyncio.gather(*(rig.publish(publisher, n) for n in range(8_000)))
+    turns = [0]
+
+    def note(exchange: Exchange) -> bool:
+        if exchange.name == "MULTI":
+            turns.append(0)
+        elif exchange.name == "XREADGROUP":
+            turns[-1] += int(exchange.args[exchange.args.index(b"COUNT") + 1])
+        return False
+
+    proxy.on(None, Delay(), where=note)
+    await publisher.close()
+    probe = await rig.on(await rig.open())
+    await rig.until(lambda: len(probe.done) == 8_000)
+    assert 1_000 <= max(turns) < 1_500
+    rig.judge()
+
+
+@needs(lease=2.0)
+async def test_a_bell_that_nobody_else_rings(rig: Rig, proxy: FaultProxy) -> None:
+    """Who is alone is not woken by what he has published himself; of another he hears as soon as he comes."""
+    bus, count = await rig.open(), itertools.count()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await rig.until(lambda: 0 in probe.done)
+    proxy.on("XREAD", Delay(), where=lambda exchange: next(count) < 0)
+    for n in range(1, 51):
+        await rig.publish(bus, n)
+        await _until_done(rig, probe, [n])
+    assert next(count) < 25
+    other = await rig.open(DIRECT)
+    await rig.publish(other, 51)
+    await _until_done(rig, probe, [51])
     rig.judge()
 
 

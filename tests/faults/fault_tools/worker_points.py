@@ -56,18 +56,16 @@ class Watch:
         self._reached = reached
         self._armed: dict[Point, int] = {}
         """How many calls are still to come."""
-        watch, submit, send = self, Wire.submit_scripts, Transactions.send
+        watch, submit, send = self, Wire.submit_script, Transactions.send
 
-        def watched(
-            wire: Wire, calls: Sequence[ScriptCall], done: Callable[[list[Answer] | None], None]
-        ) -> None:
-            def answered(answers: list[Answer] | None) -> None:
-                if answers is not None:
-                    watch.look("after", calls)
-                done(answers)
+        def watched(wire: Wire, call: ScriptCall, done: Callable[[Answer | None], None]) -> None:
+            def answered(answer: Answer | None) -> None:
+                if answer is not None:
+                    watch.look("after", [call])
+                done(answer)
 
-            watch.look("before", calls)
-            submit(wire, calls, answered)
+            watch.look("before", [call])
+            submit(wire, call, answered)
 
         def watched_transaction(
             transactions: Transactions,
@@ -87,7 +85,7 @@ class Watch:
             watch.look("before", calls)
             send(transactions, settling, hungry, answered)
 
-        Wire.submit_scripts = watched  # type: ignore[assignment, method-assign]
+        Wire.submit_script = watched  # type: ignore[assignment, method-assign]
         Transactions.send = watched_transaction  # type: ignore[method-assign]
 
     def arm(self, point: Point) -> None:

@@ -1,0 +1,74 @@
+"""One event on its way to Redis, and what Redis says of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from contracts.errors import BusError, BusFull, PublishUnknown
+from contracts.event import Receipt
+
+from .layout import position_of
+from .packing import Fields
+
+REPEATED, HANDLING, DELAYED = 1, 2, 4
+"""Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work); it is
+kept back."""
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+class Item:
+    """One event on its way."""
+
+    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "is_refused", "name", "sent", "why")
+
+    def __init__(
+        self, id: str, source: str, fields: Fields, flags: int, deadline: float,
+        future: asyncio.Future[Receipt], due: str = "",
+    ) -> None:  # fmt: skip
+        self.id = id
+        self.name = f"{source}\n{id}"
+        self.fields = fields
+        self.flags = flags
+        self.deadline = deadline
+        self.due = due
+        self.future = future
+        self.sent = False
+        """It may be in Redis already."""
+        self.is_refused = False
+        """There was no room for it at twice the limit; room was looked for since."""
+        self.why: BusError | None = None
+        """Why Redis has not taken it."""
+
+    def confirm(self, place: Place, said: bytes) -> None:
+        """`said`: its entry, or `d` (kept back); behind `=` where it is a repetition."""
+        if self.future.done():
+            return
+        is_first = said[:1] != b"="
+        entry = said if is_first else said[1:]
+        position = "delayed" if entry == b"d" else position_of(*place, entry)
+        self.future.set_result(Receipt(self.id, position, duplicate=not is_first))
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def give_up(self, address: str) -> None:
+        """Its time is over. `address`: of the server, for people."""
+        why = self.why
+        if why is not None:
+            self.fail(BusFull(why.message, where=why.where, fix=why.fix))
+        else:
+            why_not = "the answer was lost" if self.sent else "Redis cannot be reached"
+            self.fail(unknown(self.id, why_not, address))
+
+
+def unknown(id: str, why: str, address: str) -> PublishUnknown:
+    """What a publisher is told who does not know whether his event was taken."""
+    return PublishUnknown(
+        f"event {id!r} was not confirmed in time: {why}",
+        event_id=id,
+        where=address,
+        fix="publish it again with the same id: it will be one event",
+    )
