@@ -24,6 +24,8 @@ log = logging.getLogger("plugbus.bus")
 
 _AGAIN = 0.05
 """Seconds until it is nudged again, after the connection for that was cut."""
+_LATER = 0.1
+"""Seconds without anything new in a stream until it is listened to where nobody else publishes."""
 
 
 class Listener(Protocol):
@@ -54,13 +56,19 @@ class Bell:
         self.inbox_at = b"0-0"
         self.letters: Callable[[list[Any]], None] = lambda entries: None
         self._task: asyncio.Task[None] | None = None
+        self._late: dict[Any, float] = {}
+        """Who is listened for only from a moment on."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
+        self._task = self._loop.create_task(
             keep_on("the bell", self._turn, lambda: self._core.is_closed), name="plugbus:redis:bell"
         )
 
     async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -75,12 +83,47 @@ class Bell:
         if self._asked and (asked is None or order_of(asked) > order_of(listener.last)):
             self.nudge()
 
+    def listen_later(self, listener: Any) -> None:
+        """The same, for who looks himself whenever this bus publishes something.
+
+        As long as no other replica is there, nothing else is expected, and the bell would ring behind each
+        event whose fetch has gone out with it. So it is listened to when that has ceased for a while.
+        """
+        if self._core.members.is_alone:
+            self.forget(listener)
+            self._late[listener] = self._loop.time() + _LATER
+            if self._timer is None:
+                self._timer = self._loop.call_later(_LATER, self._look_for_late)
+        else:
+            self.listen(listener)
+
+    def hurry(self) -> None:
+        """Somebody else may have something for those that would be listened for later."""
+        late, self._late = self._late, {}
+        for listener in late:
+            if listener.is_dry:
+                self.listen(listener)
+
+    def _look_for_late(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for listener, due in list(self._late.items()):
+            if due <= now or not listener.is_dry:
+                del self._late[listener]
+                if listener.is_dry:
+                    self.listen(listener)
+        if self._late:
+            self._timer = self._loop.call_at(min(self._late.values()), self._look_for_late)
+
     def hears(self, listener: Any) -> bool:
         """Whether it rings for this one."""
+        if listener in self._late:
+            return True
         key = self._core.keys.stream(listener.topic, listener.number).encode()
         return listener in self._listeners.get(key, ())
 
     def forget(self, listener: Any) -> None:
+        self._late.pop(listener, None)
         key = self._core.keys.stream(listener.topic, listener.number).encode()
         there = self._listeners.get(key)
         if there is not None:

@@ -261,6 +261,8 @@ class Core:
             hosting.set_paused(record.paused is not None or self.groups.is_pausing(hosting.spec.group))
             hosting.change(record.spec)
         self.inbox.changed()
+        if not self.members.is_alone:
+            self.bell.hurry()
         self.ownership.place_soon()
         for tail in self.tails:
             tail.wake()

@@ -89,6 +89,7 @@ class Delayed:
                     script("undelay"), (keys.delayed(p), keys.kept_back(p)),
                     _MOST, core.limits.limit, keys.of_partition(p),
                 )  # fmt: skip
+                core.bell.hurry()
                 if refused:
                     following.append(_NO_ROOM)
                 elif due:

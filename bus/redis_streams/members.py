@@ -167,6 +167,12 @@ class Members:
         if known is not None and abs(offset_ms - known) > _JUMP_MS:
             log.warning("the clock of Redis has jumped by %+.1f s", (offset_ms - known) / 1e3)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other replica stands in the table of replicas, as far as is known."""
+        replicas = self._core.registry.view.replicas
+        return not replicas or (len(replicas) == 1 and self._core.replica in replicas)
+
     async def living(self, replicas: Iterable[str]) -> set[str]:
         """Those that give a sign of life: whoever has not beaten since we look is asked."""
         names = set(replicas)

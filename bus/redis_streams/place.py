@@ -90,7 +90,7 @@ class RedisPlace(GroupPartition):
 
     __slots__ = (
         "_ahead", "_counted", "_next_rank", "fetching", "filled_at", "holding", "is_dry",
-        "is_in_doubt", "journal", "last", "most", "names", "number_read", "waiters", "wanted",
+        "is_in_doubt", "is_promised", "journal", "last", "most", "names", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, topic: str, lot_limit: int, order: str, handler: str) -> None:
@@ -109,7 +109,8 @@ class RedisPlace(GroupPartition):
         """The number of the last event that was read; None: not known. What comes next must follow it."""
         self.is_dry = False
         """There was nothing more to read; the bell tells when there is."""
-        self.fetching = False
+        self.fetching = self.is_promised = False
+        """A fetch is under way; since it was sent, something was published here that it may not see."""
         self.wanted = _FIRST_FETCH
         """Entries that are read at once; grows while they are handled fast."""
         self.filled_at = 0.0

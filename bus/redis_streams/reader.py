@@ -30,6 +30,9 @@ log = logging.getLogger("plugbus.bus")
 
 MOST = 500
 """Entries of one fetch: Redis does nothing else meanwhile."""
+_TURN = 2 * MOST
+"""Entries of all fetches of one turn, about: what comes at once is read at once. With more, Redis and this
+process work by turns instead of side by side, and what was read has left the cache when it is handled."""
 _MOST_BYTES = 8 << 20
 _FAST, _SLOW = 0.05, 0.5
 """Seconds for one fetch to be handled, below and above which the next is larger or smaller."""
@@ -125,16 +128,16 @@ class Reader:
         """This bus has just sent something to these partitions: who has read them to the end looks at once.
 
         The server has most likely taken it when the fetch arrives, so one round trip is saved. If not, the
-        bell rings as ever.
+        bell rings. A fetch that is under way may come too early for it, so another follows.
         """
         for stream in streams:
             for place in self.places.get(stream, ()):
-                if place.is_dry and not place.fetching:
+                if place.fetching:
+                    place.is_promised = True
+                elif place.is_dry:
                     place.is_dry = False
                     if self._is_hungry(place):
                         self._hungry[place] = None
-                    else:
-                        place.is_dry = True
         if self._hungry:
             self._kick()
 
@@ -160,7 +163,7 @@ class Reader:
         _release(place)
 
     async def round(self) -> None:
-        """Return when what is wanted now has been asked and answered."""
+        """Return with the next answers, if something is asked or wanted."""
         if self._is_flying or self._hungry or self.dirty:
             future = asyncio.get_running_loop().create_future()
             self._rounds.append(future)
@@ -237,7 +240,7 @@ class Reader:
     def _turn(self) -> None:
         places, self.dirty = list(self.dirty), {}
         settling = [place for place in places if self._has_to_say(place)]
-        hungry, self._hungry = [place for place in self._hungry if self._is_hungry(place)], {}
+        hungry = self._next_hungry()
         for place in places:
             if place.holding.is_lost or not place.has_news:
                 _release(place)  # there was nothing to write
@@ -245,7 +248,7 @@ class Reader:
             self._end_round()
             return
         for place in hungry:
-            place.fetching = True
+            place.fetching, place.is_promised = True, False
         self._is_flying = True
 
         def answered(answers: list[Answer] | None) -> None:
@@ -263,6 +266,20 @@ class Reader:
             self._wire.close()
             if self._is_flying:  # it was not written
                 self._answered(settling, hungry, None)
+
+    def _next_hungry(self) -> list[RedisPlace]:
+        """Who fetches in this turn. The others are the first of the next."""
+        chosen, later, wanted = list[RedisPlace](), dict[RedisPlace, None](), 0
+        for place in self._hungry:
+            if not self._is_hungry(place):
+                continue
+            if wanted < _TURN:
+                wanted += place.wanted
+                chosen.append(place)
+            else:
+                later[place] = None
+        self._hungry = later
+        return chosen
 
     def _answered(
         self, settled: list[RedisPlace], hungry: list[RedisPlace], answers: list[Answer] | None
@@ -368,7 +385,7 @@ class Reader:
             return
         else:
             entries = answer[1][0][1] if answer[1] else []
-        place.is_dry = len(entries) < place.wanted
+        place.is_dry = len(entries) < place.wanted and not place.is_promised
         try:
             rest = self._add(place, entries) if entries else []
         except OutOfLine:
@@ -388,7 +405,7 @@ class Reader:
         if place.replay is not None:
             place.holding.hosting.loop.wake()
         if place.is_dry:
-            self._core.bell.listen(place)
+            self._core.bell.listen_later(place)
         else:
             place.filled_at = self._monotonic()
             self.hungry(place)
