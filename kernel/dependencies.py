@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from graphlib import TopologicalSorter
 
 from contracts.metadata import PluginMetadata
 
@@ -27,18 +26,36 @@ def soft_edges(metadatas: Iterable[PluginMetadata]) -> dict[str, set[str]]:
 
 def within(graph: Graph, ids: AbstractSet[str]) -> dict[str, set[str]]:
     """The part of the graph that lies between `ids`."""
-    return {node: set(graph[node]) & ids for node in graph if node in ids}
+    return {node: {one for one in others if one in ids} for node, others in graph.items() if node in ids}
 
 
 def waves_of(graph: Graph) -> tuple[tuple[str, ...], ...]:
-    """The nodes in waves: each starts after all those that it needs. The graph must be free of circles."""
-    sorter = TopologicalSorter(graph)
-    sorter.prepare()
+    """The nodes in waves: each starts after all those that it needs.
+
+    What lies on a circle, or needs what does, is in none.
+    """
+    left = {node: len(others) for node, others in graph.items()}
+    users = users_of(graph)
     waves = []
-    while ready := tuple(sorted(sorter.get_ready())):
-        waves.append(ready)
-        sorter.done(*ready)
+    ready = [node for node, count in left.items() if not count]
+    while ready:
+        waves.append(tuple(sorted(ready)))
+        ready = []
+        for node in waves[-1]:
+            for user in users.get(node, ()):
+                left[user] -= 1
+                if not left[user]:
+                    ready.append(user)
     return tuple(waves)
+
+
+def users_of(graph: Graph) -> dict[str, list[str]]:
+    """The graph turned round; who is needed by nobody is not in it."""
+    users: dict[str, list[str]] = {}
+    for node, others in graph.items():
+        for other in others:
+            users.setdefault(other, []).append(node)
+    return users
 
 
 def circles_of(graph: Graph) -> dict[str, tuple[str, ...]]:
@@ -55,32 +72,13 @@ def circles_of(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 def _core(graph: Graph) -> dict[str, set[str]]:
     """What is left when everything that cannot lie on a circle is taken away."""
-    core = within(graph, set(graph))
-    for _ in range(2):  # once from those that need nobody, once from those that nobody needs
-        core = _without_leaves(_reversed(core))
-    return core
+    behind = _without_waves(graph)  # those that lie on a circle or need one that does
+    users = users_of(behind)
+    return within(behind, _without_waves({node: {*users.get(node, ())} for node in behind}).keys())
 
 
-def _reversed(graph: Graph) -> dict[str, set[str]]:
-    turned: dict[str, set[str]] = {node: set() for node in graph}
-    for node, others in graph.items():
-        for other in others:
-            turned[other].add(node)
-    return turned
-
-
-def _without_leaves(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    left = {node: len(others) for node, others in graph.items()}
-    users = _reversed(graph)
-    leaves = [node for node, count in left.items() if not count]
-    while leaves:
-        leaf = leaves.pop()
-        del left[leaf]
-        for user in users[leaf]:
-            left[user] -= 1
-            if not left[user]:
-                leaves.append(user)
-    return within(graph, left.keys())
+def _without_waves(graph: Graph) -> dict[str, set[str]]:
+    return within(graph, graph.keys() - {node for wave in waves_of(graph) for node in wave})
 
 
 def _way_back(graph: Graph, start: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from contracts.errors import (
 )
 from contracts.metadata import PluginDependency, PluginMetadata, satisfies
 
-from .dependencies import Graph, circles_of, hard_edges, soft_edges, waves_of, within
+from .dependencies import Graph, circles_of, hard_edges, soft_edges, users_of, waves_of, within
 from .manifest_problems import suggestion
 
 LONGEST_CHAIN = 10
@@ -51,6 +51,12 @@ class _World:
     plugbus_version: str | None = None
     bus_features: Features | None = None
     problems: Problems = field(default_factory=dict)
+    graph: Graph = field(init=False)
+    """What those that are present need of each other."""
+
+    def __post_init__(self) -> None:
+        graph = within(hard_edges(self.present.values()), self.present.keys())
+        object.__setattr__(self, "graph", graph)
 
     def add(self, plugin_id: str, error: DependencyError | None) -> None:
         if error is not None:
@@ -208,8 +214,7 @@ def _at_least(version: str) -> str:
 
 
 def _check_circles(world: _World) -> None:
-    graph = within(hard_edges(world.present.values()), world.present.keys())
-    for plugin_id, circle in circles_of(graph).items():
+    for plugin_id, circle in circles_of(world.graph).items():
         error = CircularDependencyError(
             f"depends on itself: {_arrows(circle)}",
             plugin_id=plugin_id,
@@ -222,10 +227,9 @@ def _check_circles(world: _World) -> None:
 
 def _refuse_followers(world: _World) -> None:
     """Refuse who needs a refused one, nearest first, so that each chain is a shortest one."""
-    users: dict[str, list[str]] = {}
-    for metadata in world.present.values():
-        for wanted in metadata.dependencies:
-            users.setdefault(wanted.plugin_id, []).append(metadata.plugin_id)
+    if not world.problems:
+        return
+    users = users_of(world.graph)
     told = {
         (error.plugin_id, error.chain[1])
         for errors in world.problems.values()
@@ -283,7 +287,7 @@ def _resolution(world: _World) -> Resolution:
 
 def _with_wishes(world: _World, starting: set[str]) -> tuple[Graph, tuple[str, ...]]:
     """The graph to start by: dependencies, and the wishes that do not contradict them or each other."""
-    hard = within(hard_edges(world.present.values()), starting)
+    hard = within(world.graph, starting) if world.problems else world.graph
     soft = within(soft_edges(world.present.values()), starting)
     if not any(soft.values()):
         return hard, ()

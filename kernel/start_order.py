@@ -41,7 +41,8 @@ class RegistryResolver:
         return self._among(present).problems.get(record.plugin_id, ())
 
     def _among(self, records: Sequence[PluginRecord]) -> Resolution:
-        others = [record for record in self._registry if record not in records]
+        chosen = set(records)
+        others = [record for record in self._registry if record not in chosen]
         return DependencyResolver().resolve(
             [record.metadata for record in records],
             plugbus_version=self._version,
