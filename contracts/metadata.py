@@ -48,7 +48,6 @@ def _specifier(value: str) -> str:
     return value
 
 
-@lru_cache
 def _pattern(value: str) -> str:
     try:
         return check_pattern(value)

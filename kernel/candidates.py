@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -13,7 +12,7 @@ from typing import Any
 from contracts.errors import ManifestError
 
 from .discovered import PACKAGE, Discovered
-from .fingerprint import Fingerprint, TooLarge, fingerprint
+from .fingerprint import Fingerprint, fingerprint
 from .manifest import (
     Manifest,
     Problem,
@@ -24,7 +23,9 @@ from .manifest import (
     read_manifest,
 )
 from .manifest_problems import suggestion
+from .manifest_reader import cannot_be_read
 from .modules import Location, locate, submodule
+from .plugin_files import PluginFiles, TooLarge
 from .plugin_source import PluginClass, find_plugin_class, plugin_classes
 from .project_file import PROJECT_FILE, project_of, requirements_in
 
@@ -33,88 +34,89 @@ Find = Callable[[str], Location | None]
 CLASS_FILES = ("plugin.py", "__init__.py")
 """Where the class of a folder is looked for when no manifest names it."""
 MAX_ENTRY_POINT = 500
-_NO_FOLDER = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
+_NOT_THERE = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 
 
 def look_at(path: Path, source: str) -> Discovered | None:
     """The plugin that a file or folder is, or None where it is none. Raises `ManifestError`, `OSError`."""
     try:
-        names = os.listdir(path)  # noqa: PTH208 - a thousand times a Path for each file is too slow
+        files = PluginFiles(path)
     except OSError as error:
-        if error.errno not in _NO_FOLDER:
+        if error.errno not in _NOT_THERE:
             raise
-    else:
-        return _folder(path, names, source)
-    if path.is_symlink() and not path.exists():
-        problem = Problem(f"'{path.name}' is a link that leads nowhere", "mend or remove the link")
-        raise manifest_error(path, [problem])
-    if path.suffix == ".py":
-        return _single_file(path, source)
-    return None
+        _refuse_if_meant(path, error)
+        return None
+    if files.is_folder:
+        return _folder(files, source)
+    return _single_file(files, source) if path.suffix == ".py" else None
 
 
 def from_manifest(file: Path, source: str) -> Discovered:
     """The plugin of a manifest file; its code lies beside it. Raises `ManifestError`, `OSError`."""
-    return _with_manifest(read_manifest(file), file.parent, source)
+    manifest = read_manifest(file)
+    return _with_manifest(manifest, PluginFiles(file.parent), source)
 
 
-def _folder(folder: Path, names: Sequence[str], source: str) -> Discovered | None:
-    found = _found_in(folder, names, source)
-    if found is not None and PROJECT_FILE in names:
-        return replace(found, requirements=requirements_in(project_of(folder)))
+def _refuse_if_meant(path: Path, error: OSError) -> None:
+    """A name that leads to nothing is an error where it is a link, or the file of a plugin."""
+    if path.is_symlink() and not path.exists():
+        problem = Problem(f"'{path.name}' is a link that leads nowhere", "mend or remove the link")
+        raise manifest_error(path, [problem])
+    if path.suffix == ".py":
+        raise manifest_error(path, [cannot_be_read(path, error)])
+
+
+def _folder(files: PluginFiles, source: str) -> Discovered | None:
+    found = _found_in(files, source)
+    if found is not None and PROJECT_FILE in files.names:
+        return replace(found, requirements=requirements_in(project_of(files.root, files.read)))
     return found
 
 
-def _found_in(folder: Path, names: Sequence[str], source: str) -> Discovered | None:
-    if manifest := manifest_in(folder, names):
-        return _with_manifest(read_manifest(manifest), folder, source, names)
+def _found_in(files: PluginFiles, source: str) -> Discovered | None:
+    if manifest := manifest_in(files.root, files.names):
+        return _with_manifest(read_manifest(manifest, files.read), files, source)
     for name in CLASS_FILES:
-        if name in names and (found := find_plugin_class(folder / name)):
-            return _with_class(found, folder / name, folder, name.removesuffix(".py"), source)
+        file = files.root / name
+        if name in files.names and (found := find_plugin_class(file, files.read)):
+            return _with_class(found, file, files, file.stem, source)
     return None
 
 
-def _single_file(file: Path, source: str) -> Discovered | None:
-    found = find_plugin_class(file)
-    if found is None:
-        return None
-    return _with_class(found, file, file.parent, file.stem, source, single_file=True)
+def _single_file(files: PluginFiles, source: str) -> Discovered | None:
+    file = files.root
+    found = find_plugin_class(file, files.read)
+    return _with_class(found, file, files, file.stem, source) if found else None
 
 
-def _with_manifest(
-    manifest: Manifest, folder: Path, source: str, names: Sequence[str] | None = None
-) -> Discovered:
+def _with_manifest(manifest: Manifest, files: PluginFiles, source: str) -> Discovered:
     """A folder with a manifest, whose `entry_point` is relative to it."""
     problems: list[Problem] = []
     written = manifest.data.get("entry_point")
     if written is None:
-        entry_point = _class_of_folder(manifest, folder, names, problems)
+        entry_point = _class_of_folder(manifest, files, problems)
     else:
-        entry_point = _module_of_folder(manifest, folder, str(written), names, problems)
-    files = _fingerprint(folder)
-    filled = _filled(files, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
+        entry_point = _module_of_folder(manifest, files, str(written), problems)
+    prints = _fingerprint(files)
+    filled = _filled(prints, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
     metadata = build_metadata(manifest, extra=problems, filled=filled)
     module, _, class_name = metadata.entry_point.partition(":")
-    return Discovered(metadata, folder, module, class_name, marks=files.marks)
+    return Discovered(metadata, files.root, module, class_name, marks=prints.marks)
 
 
-def _class_of_folder(
-    manifest: Manifest, folder: Path, names: Sequence[str] | None, problems: list[Problem]
-) -> str:
+def _class_of_folder(manifest: Manifest, files: PluginFiles, problems: list[Problem]) -> str:
     """The one plugin class of a folder whose manifest does not name it."""
     own = f"{manifest.data.get('plugin_id')}.py"
     for name in dict.fromkeys((*CLASS_FILES, own)):
-        if name in (os.listdir(folder) if names is None else names):  # noqa: PTH208 - as above
-            classes = plugin_classes(folder / name)
+        if name in files.names:
+            classes = plugin_classes(files.root / name, files.read)
             if len(classes) == 1:
                 return f"{name.removesuffix('.py')}:{classes[0].name}"
     problems.append(Problem("'entry_point' is missing", manifest.example("entry_point", "module:Class")))
     return ""
 
 
-def _module_of_folder(
-    manifest: Manifest, folder: Path, written: str, names: Sequence[str] | None, problems: list[Problem]
-) -> str:
+def _module_of_folder(manifest: Manifest, files: PluginFiles, written: str, problems: list[Problem]) -> str:
     """`written`, where its module exists; a folder named like the module may hold the class itself."""
     module, _, class_name = written.partition(":")
     if not all(word.isidentifier() for word in module.split(".")) or not class_name:
@@ -123,42 +125,44 @@ def _module_of_folder(
         text = f"'entry_point' is longer than {MAX_ENTRY_POINT} characters"
         problems.append(Problem(text, manifest.example("entry_point", "module:Class")))
         return ""
-    if f"{module}.py" in (names or ()):
+    if f"{module}.py" in files.names:
         return ""
+    folder = files.root
     location = submodule([folder], module)
     if location is not None and location.file is not None:
         return ""
     if module == PACKAGE or (module == folder.name and (folder / "__init__.py").is_file()):
         return f"{PACKAGE}:{class_name}"
-    present = [Path(name).stem for name in names or os.listdir(folder)]  # noqa: PTH208 - as above
-    meant = suggestion(module, present)
+    meant = suggestion(module, [Path(name).stem for name in files.names])
     text = f"'entry_point' names the module '{module}', but there is no '{module.replace('.', '/')}.py'"
     fix = manifest.example("entry_point", f"{meant or 'module'}:{class_name}")
     problems.append(Problem(text, fix, manifest.line_of(("entry_point",))))
     return ""
 
 
-def _with_class(
-    found: PluginClass, file: Path, root: Path, module: str, source: str, *, single_file: bool = False
-) -> Discovered:
+def _with_class(found: PluginClass, file: Path, files: PluginFiles, module: str, source: str) -> Discovered:
     """A plugin whose manifest stands in its class line."""
     manifest = found.manifest(file, f"{module}:{found.name}")
-    files = _fingerprint(file if single_file else root)
-    metadata = build_metadata(manifest, extra=found.problems, filled=_filled(files, file, source, {}))
-    return Discovered(metadata, root, module, found.name, single_file=single_file, marks=files.marks)
+    prints = _fingerprint(files)
+    metadata = build_metadata(manifest, extra=found.problems, filled=_filled(prints, file, source, {}))
+    root = files.root if files.is_folder else file.parent
+    single = not files.is_folder
+    return Discovered(metadata, root, module, found.name, single_file=single, marks=prints.marks)
 
 
-def _fingerprint(code: Path) -> Fingerprint:
+def _fingerprint(files: PluginFiles) -> Fingerprint:
     try:
-        return fingerprint(code)
+        return fingerprint(files)
     except TooLarge as error:
         fix = "keep data, environments and build results out of a plugin's folder"
-        raise manifest_error(code, [Problem(f"the folder is too large for a plugin: {error}", fix)]) from None
+        raise manifest_error(
+            files.root, [Problem(f"the folder is too large for a plugin: {error}", fix)]
+        ) from None
 
 
-def _filled(files: Fingerprint, file: Path, source: str, more: dict[str, Any]) -> dict[str, Any]:
+def _filled(prints: Fingerprint, file: Path, source: str, more: dict[str, Any]) -> dict[str, Any]:
     found = {"source": source, "file_path": str(file)}
-    return {**found, "size_bytes": files.size, "checksum": files.checksum, **more}
+    return {**found, "size_bytes": prints.size, "checksum": prints.checksum, **more}
 
 
 # --- entry points ---------------------------------------------------------------------------------
@@ -178,8 +182,9 @@ def from_entry_point(point: EntryPoint, source: str, find: Find = locate) -> Dis
     file = location.file
     root = _top_package(module, location, find)
     if root is None:
-        found = _class_named(plugin_classes(file), class_name, file)
-        discovered = _with_class(found, file, file.parent, file.stem, source, single_file=True)
+        files = PluginFiles(file)
+        found = _class_named(plugin_classes(file, files.read), class_name, file)
+        discovered = _with_class(found, file, files, file.stem, source)
     else:
         discovered = _in_package(file, root, class_name, source)
     return _named(discovered, point)
@@ -209,13 +214,14 @@ def _in_package(file: Path, root: Path, class_name: str, source: str) -> Discove
     inner = file.relative_to(root).with_suffix("").parts
     module = ".".join(inner[:-1] if len(inner) > 1 and inner[-1] == PACKAGE else inner)
     manifest_file = manifest_in(file.parent)
+    files = PluginFiles(root)
     if manifest_file is None:
-        found = _class_named(plugin_classes(file), class_name, file)
-        return _with_class(found, file, root, module, source)
-    manifest = read_manifest(manifest_file)
+        found = _class_named(plugin_classes(file, files.read), class_name, file)
+        return _with_class(found, file, files, module, source)
+    manifest = read_manifest(manifest_file, files.read)
     class_name = class_name or str(manifest.data.get("entry_point", "")).rpartition(":")[2]
     named = {"entry_point": f"{module}:{class_name}"}
-    filled = _filled(_fingerprint(root), manifest_file, source, named)
+    filled = _filled(_fingerprint(files), manifest_file, source, named)
     return Discovered(build_metadata(manifest, filled=filled), root, module, class_name)
 
 

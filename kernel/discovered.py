@@ -10,7 +10,7 @@ from typing import Literal
 from contracts.errors import PlugbusError
 from contracts.metadata import PluginMetadata
 
-from .fingerprint import Marks
+from .marks import Marks
 
 ENTRY_POINT_GROUP = "plugbus.plugins"
 PACKAGE = "__init__"

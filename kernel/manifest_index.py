@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from contracts.metadata import PluginMetadata
 
 from .discovered import Discovered
-from .fingerprint import Marks
+from .marks import Marks
 from .whole_file import write_whole
 
 FILE_NAME = "manifests.json"

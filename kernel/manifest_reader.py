@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .bounded import MAX_BYTES, ReadFile, read_bounded
 from .manifest_problems import MAX_DEPTH, NOUNS, Manifest, Problem, manifest_error, too_deep
 
 if TYPE_CHECKING:
     import yaml
-
-MAX_BYTES = 1024 * 1024
-_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""Without the first, opening a pipe would wait for somebody to write into it."""
 
 _PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*"
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
@@ -40,12 +35,12 @@ class Unreadable(ValueError):
         self.line = line
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, read: ReadFile = read_bounded) -> Manifest:
     """Read one manifest file; its values are not checked yet.
 
     Raises `ManifestError` for what cannot be read, with the line where the format tells it.
     """
-    text = _text(path)
+    text = _text(path, read)
     style = _STYLES.get(path.suffix)
     if style is None:
         raise manifest_error(path, [Problem("a manifest ends in .toml, .json, .yaml or .yml", "rename it")])
@@ -66,18 +61,6 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path, data, style, text)
 
 
-def read_bounded(path: Path) -> bytes:
-    """At most one byte more than `MAX_BYTES`. Raises `OSError`, also for what is no regular file."""
-    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(None, "it is not a regular file")
-        return os.read(descriptor, min(status.st_size, MAX_BYTES) + 1)
-    finally:
-        os.close(descriptor)
-
-
 def has_deep_key(text: str) -> re.Match[str] | None:
     """Where a TOML text has a dotted key that tomllib must not see."""
     return _DEEP_KEY.search(text) if text.count(".") > MAX_DEPTH else None
@@ -92,9 +75,9 @@ def cannot_be_read(path: Path, error: OSError) -> Problem:
     )
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, read: ReadFile) -> str:
     try:
-        content = read_bounded(path)
+        content = read(path)
     except OSError as error:
         raise manifest_error(path, [cannot_be_read(path, error)]) from None
     if len(content) > MAX_BYTES:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .bounded import MAX_BYTES, ReadFile, read_bounded
 from .manifest import Manifest, Problem, manifest_error, no_plugin_id
-from .manifest_reader import MAX_BYTES, cannot_be_read, read_bounded
+from .manifest_reader import cannot_be_read
 
 _BASE = "BasePlugin"
 _ENUMS = ("SecurityLevel", "Permission")
@@ -37,12 +38,12 @@ class PluginClass:
         return Manifest(path, {"entry_point": entry_point, **self.keywords}, "python", lines=self.lines)
 
 
-def find_plugin_class(path: Path) -> PluginClass | None:
+def find_plugin_class(path: Path, read: ReadFile = read_bounded) -> PluginClass | None:
     """The plugin class with an id in its class line, or None where the file has no plugin class at all.
 
     Raises `ManifestError` for a file that cannot be read or parsed, and for several plugins in one.
     """
-    classes = plugin_classes(path)
+    classes = plugin_classes(path, read)
     named = [found for found in classes if found.has_id]
     if len(named) > 1:
         names = " and ".join(f"{found.name} (line {found.line})" for found in named)
@@ -55,10 +56,10 @@ def find_plugin_class(path: Path) -> PluginClass | None:
     return named[0] if named else None
 
 
-def plugin_classes(path: Path) -> Sequence[PluginClass]:
+def plugin_classes(path: Path, read: ReadFile = read_bounded) -> Sequence[PluginClass]:
     """All plugin classes of a file, in order. Raises `ManifestError` as `find_plugin_class`."""
     try:
-        source = read_bounded(path)
+        source = read(path)
     except OSError as error:
         raise manifest_error(path, [cannot_be_read(path, error)]) from None
     if _BASE.encode() not in source and b"plugin_id" not in source:

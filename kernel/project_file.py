@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .bounded import MAX_BYTES, ReadFile, read_bounded
 from .manifest_problems import MAX_DEPTH, Problem, manifest_error
-from .manifest_reader import MAX_BYTES, cannot_be_read, has_deep_key, read_bounded
+from .manifest_reader import cannot_be_read, has_deep_key
 
 PROJECT_FILE = "pyproject.toml"
 
 
-def project_of(folder: Path) -> Mapping[str, Any]:
+def project_of(folder: Path, read: ReadFile = read_bounded) -> Mapping[str, Any]:
     """The table `project` of a folder's `pyproject.toml`, empty if there is none. Raises `ManifestError`."""
     file = folder / PROJECT_FILE
     if not file.is_file():
         return {}
     try:
-        said = _parsed(read_bounded(file))
+        said = _parsed(read(file))
     except OSError as error:
         raise manifest_error(file, [cannot_be_read(file, error)]) from None
     except (ValueError, RecursionError) as error:  # not TOML, or not UTF-8

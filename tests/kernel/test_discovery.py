@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import ManifestError
 from contracts.security import SecurityLevel
-from kernel import fingerprint
+from kernel import bounded, plugin_files
 from kernel.discovery import Discovery, PluginDiscovery, Source
 
 GREETER = """\
@@ -246,11 +246,11 @@ def test_an_unreadable_file_is_a_refusal(
 ) -> None:
     """A manifest without read permission is named; the others go on."""
 
-    def denied(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+    def denied(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
 
     write("a/plugin.toml", MANIFEST.format("a"))
-    monkeypatch.setattr("kernel.manifest_reader.read_bounded", denied)
+    monkeypatch.setattr("kernel.bounded.os.open", denied)
     error = refused(scan(tmp_path))
     assert error.message == "'plugin.toml' cannot be read: Permission denied"
 
@@ -269,7 +269,7 @@ def test_an_unreadable_file_inside_is_named(
             raise PermissionError(13, "Permission denied", path)
         return whole(path, flags)
 
-    monkeypatch.setattr("kernel.fingerprint.os.open", denied)
+    monkeypatch.setattr("kernel.bounded.os.open", denied)
     assert refused(scan(tmp_path)).message == "'secret.py' cannot be read: Permission denied"
 
 
@@ -288,7 +288,7 @@ def test_a_folder_that_changes_while_it_is_read_is_read_again(
             Path(path).unlink()
         return whole(path, flags)
 
-    monkeypatch.setattr("kernel.fingerprint.os.open", late)
+    monkeypatch.setattr("kernel.bounded.os.open", late)
     (found,) = scan(tmp_path).found
     monkeypatch.undo()
     assert not leaving
@@ -298,7 +298,7 @@ def test_a_folder_that_changes_while_it_is_read_is_read_again(
 def test_a_file_that_grows_while_it_is_read_is_read_to_its_end(write: Write, tmp_path: Path) -> None:
     """Files whose size is not what the system says of them are bounded as well."""
     with write("a", b"x" * 5_000).open("rb") as file:
-        assert len(fingerprint._whole(file.fileno(), 10)) == 5_000
+        assert bounded._to_its_end(file.fileno(), 10, 10_000) == b"x" * 5_000
 
 
 def test_a_folder_that_cannot_be_a_plugin_is_not_read_whole(
@@ -309,10 +309,10 @@ def test_a_folder_that_cannot_be_a_plugin_is_not_read_whole(
     write("a/a.py")
     for number in range(5):
         write(f"a/data/{number}.bin", b"x" * 100)
-    monkeypatch.setattr(fingerprint, "MAX_FILES", 5)
+    monkeypatch.setattr(plugin_files, "MAX_FILES", 5)
     assert "too large for a plugin: more than 5 files" in refused(scan(tmp_path)).message
-    monkeypatch.setattr(fingerprint, "MAX_FILES", 50)
-    monkeypatch.setattr(fingerprint, "MAX_BYTES", 300)
+    monkeypatch.setattr(plugin_files, "MAX_FILES", 50)
+    monkeypatch.setattr(plugin_files, "MAX_BYTES", 300)
     assert "too large for a plugin" in refused(scan(tmp_path)).message
 
 
