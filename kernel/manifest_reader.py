@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tomli
 
 from .bounded import MAX_BYTES, ReadFile, read_bounded
 from .manifest_problems import MAX_DEPTH, NOUNS, Manifest, Problem, manifest_error, too_deep
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 _PART = r"(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*"
 _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
-"""A dotted key that nests deeper than anything may. What tomllib keeps of one grows with the square of its
-parts: a manifest of allowed size could take all memory."""
+"""A dotted key that nests deeper than anything may. What the parser keeps of one grows with the square of
+its parts: a manifest of allowed size could take all memory."""
 
 _LONG_NUMBER = re.compile(r"[-+\w.:]{1000,}")
 """To YAML `1:1:1` is a number to the base of 60, and making one of a long text takes minutes."""
@@ -62,7 +63,7 @@ def read_manifest(path: Path, read: ReadFile = read_bounded) -> Manifest:
 
 
 def has_deep_key(text: str) -> re.Match[str] | None:
-    """Where a TOML text has a dotted key that tomllib must not see."""
+    """Where a TOML text has a dotted key that the parser must not see."""
     return _DEEP_KEY.search(text) if text.count(".") > MAX_DEPTH else None
 
 
@@ -95,11 +96,11 @@ def _toml(text: str) -> Any:
     if found := has_deep_key(text):
         raise Unreadable("the key has too many parts", text.count("\n", 0, found.end()) + 1)
     try:
-        return tomllib.loads(text)
-    except ValueError as error:
-        told = re.search(r"\(at line (\d+)", str(error))
-        line = int(told[1]) if told else text.count("\n") + 1
-        raise Unreadable(str(error).partition(" (at ")[0], line) from None
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise Unreadable(error.msg, error.lineno) from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise Unreadable(str(error)) from None
 
 
 def _json(text: str) -> Any:

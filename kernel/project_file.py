@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 from .bounded import MAX_BYTES, ReadFile, read_bounded
 from .manifest_problems import MAX_DEPTH, Problem, manifest_error
@@ -35,7 +36,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     text = content.decode("utf-8")
     if has_deep_key(text):
         raise ValueError(f"a key has more than {MAX_DEPTH} parts")
-    return tomllib.loads(text)
+    return tomli.loads(text)
 
 
 def requirements_in(project: Mapping[str, Any]) -> tuple[str, ...]:

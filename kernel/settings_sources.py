@@ -5,10 +5,11 @@ Nothing here knows which settings there are; `kernel.settings` does.
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tomli
 
 from contracts.errors import SettingsError
 
@@ -93,7 +94,7 @@ def from_file(file: Path) -> list[Entry]:
     place = _place(file)
     try:
         text = file.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
+        table = tomli.loads(text)
     except FileNotFoundError:
         raise SettingsError(
             "the settings file does not exist", where=place, fix="create it, or leave --config out"
@@ -102,7 +103,7 @@ def from_file(file: Path) -> list[Entry]:
         raise SettingsError(
             f"the settings file cannot be read: {error}", where=place, fix="make it a readable UTF-8 file"
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except tomli.TOMLDecodeError as error:
         raise SettingsError(
             f"not TOML: {error}", where=place, fix="mend that line; see https://toml.io"
         ) from None

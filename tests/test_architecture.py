@@ -15,7 +15,7 @@ PACKAGES = ("contracts", "bus", "kernel", "plugins")
 ALLOWED = {
     "contracts": {"pydantic", "pydantic_core", "packaging"},
     "bus": {"contracts", "pydantic", "pydantic_core"},
-    "kernel": {"contracts", "pydantic", "pydantic_core", "packaging", "yaml"},
+    "kernel": {"contracts", "pydantic", "pydantic_core", "packaging", "tomli", "yaml"},
 }
 """What a package may import beside the standard library and itself."""
 

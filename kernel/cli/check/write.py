@@ -6,10 +6,11 @@ wholly, and only where reading it again gives what was there, and what is new.
 
 import ast
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 from contracts.errors import ManifestError
 from contracts.metadata import PluginMetadata
@@ -156,7 +157,7 @@ def _read_yaml(text: str) -> Any:
 
 
 _STYLES: dict[str, tuple[Callable[[str], Any], Callable[[str, Keys], str]]] = {
-    ".toml": (tomllib.loads, _add_toml),
+    ".toml": (tomli.loads, _add_toml),
     ".json": (json.loads, _add_json),
     ".yaml": (_read_yaml, _add_yaml),
     ".yml": (_read_yaml, _add_yaml),
