@@ -17,10 +17,11 @@ def hard_edges(metadatas: Iterable[PluginMetadata]) -> dict[str, set[str]]:
 
 
 def soft_edges(metadatas: Iterable[PluginMetadata]) -> dict[str, set[str]]:
-    """What each plugin starts after, if it is there."""
+    """What plugins start after, if it is there; those without such a wish are left out."""
     return {
         one.plugin_id: {*(wanted.plugin_id for wanted in one.optional_dependencies), *one.order_after}
         for one in metadatas
+        if one.optional_dependencies or one.order_after
     }
 
 

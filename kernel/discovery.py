@@ -79,10 +79,15 @@ class PluginDiscovery:
             problem = manifest_error(folder, [cannot_be_read(folder, error)])
             return Discovery(refused=(_refusal(folder, problem, source),))
         if not set(names).isdisjoint(MANIFEST_NAMES):
-            return _collect([(folder, partial(self._look_at, folder, source))], source)
-        paths = [folder / name for name in names if not name.startswith((".", "_"))]
+            return _collect([(folder, partial(self._look_at, folder, str(folder), source))], source)
+        beginning = os.path.join(folder, "")  # noqa: PTH118 - text is made a thousand times faster
+        looks = (
+            (path := folder / name, partial(self._look_at, path, beginning + name, source))
+            for name in names
+            if name[0] not in "._"
+        )
         with rarely_collected():
-            return _collect(((path, partial(self._look_at, path, source)) for path in paths), source)
+            return _collect(looks, source)
 
     def discover_path(self, path: Path | str, source: str = "") -> Discovered:
         """The plugin that this file or folder is. Raises `ManifestError`, also where it is none."""
@@ -110,15 +115,16 @@ class PluginDiscovery:
         source = f"entry point {entry_point.name}"
         return _read(Path(entry_point.name), partial(from_entry_point, entry_point, source))
 
-    def _look_at(self, path: Path, source: str) -> Discovered | None:
+    def _look_at(self, path: Path, place: str, source: str) -> Discovered | None:
+        """`place` is the text of `path`."""
         if self._index is None:
             return look_at(path, source)
-        if known := self._index.get(path, source):
+        if known := self._index.get(path, place, source):
             return known
         began = now()
         found = look_at(path, source)
         if found is not None:
-            self._index.put(path, source, found, began)
+            self._index.put(place, source, found, began)
         return found
 
     def _discover_named(self, path: Path | str, source: str) -> Discovery:

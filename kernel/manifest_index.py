@@ -14,39 +14,28 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.metadata import PluginMetadata
 
+from .collector import rarely_collected
 from .discovered import Discovered
 from .marks import Marks
 from .whole_file import write_whole
 
 FILE_NAME = "manifests.json"
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a manifest is read differently, or an entry looks different."""
 TICK = 2_000_000_000
 """Nanoseconds between two times that the coarsest file system (FAT) can tell apart."""
 MAX_BYTES = 64 * 1024 * 1024
 
 
-class _Entry(NamedTuple):
-    """One plugin, as it was read at a path."""
-
-    source: str
-    module: str
-    class_name: str
-    single_file: bool
-    requirements: tuple[str, ...]
-    marks: Marks
-    metadata: PluginMetadata
-
-
-class _Index(NamedTuple):
-    version: str
-    entries: dict[str, _Entry]
+_Marks = tuple[tuple[str, ...], str, int]
+_Entry = tuple[str, str, str, bool, tuple[str, ...], _Marks, PluginMetadata]
+"""One plugin, as it was read at a path: source, module, class name, whether it is a single file,
+requirements, marks, metadata. Plain tuples, which are validated a good deal faster than named ones."""
 
 
 class _Unfit(ValueError):
@@ -68,29 +57,32 @@ class ManifestIndex:
         self._kept: dict[str, _Entry] = {}
         self._is_changed = False
 
-    def get(self, path: Path, source: str) -> Discovered | None:
-        """The plugin at `path`, if nothing of it has changed since it was read."""
-        place = str(path)
+    def get(self, path: Path, place: str, source: str) -> Discovered | None:
+        """The plugin at `path`, whose text is `place`, if nothing of it has changed since it was read."""
         entry = self._known.get(place)
-        if entry is None or entry.source != source or not entry.marks.fit(place):
+        if entry is None or entry[0] != source:
+            return None
+        _, module, class_name, single_file, requirements, taken, metadata = entry
+        marks = Marks(*taken)
+        if not marks.fit(place):
             return None
         self._kept[place] = entry
-        root = path.parent if entry.single_file else path
+        root = path.parent if single_file else path
         return Discovered(
-            entry.metadata,
+            metadata,
             root,
-            entry.module,
-            entry.class_name,
-            single_file=entry.single_file,
-            requirements=entry.requirements,
-            marks=entry.marks,
+            module,
+            class_name,
+            single_file=single_file,
+            requirements=requirements,
+            marks=marks,
         )
 
-    def put(self, path: Path, source: str, found: Discovered, began: int) -> None:
+    def put(self, place: str, source: str, found: Discovered, began: int) -> None:
         """Remember what was found, unless it is too new for that; `began`: `time.time_ns` before reading."""
         if found.marks.paths and found.marks.newest + TICK < began:
             self._is_changed = True
-            self._kept[str(path)] = _Entry(
+            self._kept[place] = (
                 source,
                 found.module,
                 found.class_name,
@@ -105,24 +97,25 @@ class ManifestIndex:
         if not self._is_changed and self._kept.keys() == self._known.keys():
             return
         try:
-            content = _INDEX.dump_json(_Index(self._version, self._kept), exclude_unset=True)
+            content = _INDEX.dump_json((self._version, self._kept), exclude_unset=True)
             write_whole(self._path, content, is_durable=False)
         except OSError as error:
             self._log.info("the index of manifests cannot be written: %s", error)
 
     def _load(self) -> dict[str, _Entry]:
         try:
-            index = _INDEX.validate_json(_read(self._path))
+            with rarely_collected():
+                version, entries = _INDEX.validate_json(_read(self._path))
         except FileNotFoundError:
             return {}
         except (OSError, ValidationError, _Unfit) as error:
             why = "it is not an index" if isinstance(error, ValidationError) else error
             self._log.info("the index of manifests is read anew, %s cannot be used: %s", self._path, why)
             return {}
-        return index.entries if index.version == self._version else {}
+        return entries if version == self._version else {}
 
 
-_INDEX: TypeAdapter[Any] = TypeAdapter(_Index)
+_INDEX: TypeAdapter[tuple[str, dict[str, _Entry]]] = TypeAdapter(tuple[str, dict[str, _Entry]])
 
 
 def now() -> int:

@@ -58,9 +58,8 @@ class _World:
         graph = within(hard_edges(self.present.values()), self.present.keys())
         object.__setattr__(self, "graph", graph)
 
-    def add(self, plugin_id: str, error: DependencyError | None) -> None:
-        if error is not None:
-            self.problems.setdefault(plugin_id, []).append(error)
+    def add(self, plugin_id: str, error: DependencyError) -> None:
+        self.problems.setdefault(plugin_id, []).append(error)
 
 
 class DependencyResolver:
@@ -131,22 +130,25 @@ class DependencyResolver:
 
 
 def _check_alone(metadata: PluginMetadata, world: _World) -> None:
-    world.add(metadata.plugin_id, _host_conflict(metadata, world.plugbus_version))
-    world.add(metadata.plugin_id, _bus_lacks(metadata, world.bus_features))
+    version, features = world.plugbus_version, world.bus_features
+    if version is not None and not satisfies(version, metadata.requires_plugbus):
+        world.add(metadata.plugin_id, _host_conflict(metadata, version))
+    if features and (lacking := [one for one in metadata.requires_bus if not getattr(features, one)]):
+        world.add(metadata.plugin_id, _bus_lacks(metadata, lacking))
     _check_dependencies(metadata, world)
 
 
 def _check_dependencies(metadata: PluginMetadata, world: _World) -> None:
     for wanted in metadata.dependencies:
         other = world.present.get(wanted.plugin_id)
-        problem = _conflict(metadata, wanted, other) if other else _missing(metadata, wanted, world)
-        world.add(metadata.plugin_id, problem)
+        if other is None:
+            world.add(metadata.plugin_id, _missing(metadata, wanted, world))
+        elif conflict := _conflict(metadata, wanted, other):
+            world.add(metadata.plugin_id, conflict)
 
 
-def _host_conflict(metadata: PluginMetadata, version: str | None) -> VersionConflict | None:
+def _host_conflict(metadata: PluginMetadata, version: str) -> VersionConflict:
     required = metadata.requires_plugbus
-    if version is None or satisfies(version, required):
-        return None
     return VersionConflict(
         f"needs plugbus {required}, this is {version}",
         plugin_id=metadata.plugin_id,
@@ -158,10 +160,7 @@ def _host_conflict(metadata: PluginMetadata, version: str | None) -> VersionConf
     )
 
 
-def _bus_lacks(metadata: PluginMetadata, features: Features | None) -> DependencyError | None:
-    lacking = [one for one in metadata.requires_bus if features and not getattr(features, one)]
-    if not lacking:
-        return None
+def _bus_lacks(metadata: PluginMetadata, lacking: Sequence[str]) -> DependencyError:
     return DependencyError(
         f"needs a bus that is {' and '.join(lacking)}, this one is not",
         plugin_id=metadata.plugin_id,
@@ -288,9 +287,10 @@ def _resolution(world: _World) -> Resolution:
 def _with_wishes(world: _World, starting: set[str]) -> tuple[Graph, tuple[str, ...]]:
     """The graph to start by: dependencies, and the wishes that do not contradict them or each other."""
     hard = within(world.graph, starting) if world.problems else world.graph
-    soft = within(soft_edges(world.present.values()), starting)
-    if not any(soft.values()):
+    wishes = within(soft_edges(world.present.values()), starting)
+    if not any(wishes.values()):
         return hard, ()
+    soft = {node: wishes.get(node, set()) for node in hard}
     ignored: list[str] = []
     while circles := circles_of({node: hard[node] | soft[node] for node in hard}):
         for circle in circles.values():
