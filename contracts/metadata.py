@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    JsonValue,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from .errors import InvalidPattern
-from .patterns import check_pattern, is_type_name
+from .patterns import PATTERN_FORM, check_pattern, is_type_name
 from .security import Permission, ResourceLimits, SecurityLevel
 
 MAX_PLUGIN_ID = 100
@@ -61,8 +71,30 @@ def satisfies(version: str, specifier: str) -> bool:
     return not specifier or SpecifierSet(specifier).contains(version, prereleases=True)
 
 
-PluginId = Annotated[str, AfterValidator(_plugin_id)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
+def _entry_point(value: str) -> str:
+    if value and not _ENTRY_POINT.fullmatch(value):
+        raise ValueError(f"{value!r} is not an entry point, for example 'alerts:Alerts'")
+    return value
+
+
+class _Form:
+    """Text that the regular expression `form` matches; `check` refuses the same in words, for people.
+
+    Of JSON, which programs have written, the expression alone is asked: that needs no call of Python, and
+    the index of manifests holds thousands of such texts.
+    """
+
+    def __init__(self, check: Callable[[str], str], form: str, max_length: int | None = None) -> None:
+        self._check = check
+        self._json = core_schema.str_schema(pattern=f"^(?:{form})$", max_length=max_length)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        checked = core_schema.no_info_after_validator_function(self._check, handler(source))
+        return core_schema.json_or_python_schema(json_schema=self._json, python_schema=checked)
+
+
+PluginId = Annotated[str, _Form(_plugin_id, _PLUGIN_ID.pattern, MAX_PLUGIN_ID)]
+Pattern = Annotated[str, _Form(_pattern, PATTERN_FORM)]
 
 
 class PluginDependency(BaseModel):
@@ -113,7 +145,7 @@ class PluginMetadata(BaseModel):
     capabilities: tuple[Pattern, ...] = ()
     """The field guide's name for `provides`."""
     tags: tuple[str, ...] = ()
-    entry_point: str = ""
+    entry_point: Annotated[str, AfterValidator(_entry_point)] = ""
     """`module:Class`, relative to the plugin's folder."""
     security_level: SecurityLevel = SecurityLevel.SANDBOXED
     required_permissions: tuple[Permission, ...] = ()
@@ -143,13 +175,6 @@ class PluginMetadata(BaseModel):
     size_bytes: int = 0
     checksum: str = ""
     """SHA-256 of the plugin's files."""
-
-    @field_validator("entry_point")
-    @classmethod
-    def _entry_point(cls, value: str) -> str:
-        if value and not _ENTRY_POINT.fullmatch(value):
-            raise ValueError(f"{value!r} is not an entry point, for example 'alerts:Alerts'")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

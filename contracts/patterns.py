@@ -22,9 +22,9 @@ _WORD_FORM = "[a-z][a-z0-9_]*"
 TYPE_FORM = rf"{_WORD_FORM}(\.{_WORD_FORM})*"
 """Type names as a regular expression, for a JSON Schema between `^` and `$`."""
 _TYPE = re.compile(TYPE_FORM)
-_PATTERN_FORM = rf"\*\*|{_WORD_FORM}(\.({_WORD_FORM}|\*))*(\.\*\*)?"
-_PATTERN = re.compile(_PATTERN_FORM)
-TypePattern = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_PATTERN_FORM})$"})]
+PATTERN_FORM = rf"\*\*|{_WORD_FORM}(\.({_WORD_FORM}|\*))*(\.\*\*)?"
+_PATTERN = re.compile(PATTERN_FORM)
+TypePattern = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({PATTERN_FORM})$"})]
 """Text that JSON Schemas show as a pattern; `check_pattern` is what refuses it."""
 
 

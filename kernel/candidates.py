@@ -68,7 +68,7 @@ def _refuse_if_meant(path: Path, error: OSError) -> None:
 
 def _folder(files: PluginFiles, source: str) -> Discovered | None:
     found = _found_in(files, source)
-    if found is not None and PROJECT_FILE in files.names:
+    if found is not None and PROJECT_FILE in files.names:  # few have one: it is read once more
         return replace(found, requirements=requirements_in(project_of(files.root, files.read)))
     return found
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -16,8 +15,8 @@ class Marks(NamedTuple):
     """
 
     paths: tuple[str, ...] = ()
-    digest: str = ""
-    """Of the inode, the times of content and of inode, and the size of each."""
+    seen: str = ""
+    """The inode, the times of content and of inode, and the size of each."""
     newest: int = 0
     """The latest of these times, in nanoseconds."""
 
@@ -28,21 +27,24 @@ class Marks(NamedTuple):
             statuses = [os.stat(f"{place}/{path}" if path else place) for path in self.paths]  # noqa: PTH116
         except OSError:
             return False
-        return bool(statuses) and _digest(statuses) == self.digest
+        return bool(statuses) and _as_text(_seen(statuses)) == self.seen
 
 
-def marks_of(statuses: dict[str, os.stat_result]) -> Marks:
+def marks_of(statuses: Mapping[str, os.stat_result]) -> Marks:
     """The marks of what lies at these paths."""
-    newest = max(max(one.st_mtime_ns, one.st_ctime_ns) for one in statuses.values())
-    return Marks(tuple(statuses), _digest(statuses.values()), newest)
+    seen = _seen(statuses.values())
+    return Marks(tuple(statuses), _as_text(seen), max(seen[1::4] + seen[2::4]))
 
 
-def _digest(statuses: Iterable[os.stat_result]) -> str:
+def _seen(statuses: Iterable[os.stat_result]) -> list[int]:
     seen: list[int] = []
     for one in statuses:
         seen += (one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size)
+    return seen
+
+
+def _as_text(seen: list[int]) -> str:
     try:
-        packed = array("q", seen).tobytes()
+        return array("q", seen).tobytes().hex()
     except OverflowError:  # inodes of some file systems are longer
-        packed = repr(seen).encode()
-    return hashlib.sha256(packed).hexdigest()
+        return repr(seen)

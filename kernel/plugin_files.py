@@ -1,11 +1,11 @@
-"""The files of what may be a plugin: each folder is listed once, and each file read once."""
+"""The files of what may be a plugin, listed once, and read once for what they say and for the checksum."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from .bounded import Read, read_start, read_whole
@@ -28,11 +28,11 @@ class PluginFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._root = str(root)
+        self._place = str(root)
         self._statuses: dict[str, os.stat_result] = {}
         self._begun: dict[str, Read] = {}
         self._has_links = False
-        listing = self._listing(self._root)
+        listing = self._listing(self._place)
         self.is_folder = listing is not None
         with listing or nullcontext(()) as entries:
             self._first = list(entries)
@@ -48,7 +48,7 @@ class PluginFiles:
 
     def contents(self) -> Iterator[tuple[str, bytes]]:
         """Each file that counts, by its path from beside the root. Raises `TooLarge`."""
-        size, skip = 0, self._root.rfind(os.sep) + 1
+        size, skip = 0, self._place.rfind(os.sep) + 1
         for name in sorted(self._walk()):
             read = self._begun.get(name)
             if read is None or not read.is_whole:
@@ -63,10 +63,10 @@ class PluginFiles:
         """Those of all that was listed and read; none where links lead elsewhere."""
         if self._has_links:
             return Marks()
-        skip = len(self._root) + 1
+        skip = len(self._place) + 1
         return marks_of({name[skip:]: status for name, status in self._statuses.items()})
 
-    def _listing(self, folder: str) -> os._ScandirIterator[str] | None:
+    def _listing(self, folder: str) -> AbstractContextManager[Iterable[os.DirEntry[str]]] | None:
         """What a folder holds; None where it is none."""
         status = os.stat(folder)  # noqa: PTH116 - a Path for each of a thousand costs more than the call
         if not stat.S_ISDIR(status.st_mode):
@@ -77,7 +77,7 @@ class PluginFiles:
     def _walk(self) -> list[str]:
         """All files below the root, or the root itself. Raises `TooLarge`."""
         if not self.is_folder:
-            return [self._root]
+            return [self._place]
         files: list[str] = []
         waiting = self._sorted_out(self._first, files)
         while waiting:

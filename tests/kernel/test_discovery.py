@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -295,10 +296,31 @@ def test_a_folder_that_changes_while_it_is_read_is_read_again(
     assert found.metadata.checksum == scan(tmp_path).found[0].metadata.checksum
 
 
+def test_each_file_is_opened_once(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what is parsed is what the checksum was taken of, and nobody can change it in between."""
+    write("a/plugin.toml", MANIFEST.format("a"))
+    write("a/a.py")
+    write("b/plugin.py", GREETER)
+    write("c.py", GREETER.replace('"greeter"', '"c"'))
+    opened: Counter[str] = Counter()
+    whole = os.open
+
+    def counted(path: str | Path, flags: int) -> int:
+        opened[str(path)] += 1
+        return whole(path, flags)
+
+    monkeypatch.setattr("kernel.bounded.os.open", counted)
+    assert ids(scan(tmp_path)) == ["a", "greeter", "c"]
+    assert set(opened.values()) == {1}
+    assert len(opened) == 4
+
+
 def test_a_file_that_grows_while_it_is_read_is_read_to_its_end(write: Write, tmp_path: Path) -> None:
     """Files whose size is not what the system says of them are bounded as well."""
     with write("a", b"x" * 5_000).open("rb") as file:
         assert bounded._to_its_end(file.fileno(), 10, 10_000) == b"x" * 5_000
+        file.seek(0)
+        assert bounded._to_its_end(file.fileno(), 10, 4_000) is None
 
 
 def test_a_folder_that_cannot_be_a_plugin_is_not_read_whole(

@@ -93,6 +93,12 @@ def test_every_format_says_the_same(check: Check, content: str, name: str) -> No
     assert metadata.default_configuration == {"load_above": 4.0}
 
 
+def test_a_table_may_stand_on_several_lines(check: Check) -> None:
+    """As TOML 1.1 has it; 1.0 wants what is within braces on one line."""
+    text = TOML.replace("[default_configuration]\n", "default_configuration = {\n") + ",\n}\n"
+    assert check(text) == check(TOML)
+
+
 def test_a_byte_order_mark_is_no_problem(check: Check) -> None:
     """Editors that write a byte order mark do not break a manifest."""
     assert check(b"\xef\xbb\xbf" + TOML.encode()).plugin_id == "alerts"

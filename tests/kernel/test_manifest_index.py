@@ -19,7 +19,7 @@ from kernel.discovery import Discovery, PluginDiscovery
 from kernel.manifest_index import ManifestIndex
 from kernel.settings import load_settings
 
-MANIFEST = 'plugin_id = "{0}"\nversion = "{1}"\nentry_point = "{0}:Plugin"\n'
+MANIFEST = 'plugin_id = "{0}"\nversion = "{1}"\nentry_point = "{0}:Plugin"\npublishes = ["{0}.raised"]\n'
 LOG = logging.getLogger("test.index")
 
 Look = Callable[..., Discovery]
@@ -93,6 +93,15 @@ def test_what_has_not_changed_is_not_read_again(look: Look, read: list[str]) -> 
     assert [one.code for one in second.found] == [one.code for one in first.found]
 
 
+def another(manifest: Path) -> Path:
+    """A file of the same size and time, with another inode."""
+    fresh, status = manifest.with_name("fresh"), manifest.stat()
+    fresh.write_text(MANIFEST.format("alerts", "2"))
+    os.utime(fresh, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fresh.stat().st_size == status.st_size
+    return fresh
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content": lambda folder: (folder / "plugin.toml").write_text(MANIFEST.format("alerts", "22")),
     "same size": lambda folder: (folder / "plugin.toml").write_text(MANIFEST.format("alerts", "2")),
@@ -100,6 +109,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a new folder": lambda folder: shutil.copytree(folder, folder / "sub"),
     "a file gone": lambda folder: (folder / "alerts.py").unlink(),
     "renamed over": lambda folder: (folder / "new").rename(folder / "alerts.py"),
+    "another manifest": lambda folder: another(folder / "plugin.toml").replace(folder / "plugin.toml"),
     "rights": lambda folder: (folder / "alerts.py").chmod(0o600),
 }
 
@@ -168,7 +178,16 @@ def test_what_is_gone_is_forgotten(look: Look, plugins: Path, file: Path) -> Non
     assert len(json.loads(file.read_bytes())[1]) == 1
 
 
-@pytest.mark.parametrize("change", ["nothing", "half", "other", "forged", "writable", "link", "folder"])
+FORGED = {
+    "no id": (b'"plugin_id":"one"', b'"plugin_id":"../x"'),
+    "no pattern": (b'"publishes":["alerts.raised"]', b'"publishes":["*"]'),
+    "no class": (b'"alerts:Plugin"', b'"../../x:Evil"'),
+}
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "half", "other", "no id", "no pattern", "no class", "writable", "link", "folder"]
+)
 def test_an_unfit_index_is_thrown_away(
     look: Look, read: list[str], plugins: Path, file: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
@@ -182,8 +201,9 @@ def test_an_unfit_index_is_thrown_away(
         file.write_bytes(content[: len(content) // 2])
     elif change == "other":
         file.write_bytes(b'[1, {"x": null}]')
-    elif change == "forged":
-        file.write_bytes(content.replace(b'"alerts:Plugin"', b'"../../x:Evil"'))
+    elif change in FORGED:
+        file.write_bytes(content.replace(*FORGED[change]))
+        assert file.read_bytes() != content
     elif change == "writable":
         file.chmod(0o666)
     elif change == "link":
