@@ -37,10 +37,13 @@ MAX_ENTRY_POINT = 500
 _NOT_THERE = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP)
 
 
-def look_at(path: Path, source: str) -> Discovered | None:
-    """The plugin that a file or folder is, or None where it is none. Raises `ManifestError`, `OSError`."""
+def look_at(path: Path, source: str, *, is_marked: bool = False) -> Discovered | None:
+    """The plugin that a file or folder is, or None where it is none. Raises `ManifestError`, `OSError`.
+
+    `is_marked`: with marks, by which changes are seen later.
+    """
     try:
-        files = PluginFiles(path)
+        files = PluginFiles(path, is_marked=is_marked)
     except OSError as error:
         if error.errno not in _NOT_THERE:
             raise
@@ -119,13 +122,13 @@ def _class_of_folder(manifest: Manifest, files: PluginFiles, problems: list[Prob
 def _module_of_folder(manifest: Manifest, files: PluginFiles, written: str, problems: list[Problem]) -> str:
     """`written`, where its module exists; a folder named like the module may hold the class itself."""
     module, _, class_name = written.partition(":")
+    if len(written) <= MAX_ENTRY_POINT and f"{module}.py" in files.names:
+        return ""  # as nearly always; the model says it where the words are wrong
     if not all(word.isidentifier() for word in module.split(".")) or not class_name:
         return ""  # the model says what is wrong with it
     if len(written) > MAX_ENTRY_POINT:
         text = f"'entry_point' is longer than {MAX_ENTRY_POINT} characters"
         problems.append(Problem(text, manifest.example("entry_point", "module:Class")))
-        return ""
-    if f"{module}.py" in files.names:
         return ""
     folder = files.root
     location = submodule([folder], module)

@@ -33,7 +33,7 @@ class Discovered:
     requirements: tuple[str, ...] = ()
     """The distributions that its own one requires, or the `pyproject.toml` in its folder."""
     marks: Marks = field(default=Marks(), compare=False, repr=False)
-    """By what one sees that its files have changed since."""
+    """By what one sees that its files have changed since; empty where nobody asked for them."""
 
     @property
     def plugin_id(self) -> str:

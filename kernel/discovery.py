@@ -122,7 +122,7 @@ class PluginDiscovery:
         if known := self._index.get(path, place, source):
             return known
         began = now()
-        found = look_at(path, source)
+        found = look_at(path, source, is_marked=True)
         if found is not None:
             self._index.put(place, source, found, began)
         return found
@@ -147,7 +147,7 @@ def _target(path: Path | str) -> Path:
 
 def _read(path: Path, look: Callable[[], T]) -> T:
     """What `look` finds; once more where a file went away between being listed and being read."""
-    for left in reversed(range(LOOKS)):
+    for left in range(LOOKS - 1, -1, -1):
         try:
             return look()
         except FileNotFoundError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,9 @@ def _entry_point_of(cls: type) -> str:
     return f"{module}:{cls.__name__}" if module.isidentifier() else ""
 
 
-def manifest_in(folder: Path, names: Iterable[str] | None = None) -> Path | None:
+def manifest_in(folder: Path, names: Collection[str] | None = None) -> Path | None:
     """The manifest file of a folder (`names`: what is in it); `ManifestError` where there are two."""
-    present = {file.name for file in folder.iterdir()} if names is None else set(names)
+    present = [file.name for file in folder.iterdir()] if names is None else names
     found = [name for name in MANIFEST_NAMES if name in present]
     if len(found) > 1 and found[1] != "metadata.json":
         text = f"the folder has two manifests, {found[0]} and {found[1]}"

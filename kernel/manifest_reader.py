@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -84,8 +85,9 @@ def _text(path: Path, read: ReadFile) -> str:
     if len(content) > MAX_BYTES:
         text = f"the manifest is larger than {MAX_BYTES >> 20} MiB"
         raise manifest_error(path, [Problem(text, "keep data in files of their own")])
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         text = f"byte 0x{content[error.start]:02x} is not valid UTF-8"

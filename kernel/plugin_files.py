@@ -26,12 +26,13 @@ class PluginFiles:
     taken before it is listed, that of a file when it is opened: what changes later does not fit them.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_marked: bool = False) -> None:
+        """`is_marked`: somebody will ask for `marks`."""
         self.root = root
         self._place = str(root)
         self._statuses: dict[str, os.stat_result] = {}
         self._begun: dict[str, Read] = {}
-        self._has_links = False
+        self._has_marks = is_marked
         listing = self._listing(self._place)
         self.is_folder = listing is not None
         with listing or nullcontext(()) as entries:
@@ -60,8 +61,8 @@ class PluginFiles:
             yield name[skip:], read.content
 
     def marks(self) -> Marks:
-        """Those of all that was listed and read; none where links lead elsewhere."""
-        if self._has_links:
+        """Those of all that was listed and read; none where nobody wants them, or links lead elsewhere."""
+        if not self._has_marks:
             return Marks()
         skip = len(self._place) + 1
         return marks_of({name[skip:]: status for name, status in self._statuses.items()})
@@ -98,7 +99,7 @@ class PluginFiles:
             if name[0] == "." or name == "__pycache__" or name.endswith(".pyc"):
                 continue
             if entry.is_symlink():
-                self._has_links = True
+                self._has_marks = False
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             elif entry.is_file():

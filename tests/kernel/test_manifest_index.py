@@ -60,9 +60,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was looked at and not taken from the index."""
     names: list[str] = []
 
-    def noted(path: Path, source: str) -> object:
+    def noted(path: Path, source: str, *, is_marked: bool = False) -> object:
         names.append(path.name)
-        return look_at(path, source)
+        return look_at(path, source, is_marked=is_marked)
 
     monkeypatch.setattr("kernel.discovery.look_at", noted)
     return names
