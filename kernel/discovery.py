@@ -22,6 +22,8 @@ from .manifest_reader import cannot_be_read
 from .plugin_source import plain_classes
 
 T = TypeVar("T")
+_Look = tuple[Path, Discovered | Callable[[], Discovered | None]]
+"""A place, and what is known to be there, or how to find out."""
 
 LOOKS = 3
 """How often a plugin is looked at whose files go away meanwhile, before that is an error."""
@@ -79,15 +81,11 @@ class PluginDiscovery:
             problem = manifest_error(folder, [cannot_be_read(folder, error)])
             return Discovery(refused=(_refusal(folder, problem, source),))
         if not set(names).isdisjoint(MANIFEST_NAMES):
-            return _collect([(folder, partial(self._look_at, folder, str(folder), source))], source)
-        beginning = os.path.join(folder, "")  # noqa: PTH118 - text is made a thousand times faster
-        looks = (
-            (path := folder / name, partial(self._look_at, path, beginning + name, source))
-            for name in names
-            if name[0] not in "._"
-        )
+            return _collect([self._look(folder, str(folder), source)], source)
+        beginning = os.path.join(folder, "")  # noqa: PTH118 - the text of a Path costs more than a Path
+        shown = [name for name in names if name[0] not in "._"]
         with rarely_collected():
-            return _collect(looks, source)
+            return _collect((self._look(folder / name, beginning + name, source) for name in shown), source)
 
     def discover_path(self, path: Path | str, source: str = "") -> Discovered:
         """The plugin that this file or folder is. Raises `ManifestError`, also where it is none."""
@@ -115,16 +113,19 @@ class PluginDiscovery:
         source = f"entry point {entry_point.name}"
         return _read(Path(entry_point.name), partial(from_entry_point, entry_point, source))
 
-    def _look_at(self, path: Path, place: str, source: str) -> Discovered | None:
-        """`place` is the text of `path`."""
+    def _look(self, path: Path, place: str, source: str) -> _Look:
+        """What the index knows of `path`, whose text is `place`, or how to find out."""
         if self._index is None:
-            return look_at(path, source)
+            return path, partial(look_at, path, source)
         if known := self._index.get(path, place, source):
-            return known
+            return path, known
+        return path, partial(self._look_anew, self._index, path, place, source)
+
+    def _look_anew(self, index: ManifestIndex, path: Path, place: str, source: str) -> Discovered | None:
         began = now()
         found = look_at(path, source, is_marked=True)
         if found is not None:
-            self._index.put(place, source, found, began)
+            index.put(place, source, found, began)
         return found
 
     def _discover_named(self, path: Path | str, source: str) -> Discovery:
@@ -164,13 +165,13 @@ def _unreadable(path: Path, error: OSError) -> ManifestError:
     return manifest_error(path, [cannot_be_read(inner if path in inner.parents else path, error)])
 
 
-def _collect(looks: Iterable[tuple[Path, Callable[[], Discovered | None]]], source: str) -> Discovery:
+def _collect(looks: Iterable[_Look], source: str) -> Discovery:
     """What one source holds; the second plugin with an id is refused, because neither hides the other."""
     found: dict[str, Discovered] = {}
     refused = []
     for path, look in looks:
         try:
-            plugin = _read(path, look)
+            plugin = look if isinstance(look, Discovered) else _read(path, look)
             if plugin and found.setdefault(plugin.plugin_id, plugin) is not plugin:
                 raise _same_id(found[plugin.plugin_id], plugin)
         except ManifestError as error:

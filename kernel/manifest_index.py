@@ -15,7 +15,7 @@ import stat
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from contracts.metadata import PluginMetadata
 
@@ -115,7 +115,10 @@ class ManifestIndex:
         return entries if version == self._version else {}
 
 
-_INDEX: TypeAdapter[tuple[str, dict[str, _Entry]]] = TypeAdapter(tuple[str, dict[str, _Entry]])
+_INDEX: TypeAdapter[tuple[str, dict[str, _Entry]]] = TypeAdapter(
+    tuple[str, dict[str, _Entry]],
+    config=ConfigDict(cache_strings="keys"),  # hardly any other text comes twice
+)
 
 
 def now() -> int:
