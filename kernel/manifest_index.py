@@ -80,7 +80,8 @@ class ManifestIndex:
 
     def put(self, place: str, source: str, found: Discovered, began: int) -> None:
         """Remember what was found, unless it is too new for that; `began`: `time.time_ns` before reading."""
-        if found.marks.paths and found.marks.newest + TICK < began:
+        marks = found.marks
+        if marks.paths and marks.newest + TICK < began and _is_text(place, source, *marks.paths):
             self._is_changed = True
             self._kept[place] = (
                 source,
@@ -88,7 +89,7 @@ class ManifestIndex:
                 found.class_name,
                 found.single_file,
                 found.requirements,
-                found.marks,
+                marks,
                 found.metadata,
             )
 
@@ -119,6 +120,14 @@ _INDEX: TypeAdapter[tuple[str, dict[str, _Entry]]] = TypeAdapter(
     tuple[str, dict[str, _Entry]],
     config=ConfigDict(cache_strings="keys"),  # hardly any other text comes twice
 )
+
+
+def _is_text(*names: str) -> bool:
+    """Whether JSON can hold them: names of files may be any bytes."""
+    try:
+        return bool("".join(names).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def now() -> int:

@@ -170,6 +170,14 @@ def test_links_are_always_followed_anew(look: Look, read: list[str], plugins: Pa
     assert read == ["alerts", "one.py", "alerts"]
 
 
+def test_names_that_are_no_text_are_read_each_time(look: Look, read: list[str], plugins: Path) -> None:
+    """Names of files may be any bytes; JSON cannot hold them, and a start goes on without."""
+    (plugins / "alerts" / os.fsdecode(b"caf\xe9.txt")).write_text("")
+    assert versions(look()) == {"alerts": "1", "one": "1"}
+    assert versions(look()) == {"alerts": "1", "one": "1"}
+    assert read == ["alerts", "one.py", "alerts"]
+
+
 def test_what_is_gone_is_forgotten(look: Look, plugins: Path, file: Path) -> None:
     """The index does not grow with plugins that were."""
     look()
