@@ -11,9 +11,9 @@ from pathlib import Path
 
 from contracts.base import ON, OnMark
 
+from .bounded import MAX_BYTES, read_bounded
 from .discovered import Discovered
 from .hosts.reading import members
-from .manifest_reader import MAX_BYTES, read_bounded
 
 
 def begin_new(found: Discovered | type | None) -> frozenset[str]:

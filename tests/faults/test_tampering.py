@@ -52,13 +52,13 @@ async def test_what_a_deleted_stream_has_taken_along_is_said(
     """As many as were waiting and not read. [B20]"""
     bus, gate = await rig.open(), Gate()
     probe = await rig.on(bus, gate)
-    await rig.publish(bus, *range(100))
+    await rig.publish(bus, *range(1_500))  # more than is read ahead
     await rig.until(lambda: gate.waiting)
     store.server.command("DEL", store.stream("orders"))
     gate.open()
-    await rig.publish(bus, 100)
-    await rig.until(lambda: 100 in probe.done)
-    lost = 101 - len(probe.done)
+    await rig.publish(bus, 1_500)
+    await rig.until(lambda: 1_500 in probe.done)
+    lost = 1_501 - len(probe.done)
     assert lost > 0
     assert said(caplog.records, logging.CRITICAL, f"{lost} events")
     check_log(caplog.records)
@@ -221,14 +221,14 @@ async def test_what_an_outsider_trims_is_said_with_how_many_and_where(
     bus, gate = await rig.open(), Gate()
     probe = await rig.on(bus, gate)
     news = rig.listen(bus)
-    await rig.publish(bus, *range(300))
+    await rig.publish(bus, *range(1_500))  # more than is read ahead
     await rig.until(lambda: gate.waiting)
     store.server.command("XTRIM", store.stream("orders"), "MAXLEN", 10)
     left = store.numbers("orders")
     gate.open()
-    await rig.until(lambda: 299 in probe.done)
+    await rig.until(lambda: 1_499 in probe.done)
     await rig.quiet(bus)
-    lost = 300 - len(probe.done)
+    lost = 1_500 - len(probe.done)
     assert lost > 100
     assert said(caplog.records, logging.CRITICAL, GROUP, f"{lost} events", "orders/0", f"{left[0] - 1}")
     await rig.until(lambda: news.of(GapFound))

@@ -193,8 +193,7 @@ async def test_an_application_may_have_plugins_see_all_of_its_requests(
     assert (await http.get("/livez")).status_code == 200
     answers.clear()
     assert (await http.get("/own")).json() == "the application"
-    assert (await http.post("/admin/plugins/gateway/stop")).status_code == 202
-    await manager.kernel.operations.idle("gateway")
+    await manager.stop_plugin("gateway")
     seen.clear()
     assert (await http.get("/own")).json() == "the application"
     assert seen == [], "without the gateway nobody asks them"
