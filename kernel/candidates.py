@@ -104,7 +104,7 @@ def _with_manifest(manifest: Manifest, files: PluginFiles, source: str) -> Disco
     filled = _filled(prints, manifest.path, source, {"entry_point": entry_point} if entry_point else {})
     metadata = build_metadata(manifest, extra=problems, filled=filled)
     module, _, class_name = metadata.entry_point.partition(":")
-    return Discovered(metadata, files.root, module, class_name, marks=prints.marks)
+    return Discovered(metadata, str(files.root), module, class_name, marks=prints.marks)
 
 
 def _class_of_folder(manifest: Manifest, files: PluginFiles, problems: list[Problem]) -> str:
@@ -150,7 +150,7 @@ def _with_class(found: PluginClass, file: Path, files: PluginFiles, module: str,
     metadata = build_metadata(manifest, extra=found.problems, filled=_filled(prints, file, source, {}))
     root = files.root if files.is_folder else file.parent
     single = not files.is_folder
-    return Discovered(metadata, root, module, found.name, single_file=single, marks=prints.marks)
+    return Discovered(metadata, str(root), module, found.name, single_file=single, marks=prints.marks)
 
 
 def _fingerprint(files: PluginFiles) -> Fingerprint:
@@ -225,7 +225,7 @@ def _in_package(file: Path, root: Path, class_name: str, source: str) -> Discove
     class_name = class_name or str(manifest.data.get("entry_point", "")).rpartition(":")[2]
     named = {"entry_point": f"{module}:{class_name}"}
     filled = _filled(_fingerprint(files), manifest_file, source, named)
-    return Discovered(build_metadata(manifest, filled=filled), root, module, class_name)
+    return Discovered(build_metadata(manifest, filled=filled), str(root), module, class_name)
 
 
 def _class_named(classes: Sequence[PluginClass], name: str, file: Path) -> PluginClass:

@@ -22,8 +22,8 @@ class Discovered:
     """A plugin that was found: what its manifest says, and where its code is."""
 
     metadata: PluginMetadata
-    root: Path
-    """The folder of the plugin's code; for a single file the folder in which it lies."""
+    place: str
+    """`root` as text: to make a `Path` of each takes as long as to look whether its files have changed."""
     module: str
     """The module of the class, relative to `root`; `__init__` is the folder itself as a package."""
     class_name: str
@@ -33,11 +33,16 @@ class Discovered:
     requirements: tuple[str, ...] = ()
     """The distributions that its own one requires, or the `pyproject.toml` in its folder."""
     marks: Marks = field(default=Marks(), compare=False, repr=False)
-    """By what one sees that its files have changed since; empty where nobody asked for them."""
+    """By what one sees that its files have changed since; empty where they were not taken anew."""
 
     @property
     def plugin_id(self) -> str:
         return self.metadata.plugin_id
+
+    @property
+    def root(self) -> Path:
+        """The folder of the plugin's code; for a single file the folder in which it lies."""
+        return Path(self.place)
 
     @property
     def code(self) -> Path:

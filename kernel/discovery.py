@@ -22,8 +22,8 @@ from .manifest_reader import cannot_be_read
 from .plugin_source import plain_classes
 
 T = TypeVar("T")
-_Look = tuple[Path, Discovered | Callable[[], Discovered | None]]
-"""A place, and what is known to be there, or how to find out."""
+_Look = tuple[str, Discovered | Callable[[], Discovered | None]]
+"""The text of a path, and what is known to be there, or how to find out."""
 
 LOOKS = 3
 """How often a plugin is looked at whose files go away meanwhile, before that is an error."""
@@ -81,11 +81,11 @@ class PluginDiscovery:
             problem = manifest_error(folder, [cannot_be_read(folder, error)])
             return Discovery(refused=(_refusal(folder, problem, source),))
         if not set(names).isdisjoint(MANIFEST_NAMES):
-            return _collect([self._look(folder, str(folder), source)], source)
+            return _collect([self._look(str(folder), source)], source)
         beginning = os.path.join(folder, "")  # noqa: PTH118 - the text of a Path costs more than a Path
         shown = [name for name in names if name[0] not in "._"]
         with rarely_collected():
-            return _collect((self._look(folder / name, beginning + name, source) for name in shown), source)
+            return _collect((self._look(beginning + name, source) for name in shown), source)
 
     def discover_path(self, path: Path | str, source: str = "") -> Discovered:
         """The plugin that this file or folder is. Raises `ManifestError`, also where it is none."""
@@ -104,7 +104,7 @@ class PluginDiscovery:
         """The plugins that installed distributions announce; their packages are not imported."""
         points = sorted(set(entry_points(group=group)), key=lambda point: (point.name, point.value))
         return _collect(
-            ((Path(point.name), partial(self.discover_entry_point, point)) for point in points),
+            ((point.name, partial(self.discover_entry_point, point)) for point in points),
             "entry points",
         )
 
@@ -113,24 +113,24 @@ class PluginDiscovery:
         source = f"entry point {entry_point.name}"
         return _read(Path(entry_point.name), partial(from_entry_point, entry_point, source))
 
-    def _look(self, path: Path, place: str, source: str) -> _Look:
-        """What the index knows of `path`, whose text is `place`, or how to find out."""
+    def _look(self, place: str, source: str) -> _Look:
+        """What the index knows of the path `place`, or how to find out."""
         if self._index is None:
-            return path, partial(look_at, path, source)
-        if known := self._index.get(path, place, source):
-            return path, known
-        return path, partial(self._look_anew, self._index, path, place, source)
+            return place, partial(look_at, Path(place), source)
+        if known := self._index.get(place, source):
+            return place, known
+        return place, partial(self._look_anew, self._index, place, source)
 
-    def _look_anew(self, index: ManifestIndex, path: Path, place: str, source: str) -> Discovered | None:
+    def _look_anew(self, index: ManifestIndex, place: str, source: str) -> Discovered | None:
         began = now()
-        found = look_at(path, source, is_marked=True)
+        found = look_at(Path(place), source, is_marked=True)
         if found is not None:
             index.put(place, source, found, began)
         return found
 
     def _discover_named(self, path: Path | str, source: str) -> Discovery:
         target, source = _target(path), source or str(path)
-        discovery = _collect([(target, partial(look_at, target, source))], source)
+        discovery = _collect([(str(target), partial(look_at, target, source))], source)
         if target.is_dir() and discovery == Discovery():
             discovery = self.discover_from_directory(target, source)
         if discovery == Discovery():
@@ -169,13 +169,13 @@ def _collect(looks: Iterable[_Look], source: str) -> Discovery:
     """What one source holds; the second plugin with an id is refused, because neither hides the other."""
     found: dict[str, Discovered] = {}
     refused = []
-    for path, look in looks:
+    for place, look in looks:
         try:
-            plugin = look if isinstance(look, Discovered) else _read(path, look)
+            plugin = look if isinstance(look, Discovered) else _read(Path(place), look)
             if plugin and found.setdefault(plugin.plugin_id, plugin) is not plugin:
                 raise _same_id(found[plugin.plugin_id], plugin)
         except ManifestError as error:
-            refused.append(_refusal(path, error, source))
+            refused.append(_refusal(Path(place), error, source))
     return Discovery(tuple(found.values()), tuple(refused))
 
 

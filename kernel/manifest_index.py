@@ -21,7 +21,7 @@ from contracts.metadata import PluginMetadata
 
 from .collector import rarely_collected
 from .discovered import Discovered
-from .marks import Marks
+from .marks import still_fit
 from .whole_file import write_whole
 
 FILE_NAME = "manifests.json"
@@ -57,25 +57,22 @@ class ManifestIndex:
         self._kept: dict[str, _Entry] = {}
         self._is_changed = False
 
-    def get(self, path: Path, place: str, source: str) -> Discovered | None:
-        """The plugin at `path`, whose text is `place`, if nothing of it has changed since it was read."""
+    def get(self, place: str, source: str) -> Discovered | None:
+        """The plugin at the path `place`, if nothing of it has changed since it was read."""
         entry = self._known.get(place)
         if entry is None or entry[0] != source:
             return None
-        _, module, class_name, single_file, requirements, taken, metadata = entry
-        marks = Marks(*taken)
-        if not marks.fit(place):
+        _, module, class_name, single_file, requirements, (paths, seen, _), metadata = entry
+        if not still_fit(place, paths, seen):
             return None
         self._kept[place] = entry
-        root = path.parent if single_file else path
         return Discovered(
             metadata,
-            root,
+            os.path.dirname(place) if single_file else place,  # noqa: PTH120 - it stays text
             module,
             class_name,
             single_file=single_file,
             requirements=requirements,
-            marks=marks,
         )
 
     def put(self, place: str, source: str, found: Discovered, began: int) -> None:

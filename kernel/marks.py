@@ -20,14 +20,15 @@ class Marks(NamedTuple):
     newest: int = 0
     """The latest of these times, in nanoseconds."""
 
-    def fit(self, place: str) -> bool:
-        """Whether all is as it was at `place`."""
-        try:
-            # A Path for each of some thousand costs more than the calls.
-            statuses = [os.stat(f"{place}/{path}" if path else place) for path in self.paths]  # noqa: PTH116
-        except OSError:
-            return False
-        return bool(statuses) and _as_text(_seen(statuses)) == self.seen
+
+def still_fit(place: str, paths: Iterable[str], seen: str) -> bool:
+    """Whether all is as it was at `place`, by what marks say."""
+    try:
+        # A Path for each of some thousand costs more than the calls.
+        statuses = [os.stat(f"{place}/{path}" if path else place) for path in paths]  # noqa: PTH116
+    except OSError:
+        return False
+    return bool(statuses) and _as_text(_seen(statuses)) == seen
 
 
 def marks_of(statuses: Mapping[str, os.stat_result]) -> Marks:

@@ -30,7 +30,7 @@ CODE = "raise RuntimeError('imported')\nfrom plugbus import BasePlugin\nclass Ma
 
 def plugin(plugin_id: str, *requirements: str, **more: object) -> Discovered:
     metadata = PluginMetadata.model_validate({"plugin_id": plugin_id, "version": "1", **more})
-    return Discovered(metadata, Path(), "main", "Main", requirements=requirements)
+    return Discovered(metadata, "", "main", "Main", requirements=requirements)
 
 
 def unmet(*plugins: Discovered) -> dict[str, Sequence[RequirementNotMet]]:

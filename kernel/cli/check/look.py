@@ -56,7 +56,7 @@ class Task(BaseModel):
 
     def found(self) -> Discovered:
         return Discovered(
-            self.metadata, self.root, self.module, self.class_name, single_file=self.single_file
+            self.metadata, str(self.root), self.module, self.class_name, single_file=self.single_file
         )
 
 
