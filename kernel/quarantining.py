@@ -44,22 +44,22 @@ class Quarantining:
     def _judge_ended_process(self) -> None:
         """The process before this one ended in the middle of starts: a failed start, where it was only one.
 
-        Of several it is not known which; then nothing is counted until they were started one at a time.
+        Of several it is not known which, also where some are off or gone now; then nothing is counted until
+        they were started one at a time. What is off now, as in safe mode, is counted as well.
         """
-        left = [id for id in self._services.start_notes.left() if id in self._registry]
-        records = [record for record in map(self._registry.record, left) if self._is_on(record)]
+        left = self._services.start_notes.left()
+        known = [self._registry.record(id) for id in left if id in self._registry]
+        records = [record for record in known if not self.holds(record)]
         self.suspects = frozenset(record.plugin_id for record in records)
-        if len(records) > 1:
-            names = ", ".join(sorted(self.suspects))
+        if len(left) > 1:
+            names = ", ".join(sorted(left))
             self._log.warning("the process ended while %s were being started; now one at a time", names)
             return
         for record in records:
             self._log.error("the process ended while %s was being started", record.plugin_id)
-            if (entry := self._store.failed(record, "start", PROCESS_ENDED)) is not None:
+            entry = self._store.failed(record, "start", PROCESS_ENDED)
+            if entry is not None and record.enabled:
                 self._put_away(record, entry)
-
-    def _is_on(self, record: PluginRecord) -> bool:
-        return record.enabled and not self.holds(record)
 
     def holds(self, record: PluginRecord) -> bool:
         """Whether it may not be started."""

@@ -289,5 +289,40 @@ async def test_notes_that_accuse_nobody_count_nothing(
     async with harness:
         assert [harness.plugin(id).status for id in ("loop", "other")] == [PluginStatus.STARTED] * 2
     assert not (tmp_path / "state" / "quarantine.json").exists()
-    told = "it is not noted" if left is None else "the process ended while loop, other were being started"
+    told = (
+        "it is not noted" if left is None else "the process ended while gone, loop, other were being started"
+    )
     assert len([one for one in caplog.records if told in one.getMessage()]) == 1
+
+
+async def test_of_several_nobody_is_blamed_where_one_is_left(tmp_path: Path) -> None:
+    """The others have gone meanwhile, and it may have been they."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "starting").write_text("+loop\n+gone\n")
+    harness = Harness(tmp_path)
+    await harness.manager.register_plugin(MockPlugin.make("loop"))
+    async with harness:
+        assert harness.plugin("loop").status is PluginStatus.STARTED
+    assert not (tmp_path / "state" / "quarantine.json").exists()
+
+
+async def test_it_is_counted_in_safe_mode_too(tmp_path: Path) -> None:
+    """That is how an operator comes in after a crash; the plugin is off then, and put away afterwards."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "starting").write_text("+loop\n")
+    (tmp_path / "loop.py").write_text(FIXED)
+    settings = Settings(
+        state_dir=tmp_path / "state", plugin_paths=(tmp_path / "loop.py",),
+        quarantine=QuarantineSettings(start_limit_burst=1),
+    )  # fmt: skip
+    async with PluginManager(settings, profile="embedded", safe_mode=True) as manager:
+        assert code_of_loop(manager) == "safe_mode"
+        with pytest.raises(PluginQuarantinedError, match="the process ended"):
+            await manager.start_plugin("loop")
+    async with PluginManager(settings, profile="embedded") as manager:
+        assert code_of_loop(manager) == "quarantined"
+
+
+def code_of_loop(manager: PluginManager) -> str:
+    [reason] = [info.reason for info in manager.plugins() if info.plugin_id == "loop"]
+    return reason.code if reason is not None else ""
