@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from contracts.logs import Quoted
 from contracts.web import RequestInfo, ResponseInfo
 
 Ask = Callable[[RequestInfo], Awaitable[ResponseInfo | None]]
@@ -50,12 +51,15 @@ class RequestPlugins:
 
     async def _ask(self, link: _Link, request: RequestInfo) -> ResponseInfo | None:
         """Its answer; None where it fails or takes too long, which is logged."""
-        what = f"{link.plugin_id}: handle_request of {request.method} {request.path}"
+        # The path may be anybody's data, the method is what a client likes to say.
+        asked = link.plugin_id, Quoted(request.method), Quoted(request.path)
         try:
             async with asyncio.timeout(self._deadline):
                 return await link.ask(request)
         except TimeoutError:
-            self._log.warning("%s took longer than %g s; passed", what, self._deadline)
+            self._log.warning(
+                "%s: handle_request of %s %s took longer than %g s; passed", *asked, self._deadline
+            )
         except Exception:  # noqa: BLE001 - whatever it raises, the request goes on
-            self._log.exception("%s failed; passed", what)
+            self._log.exception("%s: handle_request of %s %s failed; passed", *asked)
         return None

@@ -50,6 +50,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AnyValue, Attributes
 
 from contracts.errors import qualified_name
+from contracts.logs import Quoted
 
 T = TypeVar("T")
 log = logging.getLogger("plugbus.telemetry")
@@ -304,7 +305,7 @@ class _Span(ReadableSpan, Span):
 
     def _may(self, what: str) -> bool:
         if self._ended is not None:
-            log.warning("span %r has ended: %s comes too late", self._called, what)
+            log.warning("span %r has ended: %s comes too late", Quoted(self._called), what)
         return self._ended is None
 
     # --- read -----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Plugins that see requests before they are routed."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from contracts.base import BasePlugin
 from contracts.errors import InvalidOption, PluginStepFailed
 from contracts.web import RequestInfo, ResponseInfo, StaticMount
 from kernel.manager import PluginManager
+from kernel.recent_log import RecentLog
 from kernel.settings import load_settings
 
 QUIET = ("audit", "webhooks", "alerts", "host_monitor", "telemetry")
@@ -154,6 +156,19 @@ async def test_one_that_fails_is_logged_and_passed(
     assert any(
         "z_first: handle_request of GET /plugins/shop/items/7" in m and says in m for m in caplog.messages
     )
+
+
+async def test_what_is_kept_of_the_log_has_no_address(http: httpx.AsyncClient) -> None:
+    """It may be anybody's data; the line of the log itself has it."""
+    recent = RecentLog()
+    logging.getLogger("plugbus").addHandler(recent)
+    try:
+        answers["z_first"] = RuntimeError("broken")
+        assert (await http.get("/plugins/shop/items/4711")).json() == 4711
+    finally:
+        logging.getLogger("plugbus").removeHandler(recent)
+    [line] = [line for line in recent.lines() if "handle_request" in line.text]
+    assert line.text == "z_first: handle_request of … … failed; passed"
 
 
 async def test_operators_are_not_locked_out(manager: PluginManager, http: httpx.AsyncClient) -> None:

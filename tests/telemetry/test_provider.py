@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from kernel.recent_log import RecentLog
 from plugins.telemetry.provider import Provider
 
 _LOWER = (1 << 64) - 1
@@ -295,3 +297,15 @@ def test_what_was_drawn_is_of_the_thread_that_has_drawn_it() -> None:
 def test_other_samplers_are_asked_each_time(sampler: Any) -> None:
     tracer: Any = Provider(Resource.create(), sampler).get_tracer("x")
     assert tracer.draw() is None
+
+
+def test_what_is_kept_of_the_log_has_no_name_of_a_span() -> None:
+    """Others may call theirs what they like, an address or a statement with its values."""
+    recent, span = RecentLog(), Provider(Resource.create()).get_tracer("x").start_span("GET /cards/4711")
+    logging.getLogger("plugbus").addHandler(recent)
+    try:
+        span.end()
+        span.set_attribute("late", 1)
+    finally:
+        logging.getLogger("plugbus").removeHandler(recent)
+    assert [line.text for line in recent.lines()] == ["span '…' has ended: an attribute comes too late"]
