@@ -125,7 +125,8 @@ class MergedDocument:
     async def __call__(self) -> bytes:
         if self._version != self._mounts.version:
             for mount in self._mounts:  # one after the other: other requests are answered in between
-                len(mount.openapi or ())  # now it is made, if it was not
+                if self._mounts.get(mount.plugin_id) is mount:  # libraries would remember one that has gone
+                    len(mount.openapi or ())  # now it is made, if it was not
                 await asyncio.sleep(0)
             version = self._mounts.version
             self._text = json.dumps(merge(self._own(), self._mounts), ensure_ascii=False).encode()

@@ -95,7 +95,7 @@ class Mounts:
         return self._table.get(plugin_id)
 
     def __iter__(self) -> Iterator[WebMount]:
-        return iter(self._table.values())
+        return iter(list(self._table.values()))
 
 
 class FakeContext:

@@ -267,3 +267,21 @@ async def test_documents_are_made_between_other_work(http: Any, context: Any) ->
         context.mounts.put(WebMount(name, 1, PlainTextResponse(""), LaterDocument(name, making(name))))
     await http.get("/openapi.json")
     assert happened == ["a", "a turn", "b", "a turn"]
+
+
+async def test_no_document_is_made_of_a_generation_that_has_gone(http: Any, context: Any) -> None:
+    """While those of others were made: libraries would remember its code, which has been unloaded."""
+    app, made = PlainTextResponse(""), []
+
+    def make_first() -> dict[str, Any]:
+        asyncio.get_running_loop().call_soon(context.mounts.put, WebMount("second", 2, app))
+        return {"paths": {}}
+
+    def make_second() -> dict[str, Any]:
+        made.append("second")
+        return {"paths": {}}
+
+    for name, make in (("first", make_first), ("second", make_second)):
+        context.mounts.put(WebMount(name, 1, app, LaterDocument(name, make)))
+    assert (await http.get("/openapi.json")).status_code == 200
+    assert made == []
