@@ -54,7 +54,7 @@ class TraceRecord(BaseModel):
 class RecentSpans(Query[TraceRecord], capability="telemetry.trace.recent"):
     """The last spans that one kernel keeps, of whatever trace; the earliest first."""
 
-    most: int = Field(default=1_000, ge=1, le=10_000)
+    limit: int = Field(default=1_000, ge=1, le=10_000)
 
 
 class ShowTrace(Query[TraceRecord], capability="telemetry.trace.show"):

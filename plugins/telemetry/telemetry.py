@@ -92,7 +92,7 @@ class Telemetry(BasePlugin):
 
     @provides
     async def recent(self, asked: RecentSpans) -> TraceRecord:
-        return self._told(await asyncio.to_thread(self.record.last, asked.most))
+        return self._told(await asyncio.to_thread(self.record.last, asked.limit))
 
     def _told(self, steps: list[TraceStep]) -> TraceRecord:
         record, oldest = self.record, self.record.oldest_ns

@@ -377,7 +377,7 @@ async def test_the_last_spans_are_told_whatever_their_trace(harness: Harness) ->
     tracer = trace.get_tracer("x")
     for name in ("first", "second", "third"):
         tracer.start_span(name, Context()).end()
-    record = await harness.request(RecentSpans(most=2))
+    record = await harness.request(RecentSpans(limit=2))
     assert [step.name for step in record.steps] == ["second", "third"]
     assert "first" in [step.name for step in (await harness.request(RecentSpans())).steps]
 

@@ -36,10 +36,10 @@ def traces_router(context: EdgeContext, access: Access) -> APIRouter:
     router = APIRouter(tags=["traces"], dependencies=[Depends(access.needs("read"))])
 
     @router.get("/traces")
-    async def recent_spans(most: Annotated[int, Query(ge=1, le=10_000)] = 1_000) -> TraceRecord:
+    async def recent_spans(limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000) -> TraceRecord:
         """The last spans that this kernel keeps, of whatever trace. 404 where flows are not traced."""
         try:
-            return await context.request(RecentSpans(most=most))
+            return await context.request(RecentSpans(limit=limit))
         except NoProvider:
             raise _not_traced() from None
 

@@ -530,6 +530,6 @@ async def test_spans_that_nobody_keeps_are_told_with_what_to_do(http: Any, conte
     assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-traced")
     assert "telemetry" in answer.json()["fix"]
     context.answers["telemetry.trace.recent"] = SPANS
-    assert (await http.get("/admin/traces", params={"most": 7})).status_code == 200
-    assert context.asked[-1][1].most == 7
-    assert (await http.get("/admin/traces", params={"most": 0})).status_code == 422
+    assert (await http.get("/admin/traces", params={"limit": 7})).status_code == 200
+    assert context.asked[-1][1].limit == 7
+    assert (await http.get("/admin/traces", params={"limit": 0})).status_code == 422
