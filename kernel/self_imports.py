@@ -17,8 +17,8 @@ from contracts.errors import PluginLoadError
 
 from .modules import locate
 
-_STATEMENT = re.compile(r"\bfrom\s+([\w.][\w. \t\f]*)\bimport\b|\bimport\s+(\w[\w., \t\f]*)")
-"""`from MODULE import`, or `import MODULE as NAME, MODULE …`."""
+_STATEMENT = re.compile(r"\bfrom[ \t\f]+([\w.][\w. \t\f]*)\bimport\b|\bimport[ \t\f]+(\w[\w., \t\f]*)")
+"""`from MODULE import`, or `import MODULE as NAME, MODULE …`; on one line: a comment may end in either word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,6 +319,8 @@ def test_an_absolute_import_of_itself_is_refused(
         "import \\\n alerts",
         "from\talerts . rules import LIMIT",
         "from\falerts import rules",
+        "# what we import\nimport alerts.rules",
+        "# told from\nfrom alerts import rules",
     ],
 )
 @pytest.mark.parametrize("is_package", [False, True])
