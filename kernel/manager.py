@@ -134,7 +134,7 @@ class PluginManager:
         self._parts = self._composition()  # of the settings as they are now, perhaps in another loop
         try:
             await self._parts.open(
-                self._bus_told, stall_after=self._stall_after, is_own_loop=self.profile != "embedded"
+                self._bus_told, stall_after=self._stall_after, is_own_loop=self._is_own_loop
             )
             with rarely_collected():
                 self._find_plugins()
@@ -162,9 +162,15 @@ class PluginManager:
         finder.find(self.registry)
 
     @property
+    def _is_own_loop(self) -> bool:
+        """Whether nothing but the kernel is in the event loop; an application may have the built-ins of any
+        profile."""
+        return self._slot is None and self.profile != "embedded"
+
+    @property
     def _stall_after(self) -> float:
         """An application watches its loop itself, or asks for it."""
-        default = 0.0 if self.profile == "embedded" else STALL_AFTER
+        default = STALL_AFTER if self._is_own_loop else 0.0
         return default if (given := self.settings.health.stall_after) is None else given
 
     async def stop(self, reason: str = "stop") -> None:

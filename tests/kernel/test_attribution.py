@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from contracts.event import EventData
 from contracts.messages import ListPlugins, ShowPlugin
@@ -263,6 +264,15 @@ async def test_tasks_that_a_plugin_makes_itself_count(
     assert found is not None
     assert least <= found.loop_seconds < least + 0.1
     assert loop.get_task_factory() is None
+
+
+async def test_the_loop_of_an_application_around_the_kernel_is_left_as_it_is(tmp_path: Path) -> None:
+    """Whatever built-ins it has on: its tasks are none of ours, and it is not watched unasked."""
+    app = FastAPI()
+    PluginManager(app, settings=load_settings(overrides={"state_dir": tmp_path / "state"}, environ={}))
+    async with app.router.lifespan_context(app):
+        assert asyncio.get_running_loop().get_task_factory() is None
+        assert "plugbus stall watch" not in {thread.name for thread in threading.enumerate()}
 
 
 async def test_a_loop_that_makes_its_tasks_otherwise_is_left_alone() -> None:
