@@ -18,7 +18,7 @@ from contracts.errors import PluginLoadError
 from .modules import locate
 
 _STATEMENT = re.compile(r"\bfrom[ \t\f]+([\w.][\w. \t\f]*)\bimport\b|\bimport[ \t\f]+(\w[\w., \t\f]*)")
-"""`from MODULE import`, or `import MODULE as NAME, MODULE …`; on one line: a comment may end in either word."""
+"""`from MODULE import`, or `import MODULE as NAME, MODULE …`; on one line: comments may end in either."""
 
 
 @dataclass(frozen=True, slots=True)
