@@ -41,4 +41,7 @@ class LogRecord(BaseModel):
 
 
 class ShowLog(Query[LogRecord], capability="kernel.log.show"):
-    """What this kernel has logged last, without data of events and messages of errors, which quote them."""
+    """What this kernel has logged last, without data of events and messages of errors, which quote them.
+
+    Why a plugin could not be started, and how it is, is told in its own words, as `kernel.plugin.show` does.
+    """
