@@ -189,8 +189,9 @@ class PluginControl:
         up waiting leaves nothing stopped that is not also decided.
         """
         self.require_not_edge(plugin_id, with_dependents=with_dependents)
-        disabling = self._disable(self._registry.record(plugin_id), by, with_dependents=with_dependents)
-        return await self._operations.wholly(disabling, f"disable {plugin_id}")
+        record = self._registry.record(plugin_id)
+        disabling = self._disable(record, by, with_dependents=with_dependents)
+        return await self._operations.wholly(record, disabling, "disable")
 
     async def _disable(self, record: PluginRecord, by: str, *, with_dependents: bool) -> bool:
         plugin_id = record.plugin_id
@@ -216,8 +217,8 @@ class PluginControl:
 
     async def quarantine(self, plugin_id: str, reason: str, by: str) -> QuarantineEntry:
         """Stop one plugin and put it into quarantine, wholly once begun. Raises as `stop`."""
-        putting_away = self._put_away(self._registry.record(plugin_id), reason, by)
-        return await self._operations.wholly(putting_away, f"quarantine {plugin_id}")
+        record = self._registry.record(plugin_id)
+        return await self._operations.wholly(record, self._put_away(record, reason, by), "quarantine")
 
     async def _put_away(self, record: PluginRecord, reason: str, by: str) -> QuarantineEntry:
         await self._stop_anyway(record, reason)

@@ -26,7 +26,7 @@ class Operations:
         self._log = log
         self._context = contextvars.copy_context()
         self._running: dict[str, tuple[PluginRecord, asyncio.Task[None]]] = {}
-        self._whole: set[asyncio.Task[Any]] = set()
+        self._whole: dict[str, asyncio.Task[Any]] = {}
 
     def __contains__(self, plugin_id: object) -> bool:
         return plugin_id in self._running
@@ -58,19 +58,29 @@ class Operations:
                 raise stopping(record) from None
             raise
 
-    async def wholly(self, doing: Coroutine[Any, Any, T], name: str) -> T:
+    async def wholly(self, record: PluginRecord, doing: Coroutine[Any, Any, T], name: str) -> T:
         """Do what consists of an operation and more, such as writing down what is decided; the answer.
 
-        All of it is done, whoever gives up waiting, and `end` waits for it.
+        All of it is done, whoever gives up waiting, and `end` waits for it. Nothing else begins with this
+        plugin from now on until it is done. Raises what it raises, and `PluginBusy`.
         """
-        task = asyncio.create_task(doing, name=name, context=self.context)
-        self._whole.add(task)
-        task.add_done_callback(self._whole.discard)
+        try:
+            self.require_idle(record)
+        except PluginBusy:
+            doing.close()
+            raise
+        task = asyncio.create_task(doing, name=f"{name} {record.plugin_id}", context=self.context)
+        self._whole[record.plugin_id] = task
+        task.add_done_callback(lambda _: self._whole_ended(record.plugin_id, task))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(self._unheard)
             raise
+
+    def _whole_ended(self, plugin_id: str, task: asyncio.Task[Any]) -> None:
+        if self._whole.get(plugin_id) is task:  # else the next one has begun
+            del self._whole[plugin_id]
 
     def _unheard(self, task: asyncio.Task[Any]) -> None:
         """Nobody waits any more who could be told."""
@@ -87,6 +97,10 @@ class Operations:
         """Raise `PluginBusy` if an operation of this plugin is under way: it is refused, not queued."""
         if record.plugin_id in self._running:
             raise busy(record, record.activity.value)
+        whole = self._whole.get(record.plugin_id)
+        if whole is None or whole.done() or whole is asyncio.current_task():
+            return
+        raise busy(record, whole.get_name())  # it may not have come to its operation
 
     async def idle(self, plugin_id: str) -> None:
         """Return when no operation of this plugin is under way."""
@@ -102,7 +116,7 @@ class Operations:
         if running:
             await asyncio.wait([task for _, task in running])
         if self._whole:
-            await asyncio.wait(self._whole)
+            await asyncio.wait(self._whole.values())
 
 
 def busy(record: PluginRecord, doing: str) -> PluginBusy:

@@ -316,3 +316,15 @@ async def test_a_kernel_that_stops_ends_what_is_being_decided(
     await again.manager.register_plugin(Base)
     async with again:
         assert again.manager.kernel.services.decisions.get("base") is not None
+
+
+@pytest.mark.parametrize("command", [DisablePlugin, AddToQuarantine])
+async def test_of_two_that_have_seen_the_same_state_one_is_refused(
+    harness: Harness, command: type[DisablePlugin | AddToQuarantine]
+) -> None:
+    """Also where there is nothing to stop: what the first decides, the second has not seen."""
+    await harness.load(MockPlugin.make("one"))
+    await harness.manager.stop_plugin("one")
+    query = command(plugin_id="one", if_tags=(harness.plugin("one").tag,))
+    both = await asyncio.gather(*(harness.request(query) for _ in range(2)), return_exceptions=True)
+    assert sum(isinstance(one, Exception) for one in both) == 1
