@@ -110,6 +110,7 @@ class Core:
         self.registry.on_loss = self._data_lost
         self.bell.letters = self.inbox.deliver
         self.publisher.on_sent = self.reader.expect
+        self.publisher.on_taken = self.reader.look_for
 
     # --- life -----------------------------------------------------------------------------------------
 

@@ -74,6 +74,8 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self.on_sent: Callable[[Iterable[Place]], None] = lambda places: None
         """Something is on its way to these partitions."""
+        self.on_taken: Callable[[Place, bytes], None] = lambda place, entry: None
+        """It stands there, up to this entry."""
         self.ends: dict[Place, bytes] = {}
         """The last entry of each partition that we know of."""
         self.counts: dict[str, int] = {}
@@ -342,6 +344,7 @@ class Publisher:
         if last is not None:
             self.ends[place] = last
             self._count(topic, len(answer))
+            self.on_taken(place, last)
         return bool(why) and self._refused(place, items[len(answer) - 1 :], why)
 
     def _count(self, topic: str, number: int) -> None:

@@ -141,6 +141,16 @@ class Reader:
         if self._hungry:
             self._kick()
 
+    def look_for(self, stream: tuple[str, int], entry: bytes) -> None:
+        """What this bus has sent stands there now: who has looked before it did looks again.
+
+        A script that the server had forgotten is sent a second time, behind the fetch.
+        """
+        for place in self.places.get(stream, ()):
+            if place.is_dry and place.last != entry:
+                self.expect((stream,))
+                return
+
     def _is_hungry(self, place: RedisPlace) -> bool:
         holding = place.holding
         if place.fetching or place.is_dry or place.leaving or not holding.is_owned or holding.is_recovering:
@@ -385,7 +395,7 @@ class Reader:
             return
         else:
             entries = answer[1][0][1] if answer[1] else []
-        place.is_dry = len(entries) < place.wanted and not place.is_promised
+        place.is_dry = len(entries) < place.wanted
         try:
             rest = self._add(place, entries) if entries else []
         except OutOfLine:
@@ -404,11 +414,13 @@ class Reader:
             return
         if place.replay is not None:
             place.holding.hosting.loop.wake()
-        if place.is_dry:
-            self._core.bell.listen_later(place)
-        else:
+        if not place.is_dry:
             place.filled_at = self._monotonic()
-            self.hungry(place)
+        elif not place.is_promised:
+            self._core.bell.listen_later(place)
+            return
+        place.is_dry = False
+        self.hungry(place)
 
     def _adapt(self, place: RedisPlace) -> None:
         """Large batches where handlers are fast; where they are slow, little that another could do."""

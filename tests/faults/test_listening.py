@@ -1,0 +1,92 @@
+"""Who is alone looks for himself, and what he has published he finds without the bell.
+
+The bell listens so late here that what only it could bring does not come in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fault_tools.faults import Delay
+from fault_tools.network import calls, happened, reads
+from fault_tools.proxy import Exchange, FaultProxy
+from fault_tools.servers import Server
+from fault_tools.storage_systems import Store
+
+from bus.conformance.backend import needs
+from bus.conformance.probe import Probe
+from bus.conformance.rig import Rig
+from bus.redis_streams import bell
+
+
+@pytest.fixture(autouse=True)
+def _late_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bell, "_LATER", 3_600.0)
+
+
+@needs(lease=2.0)
+async def test_a_forgotten_script_delays_nobody(rig: Rig, server: Server) -> None:
+    """It is sent a second time, behind the fetch that was to bring what it publishes."""
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await _until_done(rig, probe, 0)
+    for n in range(1, 5):
+        server.command("SCRIPT", "FLUSH")
+        await rig.publish(bus, n)
+        await _until_done(rig, probe, n)
+    rig.judge()
+
+
+@needs(lease=2.0)
+async def test_what_comes_while_something_unreadable_is_read_again(
+    rig: Rig, store: Store, proxy: FaultProxy
+) -> None:
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await _until_done(rig, probe, 0)
+    store.server.command("XADD", store.stream("orders"), "*", "what", "ever")
+    again = proxy.on(None, Delay(), where=calls("range"))
+    await rig.publish(bus, 1)
+    await happened(rig, again)
+    more = asyncio.create_task(rig.publish(bus, 2))
+    await rig.until(lambda: store.length("orders") == 4)
+    again.release()
+    await more
+    await _until_done(rig, probe, 1)
+    await _until_done(rig, probe, 2)
+
+
+@needs(lease=2.0)
+async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy) -> None:
+    """Not where another follows because it may have come too early."""
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await _until_done(rig, probe, 0)
+    wanted = list[int]()
+
+    def note(exchange: Exchange) -> bool:
+        if exchange.name == "XREADGROUP":
+            wanted.append(int(exchange.args[exchange.args.index(b"COUNT") + 1]))
+        return False
+
+    proxy.on(None, Delay(), where=note)
+    for n in range(1, 6, 2):
+        early = proxy.on(None, Delay(), where=reads)
+        await rig.publish(bus, n)
+        await happened(rig, early)
+        more = asyncio.create_task(rig.publish(bus, n + 1))
+        await rig.pause()  # it is sent behind the fetch, whose answer has not come
+        early.release()
+        await more
+        await _until_done(rig, probe, n + 1)
+    assert len(wanted) >= 6
+    assert set(wanted) == {32}
+    rig.judge()
+
+
+async def _until_done(rig: Rig, probe: Probe, n: int) -> None:
+    await rig.until(lambda: n in probe.done, f"{n} to be handled")
