@@ -167,6 +167,7 @@ class Reader:
         self.places.get((place.topic, place.number), {}).pop(place, None)
         self.dirty.pop(place, None)
         self._hungry.pop(place, None)
+        self._core.bell.forget(place)
         timer = self._later.pop(place, None)
         if timer is not None:
             timer.cancel()

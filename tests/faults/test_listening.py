@@ -6,6 +6,8 @@ The bell listens so late here that what only it could bring does not come in tim
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from fault_tools.faults import Delay
@@ -86,6 +88,29 @@ async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy)
     assert len(wanted) >= 6
     assert set(wanted) == {32}
     rig.judge()
+
+
+@needs(lease=2.0)
+async def test_nothing_is_left_of_who_has_gone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its stream was listened to already, or would have been later."""
+    bus, gone = await rig.open(), list[weakref.ref[Probe]]()
+    staying = await rig.on(bus, None, "bills.**", group="mail.stays")
+    for n, later in enumerate((3_600.0, 0.0)):
+        monkeypatch.setattr(bell, "_LATER", later)
+        probe = await rig.on(bus)
+        await rig.publish(bus, n)
+        await _until_done(rig, probe, n)
+        await rig.quiet(bus)
+        await rig.pause()
+        await probe.subscription.remove()
+        gone.append(weakref.ref(probe))
+        del probe
+    monkeypatch.setattr(bell, "_LATER", 3_600.0)
+    for n in range(2, 150):  # a lost ownership is watched for some turns
+        await rig.publish(bus, n, type="bills.item")
+        await _until_done(rig, staying, n)
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
 
 
 async def _until_done(rig: Rig, probe: Probe, n: int) -> None:
