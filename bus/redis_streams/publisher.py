@@ -90,12 +90,12 @@ class Publisher:
 
     async def close(self, error: Exception) -> None:
         """What still waits fails with `error`."""
+        await self._room.close(error)
         tasks = [task for task in (self._task, *self._making.values()) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._room.close(error)
         for timer in (self._timer, self._pauses):
             if timer is not None:
                 timer.cancel()
@@ -345,7 +345,20 @@ class Publisher:
             self.ends[place] = last
             self._count(topic, len(answer))
             self.on_taken(place, last)
-        return bool(why) and self._refused(place, items[len(answer) - 1 :], why)
+        must_pause = bool(why) and self._refused(place, items[len(answer) - 1 :], why)
+        if self._room.waiting:
+            self._stand_behind(place)
+        return must_pause
+
+    def _stand_behind(self, place: Place) -> None:
+        """Who was to be sent next to a partition that is full waits in his turn, before who comes later."""
+        queue = self._queues.get(place, ())
+        left = deque(item for item in queue if not self._room.takes(place, item))
+        self._queued -= len(queue) - len(left)
+        if left:
+            self._queues[place] = left
+        else:
+            self._queues.pop(place, None)
 
     def _count(self, topic: str, number: int) -> None:
         count, now, rate = self.counts.get(topic, 0), self._clock.monotonic(), self._rates.get(topic)

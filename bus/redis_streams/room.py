@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from contracts.errors import BusFull
@@ -36,18 +36,26 @@ class Room:
         self._retry = retry
         self._send = send
         self.waiting: dict[Place, deque[Item]] = {}
+        self._refusing: dict[Item, Place] = {}
+        """What is admitted up to twice the limit, while it is looked whether there is really no room."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def close(self, error: Exception) -> None:
         """What still waits fails with `error`."""
+        for _, item in self._all():
+            item.fail(error)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for items in self.waiting.values():
-            for item in items:
-                item.fail(error)
         self.waiting.clear()
+
+    def _all(self) -> Iterator[tuple[Place, Item]]:
+        for place, items in self.waiting.items():
+            for item in items:
+                yield place, item
+        for item, place in self._refusing.items():
+            yield place, item
 
     def takes(self, place: Place, item: Item) -> bool:
         """Whether it has to stand behind those that wait already; then it does. None overtakes another, but
@@ -61,6 +69,7 @@ class Room:
     def none_for(self, place: Place, item: Item) -> None:
         """Redis has said that the partition is full."""
         if item.flags & HANDLING:  # what it waited for might be itself
+            self._refusing[item] = place
             self._spawn(self._refuse(place, item))
             return
         waiting = self.waiting.get(place)
@@ -73,11 +82,10 @@ class Room:
     def look_at_deadlines(self, now: float) -> bool:
         """Tell those that are long over theirs; whether anybody waits on."""
         waits = False
-        for place, waiting in self.waiting.items():
-            for item in waiting:
-                if item.deadline + _GRACE <= now:
-                    item.fail(self._error(place, ""))
-                waits = waits or not item.future.done()
+        for place, item in self._all():
+            if item.deadline + _GRACE <= now:
+                item.fail(self._error(place, ""))
+            waits = waits or not item.future.done()
         return waits
 
     def _spawn(self, work: Any) -> None:
@@ -87,7 +95,10 @@ class Room:
 
     async def _refuse(self, place: Place, item: Item) -> None:
         """At twice the limit; unless what is only retained holds it there."""
-        holder = await self._look(*place)
+        try:
+            holder = await self._look(*place)
+        finally:
+            del self._refusing[item]
         if item.is_refused:
             item.fail(self._error(place, holder))
             return

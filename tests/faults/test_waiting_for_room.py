@@ -1,0 +1,71 @@
+"""Who waits for room: in which order, how long at most, and what he is told at the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fault_tools.faults import Delay, Hold
+from fault_tools.network import appends, calls
+from fault_tools.proxy import FaultProxy
+
+from bus.conformance.backend import needs
+from bus.conformance.rig import Rig, now
+from contracts.errors import BusClosed, BusFull
+
+
+@needs(limit=4, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
+async def test_who_was_next_when_it_was_full_is_not_overtaken(rig: Rig, proxy: FaultProxy) -> None:
+    """He stands behind those whom Redis has refused, and before who comes later."""
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 0, 1, 2, 3, key="k")
+    refused = proxy.on(None, Delay(), where=appends)
+    sent = [asyncio.create_task(rig.publish(bus, 4, key="k"))]
+    await rig.until(lambda: refused.fired.is_so)
+    sent.append(asyncio.create_task(rig.publish(bus, 5, key="k")))  # it gathers for the next flush
+    await rig.pause()
+    following = proxy.on(None, Delay(), where=appends)
+    refused.release()
+    await rig.pause()
+    sent.append(asyncio.create_task(rig.publish(bus, 6, key="k")))
+    await rig.pause()
+    following.release()
+    probe = await rig.on(bus)
+    await asyncio.gather(*sent)
+    await rig.until(lambda: len(probe.done) == 7)
+    assert probe.done == list(range(7))
+    rig.judge()
+
+
+@needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
+async def test_a_handler_does_not_wait_past_its_deadline_for_room(rig: Rig, proxy: FaultProxy) -> None:
+    """Nor where nobody answers whether there is any."""
+    bus, errors = await rig.open(), list[Exception]()
+    await bus.declare_group(rig.spec(group="shop.lagging"))
+    rule = proxy.on(None, Hold(), where=calls("trim"), times=None)
+
+    async def act(n: int, _: int) -> None:
+        try:
+            await rig.publish(bus, *range(1, 5) if n == 0 else (), timeout=0.3)
+        except BusFull as error:
+            errors.append(error)
+
+    await rig.on(bus, act)
+    began = now()
+    await rig.publish(bus, 0)
+    await rig.until(lambda: errors)
+    assert now() - began < 2.0
+    assert rule.taken
+
+
+@needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
+async def test_who_waits_for_room_is_told_that_the_bus_is_closed(rig: Rig) -> None:
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 0, 1)
+    waiting = asyncio.create_task(rig.publish(bus, 2, timeout=60))
+    await rig.pause()
+    await rig.close(bus, grace=0)
+    with pytest.raises(BusClosed):
+        await waiting
