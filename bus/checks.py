@@ -23,6 +23,7 @@ def check_open(state: str) -> None:
 def checked_id(id: str) -> str:
     if not id:
         raise InvalidOption("an event's id must not be empty", fix="leave it out, and the bus makes one")
+    check_unicode("id", id)
     return id
 
 
@@ -31,7 +32,26 @@ def checked_source(source: str) -> str:
         raise InvalidOption(
             "an event's source must not be empty", fix="a URI reference, such as /plugins/shop"
         )
+    check_unicode("source", source)
     return source
+
+
+def check_unicode(name: str, text: str) -> None:
+    """A lone half of a surrogate pair cannot be written down. JSON and file names can bring one."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidOption(
+            f"an event's {name} is no Unicode: {text!r}", fix="text without lone surrogates"
+        ) from None
+
+
+def checked_text(name: str, text: str | None) -> str | None:
+    if text:
+        check_unicode(name, text)
+    return text
 
 
 def checked_timeout(timeout: float) -> float:

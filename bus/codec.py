@@ -19,7 +19,7 @@ from contracts.event import AnyEvent, Event, EventData, dump_event
 from contracts.message import Message
 from contracts.patterns import topic_of
 
-from .checks import checked_id
+from .checks import check_unicode, checked_id
 
 Encoded = tuple[str, int, Event | None, bytes | None]
 """Type, version, the object where it may be shared, the bytes where they were made."""
@@ -49,6 +49,9 @@ def relayed(envelope: Envelope, event: AnyEvent) -> Message:
             fix="relay the event of the envelope",
         )
     checked_id(envelope.id)
+    for attribute, value in envelope.attributes().items():
+        check_unicode("attribute", attribute)
+        check_unicode(attribute, str(value))
     message = Message.from_envelope(envelope, data or b"", version=version)
     if shared is not None:
         message.event, message._data = shared, None

@@ -80,6 +80,19 @@ class Publishing(Suite):
             [receipt] = await rig.publish(bus, 1, id="x")
             assert receipt.duplicate
 
+    @pytest.mark.parametrize("name", ["id", "source", "key", "subject"])
+    @needs(partitions=2)
+    async def test_half_a_character(self, rig: Rig, name: str) -> None:
+        """A lone surrogate, as JSON may bring one, could not be read again: it is refused at once."""
+        bus = await rig.open()
+        whole: dict[str, Any] = {"source": SOURCE, "id": "x"}
+        with pytest.raises(InvalidOption, match=name):
+            await bus.publish(Item(n=1), **whole | {name: "/\ud800"})
+        attribute = "partitionkey" if name == "key" else name
+        envelope = Envelope(**whole | {attribute: "/\ud800"}, type="orders.item", time=rig.now())
+        with pytest.raises(InvalidOption, match=attribute):
+            await bus.relay(envelope, Item(n=1))
+
     async def test_a_source_is_never_empty(self, rig: Rig) -> None:
         """Source and id together name an event; what a handler returns has the source of its plugin."""
         bus = await rig.open()

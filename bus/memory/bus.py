@@ -37,7 +37,7 @@ from contracts.patterns import check_pattern
 from contracts.tracing import TRACING
 
 from .. import spans
-from ..checks import checked_id, checked_source, checked_timeout, due, expiry
+from ..checks import checked_id, checked_source, checked_text, checked_timeout, due, expiry
 from ..codec import SURELY_FITS, Plan, encode, plans, relayed
 from ..groups import Delivery, is_handling
 from ..policy.causes import CURRENT, ROOT, caused_by
@@ -138,7 +138,8 @@ class MemoryBus(Administration):
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
             "" if id is None else checked_id(id),
-            checked_source(source), name, version, now_ns, shared, data, key, subject,
+            checked_source(source), name, version, now_ns, shared, data,
+            checked_text("key", key), checked_text("subject", subject),
             None if expires is None else expiry(now_ns, expires),
             correlationid, causationid, depth,
         )  # fmt: skip

@@ -44,7 +44,16 @@ from contracts.patterns import check_pattern, check_type_name
 from contracts.tracing import TRACING
 
 from .. import spans
-from ..checks import check_open, checked_id, checked_source, checked_timeout, closed, due, expiry
+from ..checks import (
+    check_open,
+    checked_id,
+    checked_source,
+    checked_text,
+    checked_timeout,
+    closed,
+    due,
+    expiry,
+)
 from ..clock import Ids, SystemClock
 from ..codec import checked_size, encode, plans, relayed
 from ..groups import Delivery, is_handling
@@ -290,7 +299,8 @@ class RedisBus:
         correlationid, causationid, depth = ROOT if current is None else caused_by(current.message)
         message = Message(
             core.ids() if id is None else checked_id(id),
-            checked_source(source), name, version, now_ns, shared, encoded, key, subject,
+            checked_source(source), name, version, now_ns, shared, encoded,
+            checked_text("key", key), checked_text("subject", subject),
             None if expires is None else expiry(now_ns, expires),
             correlationid, causationid, depth,
         )  # fmt: skip

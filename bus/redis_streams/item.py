@@ -7,6 +7,7 @@ import asyncio
 from contracts.errors import BusError, BusFull, PublishUnknown
 from contracts.event import Receipt
 
+from ..checks import check_unicode
 from .layout import position_of
 from .packing import Fields
 
@@ -28,7 +29,11 @@ class Item:
         future: asyncio.Future[Receipt], due: str = "",
     ) -> None:  # fmt: skip
         self.id = id
-        self.name = f"{source}\n{id}"
+        try:
+            self.name = f"{source}\n{id}".encode()
+        except UnicodeEncodeError:
+            check_unicode("source", source)  # ids were looked at, or are ours
+            raise
         self.fields = fields
         self.flags = flags
         self.deadline = deadline

@@ -145,7 +145,7 @@ class Publisher:
             return None
         future = self._loop.create_future()
         item = Item(id, source, fields, 0, self._clock.monotonic() + timeout, future)
-        p = 0 if count == 1 else zlib.crc32(item.name.encode()) % count
+        p = 0 if count == 1 else zlib.crc32(item.name) % count
         return self.send((topic, p), item)
 
     def send(self, place: Place, item: Item) -> asyncio.Future[Receipt]:

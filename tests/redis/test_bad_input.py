@@ -27,7 +27,7 @@ from fault_tools.proxy import FaultProxy
 from fault_tools.servers import Server, binaries, binary, free_port
 from fault_tools.storage_systems import check_log, said
 
-from bus.conformance.rig import SOURCE, now
+from bus.conformance.rig import SOURCE, Item, now
 from bus.redis_streams import RedisBus, open_bus
 from bus.redis_streams.layout import LAYOUT, Keys
 from bus.redis_streams.server import check_version, parse_info
@@ -510,6 +510,19 @@ async def test_whatever_is_in_key_id_source_subject_and_data_arrives_as_it_is(
     envelope = first.envelope
     assert (envelope.source, envelope.partitionkey, envelope.subject) == (f"/x{text}", text, text)
     assert first.message.data == text.encode()
+
+
+async def test_half_a_character_takes_no_connection_away(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source that cannot be written down is refused to who named it, and nobody else notices."""
+    async with opened(server.url) as bus:
+        await works(bus)
+        with pytest.raises(InvalidOption, match="source") as caught:
+            await bus.publish(Item(n=1), source="/\ud800")
+        check_message(caught.value)
+        await bus.publish(Item(n=1), source=SOURCE)
+    assert said(caplog.records, logging.WARNING) == []
 
 
 @pytest.mark.parametrize(
