@@ -57,7 +57,9 @@ class Publisher:
         self._keys: Keys = registry.keys
         self._limits = registry.limits
         self._clock = clock
-        self._room = Room(clock, self._limits.limit, look=room, retry=self._retry, send=self.send)
+        self._room = Room(
+            clock, self._limits.limit, link.address, look=room, retry=self._retry, send=self.send
+        )
         self.longest = DEFAULT_TIMEOUT
         """Seconds: of all publishes so far; so long an id is remembered at least."""
         self._known_keys: dict[Place, tuple[str, ...]] = {}
@@ -404,11 +406,15 @@ class Publisher:
         """Once more, of a partition that was full: how many it has taken, from the first on."""
         try:
             await self._link.ready(self._wire)
+            for item in items:
+                item.sent = True
             [answer] = await self._wire.run([self._call(place, items)])
         except Lost:
             for item in items:
                 item.flags |= REPEATED
             return 0
+        for item in items:
+            item.sent = False  # it is known now; what was taken is confirmed
         if isinstance(answer, Refused):
             return 0
         taken = 0

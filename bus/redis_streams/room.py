@@ -25,13 +25,14 @@ class Room:
     more, and answers how many were taken, from the first on; `send`: puts one on its way again."""
 
     def __init__(
-        self, clock: Clock, limit: int, *,
+        self, clock: Clock, limit: int, address: str, *,
         look: Callable[[str, int], asyncio.Future[str]],
         retry: Callable[[Place, list[Item]], Awaitable[int]],
         send: Callable[[Place, Item], object],
     ) -> None:  # fmt: skip
         self._clock = clock
         self._limit = limit
+        self._address = address
         self._look = look
         self._retry = retry
         self._send = send
@@ -68,6 +69,7 @@ class Room:
 
     def none_for(self, place: Place, item: Item) -> None:
         """Redis has said that the partition is full."""
+        item.sent = False
         if item.flags & HANDLING:  # what it waited for might be itself
             self._refusing[item] = place
             self._spawn(self._refuse(place, item))
@@ -84,7 +86,7 @@ class Room:
         waits = False
         for place, item in self._all():
             if item.deadline + _GRACE <= now:
-                item.fail(self._error(place, ""))
+                self._give_up(place, item)
             waits = waits or not item.future.done()
         return waits
 
@@ -100,7 +102,7 @@ class Room:
         finally:
             del self._refusing[item]
         if item.is_refused:
-            item.fail(self._error(place, holder))
+            self._give_up(place, item, holder)
             return
         item.is_refused = True
         self._send(place, item)
@@ -111,7 +113,7 @@ class Room:
             await self._look_again(place, self.waiting[place])
         finally:
             for item in self.waiting.pop(place, ()):
-                item.fail(self._error(place, ""))
+                self._give_up(place, item)
 
     async def _look_again(self, place: Place, waiting: deque[Item]) -> None:
         holder = ""
@@ -124,7 +126,7 @@ class Room:
             for item in list(waiting):
                 if item.deadline <= now or item.future.done():
                     waiting.remove(item)
-                    item.fail(self._error(place, holder))
+                    self._give_up(place, item, holder)
             if waiting:
                 left = min(item.deadline for item in waiting) - self._clock.monotonic()
                 await asyncio.sleep(max(0.0, min(PAUSE, left)))
@@ -134,6 +136,12 @@ class Room:
         taken = await self._retry(place, items)
         for item in items[:taken]:
             waiting.remove(item)
+
+    def _give_up(self, place: Place, item: Item, group: str = "") -> None:
+        if item.sent:  # there was room perhaps: the answer to that has not come
+            item.give_up(self._address)
+        else:
+            item.fail(self._error(place, group))
 
     def _error(self, place: Place, group: str) -> BusFull:
         topic = place[0]

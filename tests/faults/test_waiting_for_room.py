@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fault_tools.faults import Delay, Hold
+from fault_tools.faults import Delay, Fault, Hold
 from fault_tools.network import appends, calls
 from fault_tools.proxy import FaultProxy
+from fault_tools.storage_systems import Store
 
 from bus.conformance.backend import needs
 from bus.conformance.rig import Rig, now
-from contracts.errors import BusClosed, BusFull
+from contracts.errors import BusClosed, BusFull, PublishUnknown
 
 
 @needs(limit=4, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
@@ -57,6 +58,25 @@ async def test_a_handler_does_not_wait_past_its_deadline_for_room(rig: Rig, prox
     await rig.until(lambda: errors)
     assert now() - began < 2.0
     assert rule.taken
+
+
+@needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
+async def test_who_found_room_in_the_end_and_was_not_told(rig: Rig, store: Store, proxy: FaultProxy) -> None:
+    """His event may be there: he is not told that the topic is full."""
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 0, 1)
+    full = proxy.on(None, Fault(), where=appends)
+    waiting = asyncio.create_task(rig.publish(bus, 2, timeout=1.0))
+    await rig.until(lambda: full.fired.is_so)
+    await rig.pause()
+    again = proxy.on(None, Delay(), where=appends)
+    await bus.drop_group("shop.handle")
+    with pytest.raises(PublishUnknown):
+        await waiting
+    assert again.fired.is_so
+    assert store.server.command("HGET", store.keys.numbers("orders", 0), "n") == b"3"
+    rig.groups.clear()
 
 
 @needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
