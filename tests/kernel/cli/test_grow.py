@@ -17,8 +17,8 @@ PLUGIN = '''\
 import json
 from urllib.parse import quote
 
+import attr
 import httpx
-import yaml
 from pydantic import BaseModel
 
 from plugbus import BasePlugin, Event, on
@@ -80,7 +80,7 @@ def test_the_package_is_the_same_plugin(plugbus: Plugbus, folder: Path, file: Pa
     assert (place / "src/plugbus_depot_scale/plugin.py").read_text(encoding="utf-8") == PLUGIN
     assert {path: path.read_bytes() for path in (folder / "my_plugins").iterdir()} == before
     project = tomllib.loads((place / "pyproject.toml").read_text())
-    assert project["project"]["dependencies"][1:] == ["httpx", "pydantic", "PyYAML"]
+    assert project["project"]["dependencies"][1:] == ["attrs", "httpx", "pydantic"]
     assert project["project"]["entry-points"]["plugbus.plugins"] == {
         "depot_scale": "plugbus_depot_scale.plugin:Scale"
     }
