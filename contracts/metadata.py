@@ -145,7 +145,7 @@ class PluginMetadata(BaseModel):
     capabilities: tuple[Pattern, ...] = ()
     """The field guide's name for `provides`."""
     tags: tuple[str, ...] = ()
-    entry_point: Annotated[str, AfterValidator(_entry_point)] = ""
+    entry_point: Annotated[str, _Form(_entry_point, f"({_ENTRY_POINT.pattern})?")] = ""
     """`module:Class`, relative to the plugin's folder."""
     security_level: SecurityLevel = SecurityLevel.SANDBOXED
     required_permissions: tuple[Permission, ...] = ()

@@ -17,7 +17,7 @@ PACKAGE = "__init__"
 """The module name of a plugin whose class stands in its folder's `__init__.py`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: a thousand are made at a start, and freezing trebles what each costs
 class Discovered:
     """A plugin that was found: what its manifest says, and where its code is."""
 

@@ -38,10 +38,7 @@ def marks_of(statuses: Mapping[str, os.stat_result]) -> Marks:
 
 
 def _seen(statuses: Iterable[os.stat_result]) -> list[int]:
-    seen: list[int] = []
-    for one in statuses:
-        seen += (one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size)
-    return seen
+    return [each for one in statuses for each in (one.st_ino, one.st_mtime_ns, one.st_ctime_ns, one.st_size)]
 
 
 def _as_text(seen: list[int]) -> str:
