@@ -86,7 +86,7 @@ from .lifecycle import (
     PluginStopped,
     PluginUnloaded,
 )
-from .log import LogLine, LogRecord, ShowLog
+from .log import LogLine, LogLines, ShowLog
 from .metrics import MetricsRecord, ShowMetrics
 from .quarantine import (
     AddToQuarantine,
@@ -149,7 +149,7 @@ __all__ = [
     "ListQuarantine",
     "ListTopics",
     "LogLine",
-    "LogRecord",
+    "LogLines",
     "MetricsRecord",
     "OwnerLost",
     "PauseGroup",

@@ -26,7 +26,7 @@ class LogLine(BaseModel):
     trace_id: str = ""
 
 
-class LogRecord(BaseModel):
+class LogLines(BaseModel):
     """What one kernel keeps of its log."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +40,7 @@ class LogRecord(BaseModel):
     """Older ones that had to go."""
 
 
-class ShowLog(Query[LogRecord], capability="kernel.log.show"):
+class ShowLog(Query[LogLines], capability="kernel.log.show"):
     """What this kernel has logged last, without data of events and messages of errors, which quote them.
 
     Why a plugin could not be started, and how it is, is told in its own words, as `kernel.plugin.show` does.

@@ -7,7 +7,7 @@ from contracts.messages import (
     BusDetails,
     GetReadiness,
     ListTopics,
-    LogRecord,
+    LogLines,
     MetricsRecord,
     Readiness,
     ShowBus,
@@ -43,11 +43,11 @@ class SystemCommands:
     async def _metrics(self, query: ShowMetrics, call: Call) -> MetricsRecord:
         return await self._desk.kernel.metrics.look()
 
-    async def _log(self, query: ShowLog, call: Call) -> LogRecord:
+    async def _log(self, query: ShowLog, call: Call) -> LogLines:
         replica, recent = self._desk.bus.replica, recent_log()
         if recent is None:
-            return LogRecord(replica=replica)
-        return LogRecord(replica=replica, lines=recent.lines(), most=recent.most, dropped=recent.dropped)
+            return LogLines(replica=replica)
+        return LogLines(replica=replica, lines=recent.lines(), most=recent.most, dropped=recent.dropped)
 
     async def _readiness(self, query: GetReadiness, call: Call) -> Readiness:
         return await self._desk.kernel.readiness()

@@ -26,7 +26,7 @@ from contracts.messages import (
     ListEventTypes,
     ListPlugins,
     LogLine,
-    LogRecord,
+    LogLines,
     PauseGroup,
     PluginDetails,
     PluginExplanation,
@@ -108,7 +108,7 @@ BUS = BusDetails(
     details={"latency_ms": 0.2}, replica="r1", features=Features(persistent=True, shared=True),
     topics=(TOPIC,),
 )  # fmt: skip
-LOG = LogRecord(
+LOG = LogLines(
     replica="r1", most=1000, dropped=7,
     lines=(LogLine(at=datetime(2026, 11, 28, tzinfo=UTC), level="ERROR", logger="plugbus.bus", text="x"),),
 )  # fmt: skip
