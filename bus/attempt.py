@@ -127,7 +127,6 @@ class Attempts:
         lane.delivery = delivery
         if self._records and delivery.entry is not None and not await self._port.begin(delivery):
             return None
-        CURRENT.set(delivery)
         delivery.deadline = lane.deadline = self._monotonic() + lane.timeout
         try:
             result = await self.handler()(delivery)
