@@ -1,7 +1,7 @@
 """Publishing: what is to be published at the same time goes out together, a script call for each partition.
 
-Nothing waits for company: while one flush is under way the next gathers. After a lost answer everything of
-that flush is sent again with the same ids, until its deadlines; the window makes it one event each.
+Nothing waits for company: while one flush is under way the next gathers. What of it is not answered when the
+connection is lost is sent again with the same ids, until its deadlines; the window makes it one event each.
 """
 
 from __future__ import annotations
@@ -348,7 +348,7 @@ class Publisher:
             self._count(topic, len(answer))
             self.on_taken(place, last)
         must_pause = bool(why) and self._refused(place, items[len(answer) - 1 :], why)
-        if self._room.waiting:
+        if place in self._room.waiting:
             self._stand_behind(place)
         return must_pause
 

@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 from fault_tools.faults import Delay
-from fault_tools.network import calls, happened, reads
+from fault_tools.network import calls, entries_asked_for, happened, reads, until_done
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store
@@ -33,11 +33,11 @@ async def test_a_forgotten_script_delays_nobody(rig: Rig, server: Server) -> Non
     bus = await rig.open()
     probe = await rig.on(bus)
     await rig.publish(bus, 0)
-    await _until_done(rig, probe, 0)
+    await until_done(rig, probe, 0)
     for n in range(1, 5):
         server.command("SCRIPT", "FLUSH")
         await rig.publish(bus, n)
-        await _until_done(rig, probe, n)
+        await until_done(rig, probe, n)
     rig.judge()
 
 
@@ -48,7 +48,7 @@ async def test_what_comes_while_something_unreadable_is_read_again(
     bus = await rig.open()
     probe = await rig.on(bus)
     await rig.publish(bus, 0)
-    await _until_done(rig, probe, 0)
+    await until_done(rig, probe, 0)
     store.server.command("XADD", store.stream("orders"), "*", "what", "ever")
     again = proxy.on(None, Delay(), where=calls("range"))
     await rig.publish(bus, 1)
@@ -57,8 +57,8 @@ async def test_what_comes_while_something_unreadable_is_read_again(
     await rig.until(lambda: store.length("orders") == 4)
     again.release()
     await more
-    await _until_done(rig, probe, 1)
-    await _until_done(rig, probe, 2)
+    await until_done(rig, probe, 1)
+    await until_done(rig, probe, 2)
 
 
 @needs(lease=2.0)
@@ -67,12 +67,12 @@ async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy)
     bus = await rig.open()
     probe = await rig.on(bus)
     await rig.publish(bus, 0)
-    await _until_done(rig, probe, 0)
+    await until_done(rig, probe, 0)
     wanted = list[int]()
 
     def note(exchange: Exchange) -> bool:
-        if exchange.name == "XREADGROUP":
-            wanted.append(int(exchange.args[exchange.args.index(b"COUNT") + 1]))
+        if count := entries_asked_for(exchange):
+            wanted.append(count)
         return False
 
     proxy.on(None, Delay(), where=note)
@@ -84,7 +84,7 @@ async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy)
         await rig.pause()  # it is sent behind the fetch, whose answer has not come
         early.release()
         await more
-        await _until_done(rig, probe, n + 1)
+        await until_done(rig, probe, n + 1)
     assert len(wanted) >= 6
     assert set(wanted) == {32}
     rig.judge()
@@ -99,7 +99,7 @@ async def test_nothing_is_left_of_who_has_gone(rig: Rig, monkeypatch: pytest.Mon
         monkeypatch.setattr(bell, "_LATER", later)
         probe = await rig.on(bus)
         await rig.publish(bus, n)
-        await _until_done(rig, probe, n)
+        await until_done(rig, probe, n)
         await rig.quiet(bus)
         await rig.pause()
         await probe.subscription.remove()
@@ -108,10 +108,28 @@ async def test_nothing_is_left_of_who_has_gone(rig: Rig, monkeypatch: pytest.Mon
     monkeypatch.setattr(bell, "_LATER", 3_600.0)
     for n in range(2, 150):  # a lost ownership is watched for some turns
         await rig.publish(bus, n, type="bills.item")
-        await _until_done(rig, staying, n)
+        await until_done(rig, staying, n)
     gc.collect()
     assert [one() for one in gone] == [None, None]
 
 
-async def _until_done(rig: Rig, probe: Probe, n: int) -> None:
-    await rig.until(lambda: n in probe.done, f"{n} to be handled")
+@needs(lease=2.0)
+async def test_another_replica_is_heard_when_it_comes(rig: Rig) -> None:
+    """What it publishes needs the bell, which begins to listen at once."""
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await until_done(rig, probe, 0)
+    await rig.publish(await rig.open("other"), 1)
+    await until_done(rig, probe, 1)
+
+
+@needs(lease=2.0)
+async def test_what_was_kept_back_is_found_when_it_is_due(rig: Rig) -> None:
+    """Redis puts it into the stream, without a publish of this bus."""
+    bus = await rig.open()
+    probe = await rig.on(bus)
+    await rig.publish(bus, 0)
+    await until_done(rig, probe, 0)
+    await rig.publish(bus, 1, delay=rig.tick)
+    await until_done(rig, probe, 1)

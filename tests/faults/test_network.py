@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
@@ -17,6 +17,7 @@ from fault_tools.network import (
     appends,
     arrived,
     clients,
+    entries_asked_for,
     fails_on_naive,
     handled,
     happened,
@@ -28,13 +29,14 @@ from fault_tools.network import (
     reads,
     settles,
     stored,
+    until_done,
 )
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
 from naive_redis import NaiveRedisBus
 
 from bus.conformance.backend import needs
-from bus.conformance.probe import Gate, Probe
+from bus.conformance.probe import Gate
 from bus.conformance.rig import Item, Rig, now
 from bus.redis_streams import link
 from contracts.bus import EventBus, SubscriptionSpec
@@ -186,7 +188,7 @@ async def test_a_lost_fetch_reply(rig: Rig, server: Server, proxy: FaultProxy) -
         await rig.publish(publisher, *range(n, n + 5), key="k")
         await happened(rig, rule)
         began = now()
-        await _until_done(rig, probe, range(n, n + 5))
+        await until_done(rig, probe, *range(n, n + 5))
         assert now() - began < SOON
     await rig.until(lambda: pending(server) == 0)
     rig.judge()
@@ -203,8 +205,7 @@ async def test_a_backlog_in_many_partitions(rig: Rig, proxy: FaultProxy) -> None
     def note(exchange: Exchange) -> bool:
         if exchange.name == "MULTI":
             turns.append(0)
-        elif exchange.name == "XREADGROUP":
-            turns[-1] += int(exchange.args[exchange.args.index(b"COUNT") + 1])
+        turns[-1] += entries_asked_for(exchange)
         return False
 
     proxy.on(None, Delay(), where=note)
@@ -225,17 +226,12 @@ async def test_a_bell_that_nobody_else_rings(rig: Rig, proxy: FaultProxy) -> Non
     proxy.on("XREAD", Delay(), where=lambda exchange: next(count) < 0)
     for n in range(1, 51):
         await rig.publish(bus, n)
-        await _until_done(rig, probe, [n])
+        await until_done(rig, probe, n)
     assert next(count) < 25
     other = await rig.open(DIRECT)
     await rig.publish(other, 51)
-    await _until_done(rig, probe, [51])
+    await until_done(rig, probe, 51)
     rig.judge()
-
-
-async def _until_done(rig: Rig, probe: Probe, numbers: Iterable[int]) -> None:
-    wanted = set(numbers)
-    await rig.until(lambda: wanted <= set(probe.done), "all of them to be handled")
 
 
 @fails_on_naive
@@ -327,7 +323,7 @@ async def test_a_fetch_whose_reply_never_comes(rig: Rig, server: Server, proxy: 
         await rig.publish(publisher, *range(n, n + 5), key="k")
         await happened(rig, rule)
         began = now()
-        await _until_done(rig, probe, range(n, n + 5))
+        await until_done(rig, probe, *range(n, n + 5))
         assert now() - began < link.STALL + 2.0
         rule.release()
     await rig.until(lambda: pending(server) == 0)
@@ -402,7 +398,7 @@ async def test_consuming_goes_on_after_every_cut(rig: Rig, proxy: FaultProxy) ->
             await publish_until(rig, publisher, numbers, rule)
             began, n = now(), next(numbers)
             await rig.publish(publisher, n, key="k")
-            await _until_done(rig, probe, range(n + 1))
+            await until_done(rig, probe, *range(n + 1))
             assert now() - began < SOON
     rig.judge()
 

@@ -17,6 +17,7 @@ from naive_redis import NaiveRedisBackend, NaiveRedisBus
 from redis import RedisError
 
 from bus.conformance import Backend
+from bus.conformance.probe import Probe
 from bus.conformance.rig import Rig
 from bus.redis_streams import RedisBus
 from bus.redis_streams.scripts import names, script
@@ -270,3 +271,15 @@ def clients(server: Server) -> list[dict[str, str]]:
     with server.client() as client:
         me = client.client_id()
         return [one for one in client.client_list() if int(one["id"]) != me]
+
+
+async def until_done(rig: Rig, probe: Probe, *numbers: int) -> None:
+    """Return when all of them are handled; fails after the rig's patience."""
+    wanted = set(numbers)
+    await rig.until(lambda: wanted <= set(probe.done), f"{sorted(wanted)} to be handled")
+
+
+def entries_asked_for(exchange: Exchange) -> int:
+    """How many a fetch asks for at most; 0: it is no fetch."""
+    args = exchange.args
+    return int(args[args.index(b"COUNT") + 1]) if exchange.name == "XREADGROUP" else 0
