@@ -40,7 +40,9 @@ class Listener(Protocol):
 class Bell:
     """Rings for listeners, for news of the bus, and for the replica's inbox."""
 
-    def __init__(self, core: Core, ring: Callable[[Any], None], news: Callable[[bytes | None], None]) -> None:
+    def __init__(
+        self, core: Core, ring: Callable[[Any, list[Any]], None], news: Callable[[bytes | None], None]
+    ) -> None:  # fmt: skip
         self._core = core
         self._wire = core.link.bell
         self._ring = ring
@@ -231,7 +233,7 @@ class Bell:
             if kind not in (b"stream", b"none"):
                 for listener in self._listeners.pop(key):
                     listener.is_dry = False
-                    self._ring(listener)
+                    self._ring(listener, [])
 
     def _tell(self, found: Sequence[Any]) -> None:
         keys = self._core.keys
@@ -248,4 +250,4 @@ class Bell:
                     if order_of(listener.last) < first:  # else it has read that already, and listens on
                         self.forget(listener)
                         listener.is_dry = False
-                        self._ring(listener)
+                        self._ring(listener, entries)

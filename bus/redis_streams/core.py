@@ -374,9 +374,9 @@ class Core:
             self.hosted.pop(hosting, None)
             self.ownership.place_soon()
 
-    def _ring(self, listener: Any) -> None:
+    def _ring(self, listener: Any, news: list[Any]) -> None:
         if isinstance(listener, RedisPlace):
-            self.reader.ring(listener)
+            self.reader.ring(listener, news)
         else:
             listener.hungry()
 

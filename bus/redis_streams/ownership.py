@@ -505,11 +505,23 @@ class Ownership:
         await self.release(hosting, holding)
         await self._core.registry.tell("own")
 
+    async def _take_early(self, holding: Holding, place: RedisPlace) -> None:
+        """What was handled before it was pending, its fetch being lost: whoever comes must not get it."""
+        if place.early is None or holding.is_lost:
+            return
+        keys = (place.names.own, place.names.stream)
+        answer = await self._wire.call(script("fetch"), keys, place.group, holding.fence, 1)
+        found = answer[1][0][1] if answer[0] == b"ok" and answer[1] else []
+        if found and found[0][0] == place.early and place.early not in place.held():
+            place.settle_moved([place.early])  # else it was pending all the same, or is gone, or still runs
+        place.early = None
+
     async def release(self, hosting: RedisHosting, holding: Holding) -> None:
         """In order: what was settled is written, what was only read goes to whoever comes."""
         while True:
             for place in list(holding.places.values()):
                 await self._core.reader.written(place)
+                await self._take_early(holding, place)
             if holding.is_lost or not any(place.has_news for place in holding.places.values()):
                 break  # else something has ended meanwhile
         if any(place.open for place in holding.places.values()) or holding.is_lost:

@@ -89,7 +89,7 @@ class RedisPlace(GroupPartition):
     """`GroupPartition`, written down."""
 
     __slots__ = (
-        "_ahead", "_counted", "_next_rank", "fetching", "filled_at", "holding", "is_dry",
+        "_ahead", "_counted", "_next_rank", "early", "fetching", "filled_at", "holding", "is_dry",
         "is_in_doubt", "is_promised", "journal", "last", "most", "names", "number_read", "waiters", "wanted",
     )  # fmt: skip
 
@@ -111,6 +111,8 @@ class RedisPlace(GroupPartition):
         """There was nothing more to read; the bell tells when there is."""
         self.fetching = self.is_promised = False
         """A fetch is under way; since it was sent, something was published here that it may not see."""
+        self.early: bytes | None = None
+        """An entry that came with the news and was handed on, until a fetch has brought it as well."""
         self.wanted = _FIRST_FETCH
         """Entries that are read at once; grows while they are handled fast."""
         self.filled_at = 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
 from .errors import explained, must_reconnect
-from .fetched import OutOfLine, sort_out
+from .fetched import OutOfLine, Sorted, sort_out
 from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
@@ -118,11 +118,17 @@ class Reader:
             self._adapt(place)
             self._hungry[place] = None
 
-    def ring(self, place: RedisPlace) -> None:
-        """There is something new: fetch at once."""
+    def ring(self, place: RedisPlace, news: list[Any]) -> None:
+        """There is something new: fetch at once. What the news have brought is handled meanwhile.
+
+        Nobody else can have taken the partition over, just as if it had been fetched: who starts it looks at
+        the lease.
+        """
         if self._is_hungry(place):
             self._hungry[place] = None
             self._kick()
+            if news and place.fetching:  # else it is sent later
+                self._hand_on(place, news)
 
     def expect(self, streams: Iterable[tuple[str, int]]) -> None:
         """This bus has just sent something to these partitions: who has read them to the end looks at once.
@@ -397,6 +403,8 @@ class Reader:
         else:
             entries = answer[1][0][1] if answer[1] else []
         place.is_dry = len(entries) < place.wanted
+        if place.early is not None:
+            entries = self._without_early(place, place.early, entries)
         try:
             rest = self._add(place, entries) if entries else []
         except OutOfLine:
@@ -440,12 +448,44 @@ class Reader:
         Answers what is left behind an entry that cannot be read, that one included. Raises `OutOfLine`, and
         nothing was added.
         """
+        found = self._sorted(place, entries)
+        self._take_in(place, entries[: len(entries) - len(found.rest)], found)
+        return found.rest
+
+    def _sorted(self, place: RedisPlace, entries: list[Any]) -> Sorted:
+        """Raises `OutOfLine`."""
         number = 0 if place.is_ephemeral else place.number_read or 0
-        found = sort_out(entries, number, place.holding.hosting.selects)
-        added = entries[: len(entries) - len(found.rest)]
-        if added:
-            self._look_for_gaps(place, added)
-            place.last = added[-1][0]
+        return sort_out(entries, number, place.holding.hosting.selects)
+
+    def _hand_on(self, place: RedisPlace, news: list[Any]) -> None:
+        """One entry ahead of its fetch, if it can be read."""
+        try:
+            found = self._sorted(place, news)
+        except OutOfLine:
+            return
+        if not found.rest:
+            place.early = news[0][0]
+            self._take_in(place, news, found)
+
+    def _without_early(self, place: RedisPlace, early: bytes, entries: list[Any]) -> list[Any]:
+        """What of a fetch was not handed on before.
+
+        If the fetch that was to bring it was lost, it may have been settled before it was pending: that has
+        settled nothing, so it is said again.
+        """
+        place.early = None
+        if not entries or entries[0][0] != early:
+            return entries  # somebody has deleted it
+        if early not in place.held():
+            place.settle_moved([early])
+            self.settle_soon(place)
+        return entries[1:]
+
+    def _take_in(self, place: RedisPlace, entries: list[Any], found: Sorted) -> None:
+        """What could be read."""
+        if entries:
+            self._look_for_gaps(place, entries)
+            place.last = entries[-1][0]
         self.tell_gone(place, found.gone)
         if found.skipped:
             place.skip(found.skipped)
@@ -456,7 +496,6 @@ class Reader:
                 place.expect_expiry()
             place.most = _MOST_BYTES // (len(messages[-1].data) + len(messages[0].data) + 1) + 1
             self.offer(place)
-        return found.rest
 
     def offer(self, place: RedisPlace) -> None:
         """Something has come to what waits."""
