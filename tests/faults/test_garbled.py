@@ -124,6 +124,7 @@ async def test_bytes_that_stay_flipped(rig: Rig, server: Server, proxy: FaultPro
     """What is changed again when it is read again is a dead letter, `checksum`; the next is handled. [B18]"""
     bus, publisher = await rig.open(), await rig.open(DIRECT)
     probe = await rig.on(bus)
+    proxy.on("XREAD", When(FlipByte('"n": 7'), '"n": 7'), times=None)  # or the bell may bring it as it was
     first = proxy.on(None, When(FlipByte('"n": 7'), '"n": 7'), where=reads, times=None)
     second = proxy.on(None, FlipByte('"n": 7'), where=calls("range"))
     receipts = await rig.publish(publisher, *range(10), key="k")
