@@ -29,6 +29,7 @@ from .item import DELAYED, HANDLING, REPEATED, Item, Place, unknown
 from .layout import Keys
 from .link import Link
 from .packing import Fields, pack
+from .prompt import Prompt
 from .registry import Registry
 from .room import PAUSE, Room
 from .scripts import script
@@ -72,6 +73,8 @@ class Publisher:
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._told: list[tuple[asyncio.Future[Receipt], Receipt]] = []
+        """Who is to be told what, when everything else that follows from an answer is done."""
         self._making: dict[str, asyncio.Task[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.on_sent: Callable[[Iterable[Place]], None] = lambda places: None
@@ -145,7 +148,7 @@ class Publisher:
         count = self._registry.partitions(topic)
         if count is None:
             return None
-        future = self._loop.create_future()
+        future = Prompt[Receipt](loop=self._loop)
         item = Item(id, source, fields, 0, self._clock.monotonic() + timeout, future)
         p = 0 if count == 1 else zlib.crc32(item.name) % count
         return self.send((topic, p), item)
@@ -260,6 +263,24 @@ class Publisher:
             flight.must_pause |= self._use(place, items, answer)
         if flight.is_over and flight is self._flight:
             self._landed(flight)
+        if self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Publishers go on here and now, unless a task has had the answers read (`Wire.go_on`)."""
+        told, self._told = self._told, []
+        is_free = asyncio.current_task(self._loop) is None
+        try:
+            for future, receipt in told:
+                if is_free and type(future) is Prompt:
+                    future.deliver(receipt)
+                elif not future.done():
+                    future.set_result(receipt)
+        except BaseException:  # e.g. SystemExit of one of them
+            for future, receipt in told:
+                if not future.done():
+                    future.set_result(receipt)
+            raise
 
     def _landed(self, flight: Flight) -> None:
         self._flight = None
@@ -335,8 +356,7 @@ class Publisher:
         for item, said in zip(items, answer, strict=False):
             if _ZERO <= said[0] <= _NINE:  # an entry: the first of that id
                 last = said
-                if not item.future.done():
-                    item.future.set_result(Receipt(item.id, prefix + said.decode()))
+                self._told.append((item.future, Receipt(item.id, prefix + said.decode())))
             elif said == b"full":
                 self._room.none_for(place, item)
             elif said[:1] == b"!":

@@ -1,0 +1,152 @@
+"""Who is told that his event was taken goes on at once, in the middle of reading the answers.
+
+Whatever he does then takes nothing away from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from fault_tools.servers import Server, binaries, binary
+
+from bus.redis_streams import RedisBus
+from contracts.errors import BusClosed
+from contracts.event import Event, Receipt
+
+NUMBER: ContextVar[int] = ContextVar("number")
+PUBLISHERS = 12
+
+
+class Made(Event, type="confirming.made"):
+    number: int
+
+
+@pytest.fixture(scope="module", params=[label for label, _ in binaries()])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with Server(binary(request.param)) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def bus(url: str, request: pytest.FixtureRequest) -> AsyncIterator[RedisBus]:
+    bus = RedisBus(url, namespace=request.node.name)
+    async with bus:
+        await publish(bus, 0)  # the topic is made
+        yield bus
+
+
+async def publish(bus: RedisBus, number: int) -> Receipt:
+    return await bus.publish(Made(number=number), source="/confirming")
+
+
+async def all_of(publisher: Callable[[int], Coroutine[Any, Any, Any]]) -> list[Any]:
+    """What became of so many at once, which go out in one write."""
+    tasks = [asyncio.create_task(publisher(number)) for number in range(PUBLISHERS)]
+    async with asyncio.timeout(10):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_each_goes_on_as_himself_and_in_turn(bus: RedisBus) -> None:
+    told = list[tuple[int, int, str]]()
+
+    async def publisher(number: int) -> None:
+        NUMBER.set(number)
+        task = asyncio.current_task()
+        assert task is not None
+        for _ in range(3):
+            await publish(bus, number)
+            assert asyncio.current_task() is task
+            told.append((number, NUMBER.get(), task.get_name()))
+
+    assert await all_of(publisher) == [None] * PUBLISHERS
+    assert all(number == own for number, own, _ in told)
+    assert len({name for _, _, name in told}) == PUBLISHERS
+    assert len(told) == 3 * PUBLISHERS
+
+
+async def test_one_ends_the_others_while_they_are_being_told(bus: RedisBus) -> None:
+    """What Redis has taken of theirs is taken; they are cancelled all the same."""
+    tasks = dict[int, asyncio.Task[Any]]()
+
+    async def publisher(number: int) -> Receipt:
+        receipt = await publish(bus, number)
+        for other in tasks.values():
+            if other is not asyncio.current_task():
+                other.cancel()
+        return receipt
+
+    for number in range(PUBLISHERS):
+        tasks[number] = asyncio.create_task(publisher(number))
+    async with asyncio.timeout(10):
+        ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
+    assert any(isinstance(one, Receipt) for one in ended)
+    assert all(isinstance(one, Receipt | asyncio.CancelledError) for one in ended)
+    assert (await publish(bus, 99)).position  # and the bus goes on
+
+
+async def test_one_closes_the_bus_while_the_others_are_being_told(bus: RedisBus) -> None:
+    async def publisher(number: int) -> Receipt:
+        receipt = await publish(bus, number)
+        await bus.close(0.1)
+        return receipt
+
+    assert all(isinstance(one, Receipt) for one in await all_of(publisher))
+    with pytest.raises(BusClosed):
+        await publish(bus, 1)
+
+
+async def test_one_fails(bus: RedisBus) -> None:
+    async def publisher(number: int) -> Receipt:
+        receipt = await publish(bus, number)
+        if number == 3:
+            raise ValueError("no more")
+        return receipt
+
+    ended = await all_of(publisher)
+    assert [type(one) for one in ended].count(ValueError) == 1
+    assert [type(one) for one in ended].count(Receipt) == PUBLISHERS - 1
+
+
+async def test_one_goes_on_where_a_task_has_had_the_answers_read(bus: RedisBus) -> None:
+    """Who wakes the bus is a task, which cannot be interrupted by another."""
+    publishing = asyncio.create_task(publish(bus, 1))
+    await asyncio.sleep(0)  # it is sent
+    bus.suspend()
+    await asyncio.sleep(0.1)  # the answer has come, and is kept
+    assert not publishing.done()
+    bus.wake()
+    async with asyncio.timeout(10):
+        assert (await publishing).position
+
+
+def test_one_ends_the_event_loop_and_the_others_are_confirmed(url: str) -> None:
+    """Such an exception comes out of the loop, as from any other task; who runs it again finds order."""
+    bus = RedisBus(url, namespace="ends-the-loop")
+
+    async def publisher(number: int) -> Receipt:
+        receipt = await publish(bus, number)
+        if number == 3:
+            raise SystemExit(7)
+        return receipt
+
+    async def begin() -> list[asyncio.Task[Receipt]]:
+        await bus.open()
+        await publish(bus, 0)
+        return [asyncio.create_task(publisher(number)) for number in range(PUBLISHERS)]
+
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = loop.run_until_complete(begin())
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(asyncio.wait(tasks))
+        _, pending = loop.run_until_complete(asyncio.wait(tasks, timeout=10))
+        loop.run_until_complete(bus.close())
+    finally:
+        loop.close()
+    assert not pending
+    assert [type(task.exception()) for task in tasks].count(SystemExit) == 1
+    assert [type(task.exception()) for task in tasks].count(type(None)) == PUBLISHERS - 1
