@@ -109,6 +109,7 @@ class Core:
         self.registry.on_change = self._changed
         self.registry.on_loss = self._data_lost
         self.bell.letters = self.inbox.deliver
+        self.publisher.read_along = self.reader.read_along
         self.publisher.on_sent = self.reader.expect
         self.publisher.on_taken = self.reader.look_for
 

@@ -24,7 +24,7 @@ from ..clock import Clock
 from ..rates import Rate
 from .background import keep_on
 from .errors import explained, may_pass, must_reconnect
-from .flight import Flight
+from .flight import Along, Flight
 from .item import DELAYED, HANDLING, REPEATED, Item, Place, unknown
 from .layout import Keys
 from .link import Link
@@ -40,6 +40,8 @@ log = logging.getLogger("plugbus.bus")
 _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
 _MOST_BYTES = 4 << 20
+_LITTLE = 2_000
+"""Bytes of an event that may be read in the call that publishes it: a script hashes all that it hands on."""
 _LAST = 0.04
 """Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
 would leave open what is known now."""
@@ -77,6 +79,8 @@ class Publisher:
         """Who is to be told what, when everything else that follows from an answer is done."""
         self._making: dict[str, asyncio.Task[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.read_along: Callable[[Place], Along | None] = lambda place: None
+        """Who reads what is published there in the call that publishes it."""
         self.on_sent: Callable[[Iterable[Place]], None] = lambda places: None
         """Something is on its way to these partitions."""
         self.on_taken: Callable[[Place, bytes], None] = lambda place, entry: None
@@ -239,10 +243,13 @@ class Publisher:
         self._wire.gather()  # who reads what is sent here asks for it in the same write
         try:
             for place, items in batches:
+                if len(items) == 1 and len(items[0].fields[2]) <= _LITTLE:
+                    flight.add_along(place, self.read_along(place))
                 self._wire.submit_script(
-                    self._call(place, items), functools.partial(self._answered, flight, place)
+                    self._call(place, items, flight.alongs.get(place)),
+                    functools.partial(self._answered, flight, place),
                 )
-            self.on_sent(place for place, _ in batches)
+            self.on_sent(place for place, _ in batches if place not in flight.alongs)
         except Exception:
             log.exception("publishing: a mistake; what is under way is sent again over a new connection")
             self._wire.close()
@@ -253,7 +260,8 @@ class Publisher:
 
     def _answered(self, flight: Flight, place: Place, answer: Answer | None) -> None:
         """What one partition has taken; None: the answer is lost, so it is sent again."""
-        items = flight.land(place)
+        items, along = flight.land(place), flight.alongs.pop(place, None)
+        read = answer.pop() if along is not None and isinstance(answer, list) else answer
         if answer is None:
             for item in reversed(items):
                 item.flags |= REPEATED
@@ -263,6 +271,8 @@ class Publisher:
             flight.must_pause |= self._use(place, items, answer)
         if flight.is_over and flight is self._flight:
             self._landed(flight)
+        if along is not None:
+            along.done(read)
         if self._told:
             self._tell()
 
@@ -325,7 +335,7 @@ class Publisher:
         self._queued = sum(map(len, self._queues.values()))
         return batches
 
-    def _call(self, place: Place, items: list[Item]) -> ScriptCall:
+    def _call(self, place: Place, items: list[Item], along: Along | None = None) -> ScriptCall:
         limits = self._limits
         arguments: list[bytes | str | int] = [
             limits.limit, int(limits.window_seconds * 1e3), limits.window, int(self.longest * 1e3), place[0]
@@ -335,7 +345,11 @@ class Publisher:
                 arguments += (item.name, item.flags + DELAYED, *item.fields, item.due)
             else:
                 arguments += (item.name, item.flags, *item.fields)
-        return ScriptCall(script("publish"), self._keys_of(place), arguments)
+        keys = self._keys_of(place)
+        if along is not None:
+            keys = (*keys, along.own)
+            arguments += along.arguments
+        return ScriptCall(script("publish"), keys, arguments)
 
     def _keys_of(self, place: Place) -> tuple[str, ...]:
         found = self._known_keys.get(place)

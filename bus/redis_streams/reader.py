@@ -7,6 +7,7 @@ Nothing is sent while nothing is to do: places that have been read to the end ar
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .background import keep_on
 from .errors import explained, must_reconnect
 from .fetched import OutOfLine, Sorted, sort_out
+from .flight import Along
 from .layout import entry_of, order_of, sequence_of
 from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
 from .place import RedisPlace
@@ -146,6 +148,38 @@ class Reader:
                         self._hungry[place] = None
         if self._hungry:
             self._kick()
+
+    def read_along(self, stream: tuple[str, int]) -> Along | None:
+        """Who has read this partition to its end, if that is one group, to be given what is published there.
+
+        A call less, and for one event that is half of what its fetch takes. None: see `expect`.
+        """
+        places = self.places.get(stream, ())
+        if len(places) != 1:
+            return None
+        [place] = places
+        if not place.is_dry or place.is_ephemeral:
+            return None
+        place.is_dry = False
+        if not self._is_hungry(place):
+            return None
+        place.fetching, place.is_promised = True, False
+        arguments = (place.group, place.holding.fence, place.wanted)
+        return Along(place.names.own, arguments, functools.partial(self._read_along, place))
+
+    def _read_along(self, place: RedisPlace, answer: Answer | None) -> None:
+        if answer is None:
+            place.fetching = False
+            place.holding.doubt()
+            self._is_down.set()
+        elif isinstance(answer, Refused):
+            place.fetching = False
+            self.hungry(place)
+        else:
+            self._use(self._fetched, place, answer)
+        self._end_round()
+        if self.dirty or self._hungry:
+            self._kick_soon()
 
     def look_for(self, stream: tuple[str, int], entry: bytes) -> None:
         """What this bus has sent stands there now: who has looked before it did looks again.

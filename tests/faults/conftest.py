@@ -25,7 +25,7 @@ from fault_tools.workers import Bench, Nursery
 
 from bus.conformance import Backend, limits_for
 from bus.conformance.rig import Rig
-from bus.redis_streams import bell, link
+from bus.redis_streams import bell, link, publisher
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +68,12 @@ def former(request: pytest.FixtureRequest, proxy: FaultProxy) -> str:
     if former == "left":
         proxy.on("CLIENT", Refuse("NOPERM this user may not"), containing="KILL", times=None)
     return former
+
+
+@pytest.fixture
+def fetches_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is given what he publishes in the call that publishes it: each fetch is one of its own."""
+    monkeypatch.setattr(publisher, "_LITTLE", -1)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ SHIFTS = (Duplicate(), Drop(), Corrupt(), WrongLength(1), WrongLength(-1))
 """Ways in which a reply is not the one to its command, or none at all."""
 
 
-@pytest.mark.usefixtures("fast_links")
+@pytest.mark.usefixtures("fast_links", "fetches_apart")
 @pytest.mark.parametrize("where", [appends, reads, settles], ids=["publish", "fetch", "settle"])
 @fails_on_naive
 @needs(lease=5.0)

@@ -61,6 +61,7 @@ async def test_what_comes_while_something_unreadable_is_read_again(
     await until_done(rig, probe, 2)
 
 
+@pytest.mark.usefixtures("fetches_apart")
 @needs(lease=2.0)
 async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy) -> None:
     """Not where another follows because it may have come too early."""

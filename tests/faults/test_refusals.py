@@ -88,6 +88,7 @@ def any_of(*names: str) -> Choice:
     because="who publishes is told at once of what would pass by itself",
     text="OOM command not allowed when used memory > 'maxmemory'.",
 )  # fmt: skip
+@pytest.mark.usefixtures("fetches_apart")
 @pytest.mark.parametrize("text", PASSES, ids=lambda text: text.split()[0])
 async def test_what_may_pass_is_asked_again(
     proxied: tuple[Rig, FaultProxy], caplog: pytest.LogCaptureFixture, text: str

@@ -1,9 +1,11 @@
 -- Append events to one partition, each (source, id) once.
--- KEYS: stream, numbers, ids:0, ids:1, delayed, kept back
+-- KEYS: stream, numbers, ids:0, ids:1, delayed, kept back; where a group reads along, `own`
 -- ARGV: nonce, limit, window ms, window count, longest deadline ms, topic, then for each event:
 --       source and id, flags (1: may be a repetition, 2: admitted up to twice the limit, 4: kept back), t, h, d, b,
---       and if it is kept back, until when (`+`: so many milliseconds from now)
+--       and if it is kept back, until when (`+`: so many milliseconds from now);
+--       where a group reads along, behind all of them: group, fence, most
 -- Answer: nonce, then for each event its entry, `=` and what was said of the first, `d` if it is kept back, or `full`.
+--         Where a group reads along, behind them what `fetch` would say.
 -- An event is written before its id is remembered: a script that fails half-way must not leave an id
 -- without an event. What failed is told as `!` and the error; nothing behind it is written.
 local call, pcall, find, format = redis.call, redis.pcall, string.find, string.format
@@ -41,7 +43,7 @@ local function remember(name, what)
   named, known, seen[name] = named + 2, known + 1, what
 end
 
-local at, last = 7, #ARGV
+local at, last = 7, #ARGV - (KEYS[7] and 3 or 0)
 while at <= last do
   local name, flags = ARGV[at], tonumber(ARGV[at + 1])
   local is_repeated, is_admitted, is_kept_back = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
@@ -90,5 +92,14 @@ if named > 0 then
   call('HSET', numbers, 'n', format('%.0f', n), 'ms', format('%.0f', ms), 'turn', turn,
     'count', known, 'began', format('%.0f', began))
   call('HSET', current, unpack(fresh))
+end
+if KEYS[7] then
+  local owner = call('HGET', KEYS[7], ARGV[last + 1])
+  if owner ~= ARGV[last + 2] then
+    answer[#answer + 1] = {'lost', owner}
+  else
+    local found = pcall('XREADGROUP', 'GROUP', ARGV[last + 1], 'o', 'COUNT', ARGV[last + 3], 'STREAMS', stream, '>')
+    answer[#answer + 1] = failed(found) and {'error', found.err} or {'ok', found or {}}
+  end
 end
 return answer

@@ -1,0 +1,158 @@
+"""Who has read a partition to its end is given what he publishes there in the call that publishes it.
+
+The bell listens so late here that what only it could bring does not come in time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fault_tools.faults import CutAfter, CutBefore, Fault, Refuse
+from fault_tools.network import appends, happened, pending, reads, streams, until_done
+from fault_tools.proxy import Exchange, FaultProxy
+from fault_tools.servers import Server
+
+from bus.conformance.backend import needs
+from bus.conformance.probe import Probe
+from bus.conformance.rig import Rig
+from bus.redis_streams import bell, publisher
+from contracts.bus import EventBus
+
+
+@pytest.fixture(autouse=True)
+def _late_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bell, "_LATER", 3_600.0)
+
+
+async def begun(rig: Rig, bus: EventBus, **options: Any) -> Probe:
+    probe = await rig.on(bus, None, **options)
+    await rig.publish(bus, 0)
+    await until_done(rig, probe, 0)
+    await rig.quiet(bus)
+    return probe
+
+
+async def settled(rig: Rig, server: Server, bus: EventBus) -> None:
+    await rig.quiet(bus)
+    await rig.until(lambda: pending(server) == 0, "nothing to be pending")
+    rig.judge()
+
+
+def _gives(exchange: Exchange) -> bool:
+    """A publish with a group that reads along."""
+    return appends(exchange) and exchange.args[2] == b"7"
+
+
+@needs(lease=2.0)
+async def test_there_is_no_fetch_of_its_own(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    fetch, given = proxy.on(None, Fault(), where=reads), proxy.on(None, Fault(), where=_gives, times=None)
+    for n in range(1, 6):
+        await rig.publish(bus, n)
+        await until_done(rig, probe, n)
+    await settled(rig, server, bus)
+    assert given.count == 5
+    assert not fetch.fired.is_so
+
+
+@needs(lease=2.0)
+@pytest.mark.parametrize("fault", [CutBefore, CutAfter])
+async def test_a_connection_that_is_cut_loses_and_repeats_nothing(
+    rig: Rig, server: Server, proxy: FaultProxy, fault: type[Fault]
+) -> None:
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    for n in range(1, 4):
+        cut = proxy.on(None, fault(), where=_gives)
+        await rig.publish(bus, n)
+        await happened(rig, cut)
+        await until_done(rig, probe, n)
+        await rig.quiet(bus)
+    await settled(rig, server, bus)
+    assert probe.numbers == [0, 1, 2, 3]
+
+
+@needs(lease=2.0)
+@pytest.mark.parametrize("text", ["OOM command not allowed when used memory > 'maxmemory'.", "LOADING wait"])
+async def test_what_is_refused_is_published_and_read_when_it_passes(
+    rig: Rig, server: Server, proxy: FaultProxy, text: str
+) -> None:
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    refused = proxy.on(None, Refuse(text), where=_gives)
+    await rig.publish(bus, 1)
+    await happened(rig, refused)
+    await until_done(rig, probe, 1)
+    await rig.publish(bus, 2)
+    await until_done(rig, probe, 2)
+    await settled(rig, server, bus)
+    assert probe.numbers == [0, 1, 2]
+
+
+@needs(lease=2.0)
+async def test_several_groups_each_fetch(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    bus = await rig.open()
+    probes = [await begun(rig, bus, group=f"shop.{name}") for name in ("one", "two")]
+    given = proxy.on(None, Fault(), where=_gives)
+    for n in range(1, 4):
+        await rig.publish(bus, n)
+        for probe in probes:
+            await until_done(rig, probe, n)
+    await settled(rig, server, bus)
+    assert not given.fired.is_so
+
+
+@needs(lease=2.0)
+async def test_what_is_large_is_fetched(
+    rig: Rig, server: Server, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script would have to hash it once more."""
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    monkeypatch.setattr(publisher, "_LITTLE", 8)
+    given = proxy.on(None, Fault(), where=_gives)
+    await rig.publish(bus, 1)
+    assert given.fired.is_so
+    large = proxy.on(None, Fault(), where=_gives)
+    await rig.publish(bus, 10)
+    await until_done(rig, probe, 1, 10)
+    await settled(rig, server, bus)
+    assert not large.fired.is_so
+
+
+@needs(lease=2.0)
+async def test_a_group_that_somebody_deletes_is_made_anew(
+    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    for key in streams(server):
+        server.command("XGROUP", "DESTROY", key, "shop.handle")
+    given = proxy.on(None, Fault(), where=_gives)
+    await rig.publish(bus, 1)
+    await happened(rig, given)
+    await until_done(rig, probe, 1)
+    await rig.publish(bus, 2)
+    await until_done(rig, probe, 2)
+    await settled(rig, server, bus)
+    assert "was deleted by somebody else; it is made anew" in caplog.text
+
+
+@needs(lease=1.0)
+async def test_who_was_away_too_long_is_given_nothing(rig: Rig, server: Server) -> None:
+    """His partition is another's: what he publishes is that one's to handle."""
+    bus, other = await rig.open(), await rig.open("other")
+    probe = await begun(rig, bus)
+    next = await rig.on(other)
+    rig.suspend(bus)
+    await rig.until(lambda: _is_owner(rig, other))
+    rig.wake(bus)
+    await rig.publish(bus, 1)
+    await rig.until(lambda: 1 in probe.done + next.done)
+    await settled(rig, server, other)
+
+
+async def _is_owner(rig: Rig, bus: EventBus) -> bool:
+    return bus.replica in (await rig.info(bus)).owners
