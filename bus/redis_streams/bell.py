@@ -216,7 +216,7 @@ class Bell:
                 future.set_exception(Refused(str(replies[0])))
             else:
                 future.set_result(None)
-                self._tell(replies[0] or ())
+                self._tell(replies[0] or (), asked)
 
         read = ("XREAD", "COUNT", 1, "BLOCK", int(BLOCK * 1e3), "STREAMS", *asked, *asked.values())
         self._wire.submit(pack(read), 1, done)
@@ -235,7 +235,7 @@ class Bell:
                     listener.is_dry = False
                     self._ring(listener, [])
 
-    def _tell(self, found: Sequence[Any]) -> None:
+    def _tell(self, found: Sequence[Any], asked: dict[bytes, bytes]) -> None:
         keys = self._core.keys
         news, inbox = keys.news.encode(), keys.inbox(self._core.replica).encode()
         for key, entries in found:
@@ -245,9 +245,10 @@ class Bell:
             elif key == inbox:
                 self.letters(entries)
             else:
-                first = order_of(entries[0][0])
+                first, behind = order_of(entries[0][0]), order_of(asked[key])
                 for listener in list(self._listeners.get(key, ())):
-                    if order_of(listener.last) < first:  # else it has read that already, and listens on
+                    last = order_of(listener.last)
+                    if last < first:  # else it has read that already, and listens on
                         self.forget(listener)
                         listener.is_dry = False
-                        self._ring(listener, entries)
+                        self._ring(listener, entries if last >= behind else [])  # it came later: not its next

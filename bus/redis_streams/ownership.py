@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
+from .errors import may_pass
 from .layout import FIRST, order_of, sequence_of
 from .packing import StoredMessage, Undecodable, is_intact, unpack, unpacked
 from .place import Holding, RedisPlace
@@ -482,6 +483,9 @@ class Ownership:
         known = place.held()  # before and after: what is settled meanwhile is known as well
         taken, last, names = await self._read_taken(hosting, holding, place)
         held = known | place.held()
+        if place.early is not None and place.early in names:
+            held.add(place.early)
+            self._core.reader.found_early(place)
         orphans = [message for message, _ in taken if message.entry not in held]
         self._core.reader.look_for_missed(place, [entry for entry in names if entry not in held], last)
         for message in orphans:
@@ -507,14 +511,19 @@ class Ownership:
 
     async def _take_early(self, holding: Holding, place: RedisPlace) -> None:
         """What was handled before it was pending, its fetch being lost: whoever comes must not get it."""
-        if place.early is None or holding.is_lost:
-            return
         keys = (place.names.own, place.names.stream)
-        answer = await self._wire.call(script("fetch"), keys, place.group, holding.fence, 1)
-        found = answer[1][0][1] if answer[0] == b"ok" and answer[1] else []
-        if found and found[0][0] == place.early and place.early not in place.held():
-            place.settle_moved([place.early])  # else it was pending all the same, or is gone, or still runs
-        place.early = None
+        while place.early is not None and not holding.is_lost:
+            try:
+                await self._core.link.ready(self._wire)
+                await self._wire.call(script("fetch"), keys, place.group, holding.fence, 1)
+            except Lost:
+                continue
+            except Refused as error:
+                if not may_pass(str(error)):
+                    raise
+                await asyncio.sleep(_AGAIN)
+                continue
+            self._core.reader.found_early(place)
 
     async def release(self, hosting: RedisHosting, holding: Holding) -> None:
         """In order: what was settled is written, what was only read goes to whoever comes."""

@@ -37,5 +37,9 @@ class Prompt(asyncio.Future[T]):
         context: Context | None = getattr(self, "_context", None)
         is_awaited = context is not None and self.remove_done_callback(self._waiter)
         self.set_result(result)
-        if context is not None and is_awaited:
+        if context is None or not is_awaited:
+            return
+        try:
             context.run(self._waiter, self)
+        except RuntimeError:  # this runs within that context: it cannot be entered twice
+            self.get_loop().call_soon(self._waiter, self, context=context)

@@ -260,8 +260,12 @@ class Publisher:
 
     def _answered(self, flight: Flight, place: Place, answer: Answer | None) -> None:
         """What one partition has taken; None: the answer is lost, so it is sent again."""
-        items, along = flight.land(place), flight.alongs.pop(place, None)
-        read = answer.pop() if along is not None and isinstance(answer, list) else answer
+        items, along, read = flight.land(place), flight.alongs.pop(place, None), answer
+        if along is not None and isinstance(answer, list):
+            read = answer.pop() if answer and isinstance(answer[-1], list) else None
+            if read is None:  # it is garbled
+                self._wire.close()
+                answer = None
         if answer is None:
             for item in reversed(items):
                 item.flags |= REPEATED

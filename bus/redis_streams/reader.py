@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .background import keep_on
 from .errors import explained, must_reconnect
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plugbus.bus")
 
+A = TypeVar("A")
 MOST = 500
 """Entries of one fetch: Redis does nothing else meanwhile."""
 _TURN = 2 * MOST
@@ -130,7 +131,7 @@ class Reader:
             self._hungry[place] = None
             self._kick()
             if news and place.fetching:  # else it is sent later
-                self._hand_on(place, news)
+                self._use(self._hand_on, place, news)
 
     def expect(self, streams: Iterable[tuple[str, int]]) -> None:
         """This bus has just sent something to these partitions: who has read them to the end looks at once.
@@ -357,7 +358,7 @@ class Reader:
         if self.dirty or self._hungry:
             self._kick_soon()
 
-    def _use(self, use: Callable[[RedisPlace, Answer], None], place: RedisPlace, answer: Answer) -> None:
+    def _use(self, use: Callable[[RedisPlace, A], None], place: RedisPlace, answer: A) -> None:
         """A mistake of ours at one place does not take the answers of the others away."""
         try:
             use(place, answer)
@@ -498,22 +499,24 @@ class Reader:
         except OutOfLine:
             return
         if not found.rest:
-            place.early = news[0][0]
             self._take_in(place, news, found)
+            place.early = news[0][0]
 
     def _without_early(self, place: RedisPlace, early: bytes, entries: list[Any]) -> list[Any]:
-        """What of a fetch was not handed on before.
+        """What of a fetch was not handed on before."""
+        self.found_early(place)
+        return entries[1:] if entries and entries[0][0] == early else entries  # else somebody has deleted it
+
+    def found_early(self, place: RedisPlace) -> None:
+        """What was handed on ahead of its fetch is pending by now, or gone.
 
         If the fetch that was to bring it was lost, it may have been settled before it was pending: that has
         settled nothing, so it is said again.
         """
-        place.early = None
-        if not entries or entries[0][0] != early:
-            return entries  # somebody has deleted it
-        if early not in place.held():
+        early, place.early = place.early, None
+        if early is not None and early not in place.held():
             place.settle_moved([early])
             self.settle_soon(place)
-        return entries[1:]
 
     def _take_in(self, place: RedisPlace, entries: list[Any], found: Sorted) -> None:
         """What could be read."""

@@ -366,8 +366,9 @@ class Wire(asyncio.BufferedProtocol):
         try:
             reader.feed(data)  # type: ignore[arg-type]  # any bytes-like, which its stub does not know
             while (reply := reader.gets()) is not False:
-                if not self._waiting:
-                    raise hiredis.ProtocolError("a reply that nobody waits for")
+                if not self._waiting:  # a reply that nobody waits for
+                    self.close()
+                    return
                 waiting = self._waiting[0]
                 waiting.replies.append(reply)
                 if len(waiting.replies) == waiting.count:
@@ -377,6 +378,9 @@ class Wire(asyncio.BufferedProtocol):
                         return  # it was cut meanwhile, and perhaps opened again
         except hiredis.HiredisError:
             self.close()
+        except BaseException:  # e.g. SystemExit of a publisher: what was read behind it is told all the same
+            self._loop.call_soon(self._read, b"")
+            raise
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -83,6 +83,23 @@ async def test_a_connection_that_is_cut_starts_nothing_twice(
 
 
 @needs(lease=2.0)
+@pytest.mark.parametrize("first", [CutBefore(), Refuse("ERR not now")], ids=["cut", "refused"])
+async def test_one_fault_after_the_other_starts_nothing_twice(
+    rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, first: Fault
+) -> None:
+    """It is settled before it was pending; then a fetch makes it so, and its answer is lost as well."""
+    probe = await begun(rig, pair)
+    faults = [proxy.on(None, fault, where=reads) for fault in (first, CutAfter())]
+    await rig.publish(pair[1], 1)
+    for fault in faults:
+        await happened(rig, fault)
+    await rig.publish(pair[1], 2)
+    await until_done(rig, probe, 2)
+    await settled(rig, server, pair[1])
+    assert probe.numbers == [0, 1, 2]
+
+
+@needs(lease=2.0)
 @CUTS
 async def test_a_handler_that_is_at_work_when_it_is_cut_goes_on(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, fault: type[Fault]
@@ -167,6 +184,30 @@ async def test_who_leaves_hands_on_only_what_was_not_handled(
     await until_done(rig, next, 2)
     await settled(rig, server, pair[1], repeats=not has_ended)
     assert (probe.numbers, next.numbers) == ([0, 1], [2] if has_ended else [1, 2])
+
+
+@needs(lease=2.0)
+@pytest.mark.parametrize("second", [CutBefore(), CutAfter(), Refuse("LOADING wait")], ids=type)
+async def test_who_leaves_while_one_fault_follows_the_other(
+    rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, second: Fault
+) -> None:
+    probe = await begun(rig, pair)
+    held = proxy.on(None, Hold(), where=reads)
+    await rig.publish(pair[1], 1)
+    await until_done(rig, probe, 1)
+    again = proxy.on(None, second, where=reads)
+    leaving = asyncio.create_task(probe.subscription.drain(rig.tick))
+    await rig.pause()
+    for exchange in held.taken:
+        exchange.cut()
+    held.release()
+    assert await leaving
+    assert again.fired.is_so
+    next = await rig.on(await rig.open(f"{DIRECT}2"))
+    await rig.publish(pair[1], 2)
+    await until_done(rig, next, 2)
+    await settled(rig, server, pair[1])
+    assert (probe.numbers, next.numbers) == ([0, 1], [2])
 
 
 @needs(lease=1.0)

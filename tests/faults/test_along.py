@@ -12,6 +12,7 @@ from fault_tools.faults import CutAfter, CutBefore, Fault, Refuse
 from fault_tools.network import appends, happened, pending, reads, streams, until_done
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
+from fault_tools.storage_systems import Store
 
 from bus.conformance.backend import needs
 from bus.conformance.probe import Probe
@@ -138,6 +139,61 @@ async def test_a_group_that_somebody_deletes_is_made_anew(
     await until_done(rig, probe, 2)
     await settled(rig, server, bus)
     assert "was deleted by somebody else; it is made anew" in caplog.text
+
+
+@needs(lease=2.0)
+async def test_who_does_not_own_it_is_given_nothing(
+    rig: Rig, store: Store, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has taken the partition: what he publishes is that one's to handle."""
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    [fence] = server.command("HMGET", store.keys.own(0), "shop.handle")
+    server.command("HSET", store.keys.own(0), "shop.handle", "99 other")
+    await rig.publish(bus, 1)
+    await rig.until(lambda: "partition 0 belongs to other now" in caplog.text)
+    assert (probe.numbers, pending(server)) == ([0], 0)
+    server.command("HSET", store.keys.own(0), "shop.handle", fence)  # he is gone again
+    await until_done(rig, probe, 1)
+    await settled(rig, server, bus)
+
+
+@needs(lease=2.0)
+async def test_whatever_is_wrong_with_the_reading_the_event_is_confirmed(
+    rig: Rig, store: Store, server: Server, proxy: FaultProxy
+) -> None:
+    bus = await rig.open()
+    await begun(rig, bus)
+    given = proxy.on(None, Fault(), where=_gives)
+    server.command("DEL", store.keys.own(0))
+    server.command("SET", store.keys.own(0), "of another type")
+    [receipt] = await rig.publish(bus, 1)
+    assert given.fired.is_so
+    assert receipt.position
+    server.command("DEL", store.keys.own(0))
+
+
+@needs(lease=2.0)
+async def test_an_answer_without_anything_counts_as_lost(rig: Rig, server: Server, proxy: FaultProxy) -> None:
+    """As if it had been cut: the event is sent again, and is one."""
+    bus = await rig.open()
+    probe = await begun(rig, bus)
+    emptied = proxy.on(None, _Emptied(), where=_gives)
+    await rig.publish(bus, 1)
+    await happened(rig, emptied)
+    await rig.publish(bus, 2)
+    await until_done(rig, probe, 1, 2)
+    await settled(rig, server, bus)
+    assert probe.numbers == [0, 1, 2]
+
+
+class _Emptied(Fault):
+    """Of the reply there is nothing but the nonce."""
+
+    async def reply(self, exchange: Exchange, raw: bytes) -> None:
+        _, size, nonce, *_ = raw.split(b"\r\n")
+        await exchange.deliver(b"\r\n".join((b"*1", size, nonce, b"")))
+        exchange.fire()
 
 
 @needs(lease=1.0)

@@ -94,8 +94,10 @@ if named > 0 then
   call('HSET', current, unpack(fresh))
 end
 if KEYS[7] then
-  local owner = call('HGET', KEYS[7], ARGV[last + 1])
-  if owner ~= ARGV[last + 2] then
+  local owner = pcall('HGET', KEYS[7], ARGV[last + 1])
+  if failed(owner) then
+    answer[#answer + 1] = {'error', owner.err}
+  elseif owner ~= ARGV[last + 2] then
     answer[#answer + 1] = {'lost', owner}
   else
     local found = pcall('XREADGROUP', 'GROUP', ARGV[last + 1], 'o', 'COUNT', ARGV[last + 3], 'STREAMS', stream, '>')
