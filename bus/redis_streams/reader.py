@@ -153,7 +153,8 @@ class Reader:
     def read_along(self, stream: tuple[str, int]) -> Along | None:
         """Who has read this partition to its end, if that is one group, to be given what is published there.
 
-        A call less, and for one event that is half of what its fetch takes. None: see `expect`.
+        That is no command more; a turn of its own takes six, and one for each further ownership that is
+        watched. None: see `expect`.
         """
         places = self.places.get(stream, ())
         if len(places) != 1:
