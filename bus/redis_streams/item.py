@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from contracts.errors import BusError, BusFull, PublishUnknown
 from contracts.event import Receipt
 
 from ..checks import check_unicode
 from .layout import position_of
 from .packing import Fields
+from .prompt import Prompt
 
 REPEATED, HANDLING, DELAYED = 1, 2, 4
 """Flags of an event: somebody may have sent it before; it may pass the limit (its handler is at work); it is
@@ -26,7 +25,7 @@ class Item:
 
     def __init__(
         self, id: str, source: str, fields: Fields, flags: int, deadline: float,
-        future: asyncio.Future[Receipt], due: str = "",
+        future: Prompt[Receipt], due: str = "",
     ) -> None:  # fmt: skip
         self.id = id
         try:

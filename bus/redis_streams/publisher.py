@@ -75,7 +75,7 @@ class Publisher:
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._told: list[tuple[asyncio.Future[Receipt], Receipt]] = []
+        self._told: list[tuple[Prompt[Receipt], Receipt]] = []
         """Who is to be told what, when everything else that follows from an answer is done."""
         self._making: dict[str, asyncio.Task[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -141,7 +141,7 @@ class Publisher:
         deadline = self._clock.monotonic() + timeout
         place = await self.place_of(message, timeout)
         flags = (REPEATED if repeated else 0) + (HANDLING if handling else 0)
-        future = self._loop.create_future()
+        future = Prompt[Receipt](loop=self._loop)
         item = Item(message.id, message.source, pack(message), flags, deadline, future, due)
         return await self.send(place, item)
 
@@ -283,18 +283,14 @@ class Publisher:
     def _tell(self) -> None:
         """Publishers go on here and now, unless a task has had the answers read (`Wire.go_on`)."""
         told, self._told = self._told, []
-        is_free = asyncio.current_task(self._loop) is None
         try:
-            for future, receipt in told:
-                if is_free and type(future) is Prompt:
+            if asyncio.current_task(self._loop) is None:
+                for future, receipt in told:
                     future.deliver(receipt)
-                elif not future.done():
-                    future.set_result(receipt)
-        except BaseException:  # e.g. SystemExit of one of them
+        finally:  # also those behind one who has ended the event loop
             for future, receipt in told:
                 if not future.done():
                     future.set_result(receipt)
-            raise
 
     def _landed(self, flight: Flight) -> None:
         self._flight = None
