@@ -71,6 +71,12 @@ def former(request: pytest.FixtureRequest, proxy: FaultProxy) -> str:
 
 
 @pytest.fixture
+def late_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bell listens so late that what only it could bring does not come in time."""
+    monkeypatch.setattr(bell, "_LATER", 3_600.0)
+
+
+@pytest.fixture
 def fetches_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is given what he publishes in the call that publishes it: each fetch is one of its own."""
     monkeypatch.setattr(publisher, "_LITTLE", -1)

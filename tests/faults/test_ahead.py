@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from fault_tools.faults import CutAfter, CutBefore, Delay, Fault, Hold, Refuse
-from fault_tools.network import DIRECT, happened, pending, reads, settles, streams, until_done
+from fault_tools.network import (
+    DIRECT,
+    begun,
+    goes_on,
+    happened,
+    one_by_one,
+    pending,
+    reads,
+    settled,
+    settles,
+    streams,
+    until_done,
+)  # fmt: skip
 from fault_tools.proxy import FaultProxy
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store
 
 from bus.conformance.backend import needs
-from bus.conformance.probe import Gate, Probe
+from bus.conformance.probe import Gate
 from bus.conformance.rig import Rig
 from contracts.bus import EventBus
 from contracts.event import EventResult
@@ -31,27 +42,11 @@ async def pair(rig: Rig, proxy: FaultProxy) -> tuple[EventBus, EventBus]:
     return await rig.open(), await rig.open(DIRECT)
 
 
-async def begun(rig: Rig, pair: tuple[EventBus, EventBus], act: Any = None, **options: Any) -> Probe:
-    """A handler that has read what there is, and so knows what comes next."""
-    bus, other = pair
-    probe = await rig.on(bus, act, **options)
-    await rig.publish(other, 0)
-    await until_done(rig, probe, 0)
-    await rig.quiet(other)
-    return probe
-
-
-async def settled(rig: Rig, server: Server, bus: EventBus, **allowed: int) -> None:
-    await rig.quiet(bus)
-    await rig.until(lambda: pending(server) == 0, "nothing to be pending")
-    rig.judge(**allowed)
-
-
 @needs(lease=2.0)
 async def test_the_handler_does_not_wait_for_the_fetch(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy
 ) -> None:
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     for n in range(1, 4):
         held = proxy.on(None, Hold(), where=reads)
         await rig.publish(pair[1], n)
@@ -71,15 +66,12 @@ async def test_a_connection_that_is_cut_starts_nothing_twice(
     of: Callable[..., bool],
 ) -> None:  # fmt: skip
     """Though it may be settled before it was pending, and that settles nothing."""
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     cut = proxy.on(None, fault(), where=of)
     await rig.publish(pair[1], 1)
     await happened(rig, cut)
     await until_done(rig, probe, 1)
-    await rig.publish(pair[1], 2)
-    await until_done(rig, probe, 2)
-    await settled(rig, server, pair[1])
-    assert probe.numbers == [0, 1, 2]
+    await goes_on(rig, server, pair[1], probe, 2)
 
 
 @needs(lease=2.0)
@@ -88,15 +80,12 @@ async def test_one_fault_after_the_other_starts_nothing_twice(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, first: Fault
 ) -> None:
     """It is settled before it was pending; then a fetch makes it so, and its answer is lost as well."""
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     faults = [proxy.on(None, fault, where=reads) for fault in (first, CutAfter())]
     await rig.publish(pair[1], 1)
     for fault in faults:
         await happened(rig, fault)
-    await rig.publish(pair[1], 2)
-    await until_done(rig, probe, 2)
-    await settled(rig, server, pair[1])
-    assert probe.numbers == [0, 1, 2]
+    await goes_on(rig, server, pair[1], probe, 2)
 
 
 @needs(lease=2.0)
@@ -105,7 +94,7 @@ async def test_a_handler_that_is_at_work_when_it_is_cut_goes_on(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, fault: type[Fault]
 ) -> None:
     gate = Gate()
-    probe = await begun(rig, pair, lambda n, attempt: gate() if n == 1 else None)
+    probe = await begun(rig, *pair, lambda n, attempt: gate() if n == 1 else None)
     cut = proxy.on(None, fault(), where=reads)
     await rig.publish(pair[1], 1)
     await happened(rig, cut)
@@ -130,7 +119,7 @@ async def test_what_waits_or_is_dead_does_so_once(
             return EventResult.dead_letter("no good")
         return EventResult.retry("not yet", after=rig.tick * 5) if n == 2 and attempt == 1 else None
 
-    probe = await begun(rig, pair, act)
+    probe = await begun(rig, *pair, act)
     for n in (1, 2):
         cut = proxy.on(None, fault(), where=reads)
         await rig.publish(pair[1], n)
@@ -147,7 +136,7 @@ async def test_nothing_is_started_before_its_fetch_is_sent(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy
 ) -> None:
     """An answer is awaited first: who dies meanwhile has started nothing that is not pending."""
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     held = proxy.on(None, Hold(), where=settles)
     await rig.publish(pair[1], 1)
     await happened(rig, held)
@@ -168,7 +157,7 @@ async def test_who_leaves_hands_on_only_what_was_not_handled(
 ) -> None:  # fmt: skip
     """Though the fetch has not come yet, or is lost: it is pending first, and then settled."""
     gate = Gate()
-    probe = await begun(rig, pair, lambda n, attempt: None if has_ended or n == 0 else gate())
+    probe = await begun(rig, *pair, lambda n, attempt: None if has_ended or n == 0 else gate())
     held = proxy.on(None, Hold(), where=reads)
     await rig.publish(pair[1], 1)
     await rig.until(lambda: 1 in probe.numbers)
@@ -191,7 +180,7 @@ async def test_who_leaves_hands_on_only_what_was_not_handled(
 async def test_who_leaves_while_one_fault_follows_the_other(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, second: Fault
 ) -> None:
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     held = proxy.on(None, Hold(), where=reads)
     await rig.publish(pair[1], 1)
     await until_done(rig, probe, 1)
@@ -215,7 +204,7 @@ async def test_what_is_handled_by_who_dies_before_the_fetch_is_handled_by_the_ne
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy
 ) -> None:
     gate = Gate()
-    probe = await begun(rig, pair, lambda n, attempt: gate() if n == 1 else None)
+    probe = await begun(rig, *pair, lambda n, attempt: gate() if n == 1 else None)
     held = proxy.on(None, Hold(), where=reads, times=None)
     await rig.publish(pair[1], 1)
     await rig.until(lambda: gate.waiting)
@@ -236,7 +225,7 @@ async def test_who_was_away_too_long_starts_nothing_that_the_news_have_brought(
 ) -> None:
     """The bell was answered, and read when its partitions were others' already."""
     bus, other = pair
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     next = await rig.on(other)
     await rig.publish(other, 1)
     await until_done(rig, probe, 1)
@@ -254,7 +243,7 @@ async def test_who_was_away_too_long_starts_nothing_that_the_news_have_brought(
 async def test_strangers_between_hold_nothing_up(
     rig: Rig, pair: tuple[EventBus, EventBus], store: Store, server: Server
 ) -> None:
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     for n in range(1, 6):
         server.command("XADD", store.stream("orders"), "*", "what", "ever")
         await rig.publish(pair[1], n)
@@ -273,7 +262,7 @@ async def test_strangers_between_hold_nothing_up(
 async def test_what_is_gone_before_the_fetch_holds_nothing_up(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, harm: str
 ) -> None:
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     held = proxy.on(None, Hold(), where=reads)
     await rig.publish(pair[1], 1)
     await until_done(rig, probe, 1)
@@ -303,7 +292,7 @@ async def test_what_is_gone_before_the_fetch_holds_nothing_up(
 async def test_what_the_server_will_not_hand_over_is_settled_when_it_does(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy
 ) -> None:
-    probe = await begun(rig, pair)
+    probe = await begun(rig, *pair)
     refused = proxy.on(None, Refuse("ERR not now"), where=reads, times=3)
     await rig.publish(pair[1], 1)
     await until_done(rig, probe, 1)
@@ -317,10 +306,8 @@ async def test_what_the_server_will_not_hand_over_is_settled_when_it_does(
 @needs(lease=2.0)
 async def test_a_broadcast_comes_once(rig: Rig, pair: tuple[EventBus, EventBus], proxy: FaultProxy) -> None:
     """Nothing of it is pending, but it is read behind the news all the same."""
-    probe = await begun(rig, pair, broadcast=True)
-    for n in range(1, 20):
-        await rig.publish(pair[1], n)
-        await until_done(rig, probe, n)
+    probe = await begun(rig, *pair, broadcast=True)
+    await one_by_one(rig, pair[1], probe, *range(1, 20))
     await rig.pause()
     assert probe.numbers == list(range(20))
 
@@ -330,7 +317,7 @@ async def test_the_order_of_a_key_holds(
     rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy
 ) -> None:
     """What is fetched meanwhile comes behind what was handed on."""
-    probe = await begun(rig, pair, concurrency=4)
+    probe = await begun(rig, *pair, concurrency=4)
     for n in range(1, 60, 6):
         late = proxy.on(None, Delay(), where=reads)
         for each in range(n, n + 6):

@@ -1,43 +1,30 @@
-"""Who has read a partition to its end is given what he publishes there in the call that publishes it.
-
-The bell listens so late here that what only it could bring does not come in time.
-"""
+"""Who has read a partition to its end is given what he publishes there in the call that publishes it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from fault_tools.faults import CutAfter, CutBefore, Fault, Refuse
-from fault_tools.network import appends, happened, pending, reads, streams, until_done
+from fault_tools.network import (
+    appends,
+    begun,
+    goes_on,
+    one_by_one,
+    pending,
+    reads,
+    settled,
+    streams,
+    until_done,
+)  # fmt: skip
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store
 
 from bus.conformance.backend import needs
-from bus.conformance.probe import Probe
 from bus.conformance.rig import Rig
-from bus.redis_streams import bell, publisher
+from bus.redis_streams import publisher
 from contracts.bus import EventBus
 
-
-@pytest.fixture(autouse=True)
-def _late_bell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bell, "_LATER", 3_600.0)
-
-
-async def begun(rig: Rig, bus: EventBus, **options: Any) -> Probe:
-    probe = await rig.on(bus, None, **options)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
-    await rig.quiet(bus)
-    return probe
-
-
-async def settled(rig: Rig, server: Server, bus: EventBus) -> None:
-    await rig.quiet(bus)
-    await rig.until(lambda: pending(server) == 0, "nothing to be pending")
-    rig.judge()
+pytestmark = pytest.mark.usefixtures("late_bell")
 
 
 def _gives(exchange: Exchange) -> bool:
@@ -50,10 +37,8 @@ async def test_there_is_no_fetch_of_its_own(rig: Rig, server: Server, proxy: Fau
     bus = await rig.open()
     probe = await begun(rig, bus)
     fetch, given = proxy.on(None, Fault(), where=reads), proxy.on(None, Fault(), where=_gives, times=None)
-    for n in range(1, 6):
-        await rig.publish(bus, n)
-        await until_done(rig, probe, n)
-    await settled(rig, server, bus)
+    await one_by_one(rig, bus, probe, *range(1, 5))
+    await goes_on(rig, server, bus, probe, 5)
     assert given.count == 5
     assert not fetch.fired.is_so
 
@@ -67,12 +52,8 @@ async def test_a_connection_that_is_cut_loses_and_repeats_nothing(
     probe = await begun(rig, bus)
     for n in range(1, 4):
         cut = proxy.on(None, fault(), where=_gives)
-        await rig.publish(bus, n)
-        await happened(rig, cut)
-        await until_done(rig, probe, n)
-        await rig.quiet(bus)
-    await settled(rig, server, bus)
-    assert probe.numbers == [0, 1, 2, 3]
+        await goes_on(rig, server, bus, probe, n)
+        assert cut.fired.is_so
 
 
 @needs(lease=2.0)
@@ -83,13 +64,9 @@ async def test_what_is_refused_is_published_and_read_when_it_passes(
     bus = await rig.open()
     probe = await begun(rig, bus)
     refused = proxy.on(None, Refuse(text), where=_gives)
-    await rig.publish(bus, 1)
-    await happened(rig, refused)
-    await until_done(rig, probe, 1)
-    await rig.publish(bus, 2)
-    await until_done(rig, probe, 2)
-    await settled(rig, server, bus)
-    assert probe.numbers == [0, 1, 2]
+    await one_by_one(rig, bus, probe, 1)
+    assert refused.fired.is_so
+    await goes_on(rig, server, bus, probe, 2)
 
 
 @needs(lease=2.0)
@@ -132,12 +109,9 @@ async def test_a_group_that_somebody_deletes_is_made_anew(
     for key in streams(server):
         server.command("XGROUP", "DESTROY", key, "shop.handle")
     given = proxy.on(None, Fault(), where=_gives)
-    await rig.publish(bus, 1)
-    await happened(rig, given)
-    await until_done(rig, probe, 1)
-    await rig.publish(bus, 2)
-    await until_done(rig, probe, 2)
-    await settled(rig, server, bus)
+    await one_by_one(rig, bus, probe, 1)
+    assert given.fired.is_so
+    await goes_on(rig, server, bus, probe, 2)
     assert "was deleted by somebody else; it is made anew" in caplog.text
 
 
@@ -179,12 +153,9 @@ async def test_an_answer_without_anything_counts_as_lost(rig: Rig, server: Serve
     bus = await rig.open()
     probe = await begun(rig, bus)
     emptied = proxy.on(None, _Emptied(), where=_gives)
-    await rig.publish(bus, 1)
-    await happened(rig, emptied)
-    await rig.publish(bus, 2)
-    await until_done(rig, probe, 1, 2)
-    await settled(rig, server, bus)
-    assert probe.numbers == [0, 1, 2]
+    await one_by_one(rig, bus, probe, 1)
+    assert emptied.fired.is_so
+    await goes_on(rig, server, bus, probe, 2)
 
 
 class _Emptied(Fault):
@@ -197,8 +168,8 @@ class _Emptied(Fault):
 
 
 @needs(lease=1.0)
-async def test_who_was_away_too_long_is_given_nothing(rig: Rig, server: Server) -> None:
-    """His partition is another's: what he publishes is that one's to handle."""
+async def test_what_he_publishes_who_was_away_too_long_is_handled_once(rig: Rig, server: Server) -> None:
+    """His partition was another's meanwhile, and may be again his."""
     bus, other = await rig.open(), await rig.open("other")
     probe = await begun(rig, bus)
     next = await rig.on(other)

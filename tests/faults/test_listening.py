@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 from fault_tools.faults import Delay
-from fault_tools.network import calls, entries_asked_for, happened, reads, until_done
+from fault_tools.network import begun, calls, entries_asked_for, happened, one_by_one, reads, until_done
 from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store
@@ -21,19 +21,14 @@ from bus.conformance.probe import Probe
 from bus.conformance.rig import Rig
 from bus.redis_streams import bell
 
-
-@pytest.fixture(autouse=True)
-def _late_bell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bell, "_LATER", 3_600.0)
+pytestmark = pytest.mark.usefixtures("late_bell")
 
 
 @needs(lease=2.0)
 async def test_a_forgotten_script_delays_nobody(rig: Rig, server: Server) -> None:
     """It is sent a second time, behind the fetch that was to bring what it publishes."""
     bus = await rig.open()
-    probe = await rig.on(bus)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
+    probe = await begun(rig, bus)
     for n in range(1, 5):
         server.command("SCRIPT", "FLUSH")
         await rig.publish(bus, n)
@@ -46,9 +41,7 @@ async def test_what_comes_while_something_unreadable_is_read_again(
     rig: Rig, store: Store, proxy: FaultProxy
 ) -> None:
     bus = await rig.open()
-    probe = await rig.on(bus)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
+    probe = await begun(rig, bus)
     store.server.command("XADD", store.stream("orders"), "*", "what", "ever")
     again = proxy.on(None, Delay(), where=calls("range"))
     await rig.publish(bus, 1)
@@ -66,9 +59,7 @@ async def test_what_comes_while_something_unreadable_is_read_again(
 async def test_a_fetch_grows_only_where_it_was_full(rig: Rig, proxy: FaultProxy) -> None:
     """Not where another follows because it may have come too early."""
     bus = await rig.open()
-    probe = await rig.on(bus)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
+    probe = await begun(rig, bus)
     wanted = list[int]()
 
     def note(exchange: Exchange) -> bool:
@@ -118,19 +109,14 @@ async def test_nothing_is_left_of_who_has_gone(rig: Rig, monkeypatch: pytest.Mon
 async def test_another_replica_is_heard_when_it_comes(rig: Rig) -> None:
     """What it publishes needs the bell, which begins to listen at once."""
     bus = await rig.open()
-    probe = await rig.on(bus)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
-    await rig.publish(await rig.open("other"), 1)
-    await until_done(rig, probe, 1)
+    probe = await begun(rig, bus)
+    await one_by_one(rig, await rig.open("other"), probe, 1)
 
 
 @needs(lease=2.0)
 async def test_what_was_kept_back_is_found_when_it_is_due(rig: Rig) -> None:
     """Redis puts it into the stream, without a publish of this bus."""
     bus = await rig.open()
-    probe = await rig.on(bus)
-    await rig.publish(bus, 0)
-    await until_done(rig, probe, 0)
+    probe = await begun(rig, bus)
     await rig.publish(bus, 1, delay=rig.tick)
     await until_done(rig, probe, 1)

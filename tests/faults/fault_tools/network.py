@@ -10,14 +10,14 @@ import asyncio
 import functools
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import pytest
 from naive_redis import NaiveRedisBackend, NaiveRedisBus
 from redis import RedisError
 
 from bus.conformance import Backend
-from bus.conformance.probe import Probe
+from bus.conformance.probe import Act, Probe
 from bus.conformance.rig import Rig
 from bus.redis_streams import RedisBus
 from bus.redis_streams.scripts import names, script
@@ -277,6 +277,41 @@ async def until_done(rig: Rig, probe: Probe, *numbers: int) -> None:
     """Return when all of them are handled; fails after the rig's patience."""
     wanted = set(numbers)
     await rig.until(lambda: wanted <= set(probe.done), f"{sorted(wanted)} to be handled")
+
+
+async def begun(
+    rig: Rig, bus: EventBus, publisher: EventBus | None = None, act: Act | None = None, **options: Any
+) -> Probe:
+    """A handler on `bus` that has read what there is, and so knows what comes next; it has handled 0.
+
+    `publisher`: who has published that, where it is another.
+    """
+    probe, publisher = await rig.on(bus, act, **options), publisher or bus
+    await rig.publish(publisher, 0)
+    await until_done(rig, probe, 0)
+    await rig.quiet(publisher)
+    return probe
+
+
+async def one_by_one(rig: Rig, publisher: EventBus, probe: Probe, *numbers: int) -> None:
+    """Publish each when the one before is handled."""
+    for n in numbers:
+        await rig.publish(publisher, n)
+        await until_done(rig, probe, n)
+
+
+async def settled(rig: Rig, server: Server, bus: EventBus, **allowed: int) -> None:
+    """Return when nothing is pending; fails unless all was as promised, but for what is `allowed`."""
+    await rig.quiet(bus)
+    await rig.until(lambda: pending(server) == 0, "nothing to be pending")
+    rig.judge(**allowed)
+
+
+async def goes_on(rig: Rig, server: Server, publisher: EventBus, probe: Probe, n: int) -> None:
+    """It handles one more event, `n`; then it has handled all from 0 on, each once and in their order."""
+    await one_by_one(rig, publisher, probe, n)
+    await settled(rig, server, publisher)
+    assert probe.numbers == list(range(n + 1))
 
 
 def entries_asked_for(exchange: Exchange) -> int:
