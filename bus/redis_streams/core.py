@@ -35,6 +35,7 @@ from .errors import explained, may_pass
 from .groups import Groups
 from .hosting import RedisHosting
 from .inbox import Inbox
+from .intake import Intake
 from .layout import FIRST, SYSTEM, Keys, entry_of, order_of, position_of
 from .link import LONGEST_PAUSE, Link
 from .members import Members
@@ -47,6 +48,7 @@ from .registry import OfferRecord, Registry
 from .replaying import restore_replay
 from .scripts import script
 from .tail import RedisTail
+from .throttled_log import ThrottledLog
 from .trimming import Trimmer
 from .unreadable import raw_of, unreadable
 from .wire import Lost, Refused
@@ -92,6 +94,8 @@ class Core:
         self.hosted: dict[RedisHosting, None] = {}
         self.tails: dict[RedisTail, None] = {}
         self.members = Members(self)
+        self.throttled = ThrottledLog(clock.monotonic)
+        self.intake = Intake(self)
         self.reader = Reader(self)
         self.ownership = Ownership(self)
         self.bell = Bell(self, self._ring, self._heard)
@@ -294,10 +298,7 @@ class Core:
 
     def owned(self, hosting: RedisHosting, holding: Holding) -> None:
         for place in holding.places.values():
-            self.bound(place)
-            if place.idle and place.has_work:
-                place.idle = False
-                hosting.rouse(place)
+            self.intake.offer(place)
         self.reader.feed(hosting)
         hosting.loop.wake()
 

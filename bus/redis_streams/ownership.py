@@ -369,7 +369,7 @@ class Ownership:
             with self._core.registry.as_written():
                 for entry in (answer[1], *(one[0] for one in answer[2])):
                     order_of(entry)
-            self._core.reader.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
+            self._core.intake.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
             for entry, fields, note in answer[2]:
                 behind = entry
                 if not fields or fields[0] == b"t":
@@ -386,7 +386,7 @@ class Ownership:
         if not fields or (fields[0] == b"t" and not hosting.selects(fields[1]) and is_intact(fields)):
             place.skip([entry])
             return None
-        return await self._core.reader.read_again(place, entry, fields)
+        return await self._core.intake.read_again(place, entry, fields)
 
     async def _read_lot(
         self, hosting: RedisHosting, holding: Holding, topic: str
@@ -485,9 +485,9 @@ class Ownership:
         held = known | place.held()
         if place.early is not None and place.early in names:
             held.add(place.early)
-            self._core.reader.found_early(place)
+            self._core.intake.found_early(place)
         orphans = [message for message, _ in taken if message.entry not in held]
-        self._core.reader.look_for_missed(place, [entry for entry in names if entry not in held], last)
+        self._core.intake.look_for_missed(place, [entry for entry in names if entry not in held], last)
         for message in orphans:
             place.backlog.append(message)
         if order_of(last) > order_of(place.last):
@@ -495,9 +495,7 @@ class Ownership:
         place.is_dry = False
         if any(message.expires_ns is not None for message in orphans):
             place.expect_expiry()
-        if place.idle and place.has_work:
-            place.idle = False
-            hosting.rouse(place)
+        self._core.intake.offer(place)
 
     # --- giving up ----------------------------------------------------------------------------------
 
@@ -523,7 +521,7 @@ class Ownership:
                     raise
                 await asyncio.sleep(_AGAIN)
                 continue
-            self._core.reader.found_early(place)
+            self._core.intake.found_early(place)
 
     async def release(self, hosting: RedisHosting, holding: Holding) -> None:
         """In order: what was settled is written, what was only read goes to whoever comes."""
