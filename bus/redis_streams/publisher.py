@@ -39,7 +39,8 @@ log = logging.getLogger("plugbus.bus")
 
 _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 192 << 10
+"""Of their data, about: while Redis works on one call, this process makes what goes into the next."""
 _LITTLE = 2_000
 """Bytes of an event that may be read in the call that publishes it: a script hashes all that it hands on."""
 _LAST = 0.04
@@ -320,7 +321,8 @@ class Publisher:
         batches = []
         for place in list(self._queues):
             queue, items, size = self._queues[place], list[Item](), 0
-            while queue and len(items) < _MOST and size < _MOST_BYTES:
+            share = _share(queue)
+            while queue and len(items) < _MOST and size < share:
                 item = queue.popleft()
                 if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
                     item.give_up(self._link.address)
@@ -479,3 +481,9 @@ class Publisher:
             waits = waits or not item.future.done()
         if self._room.look_at_deadlines(now) or waits:
             self._watch_deadlines()
+
+
+def _share(queue: Iterable[Item]) -> float:
+    """Bytes of data for the next call: what is too much for one goes in equal parts."""
+    total = sum(len(item.fields[2]) for item in itertools.islice(queue, _MOST))
+    return max(1.0, total / max(1, -(-total // _MOST_BYTES)))

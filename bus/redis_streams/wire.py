@@ -33,6 +33,33 @@ _UNKNOWN = "NOSCRIPT"
 pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
 
 
+_PIECE = 60
+"""Words of a command that are packed at once."""
+_KEPT = 4 << 20
+"""Bytes that hiredis keeps for what it reads, instead of giving them back after each large reply."""
+
+
+def pieces_of(command: Command) -> list[bytes | memoryview]:
+    """The same as `pack`, in pieces: together they are it.
+
+    Some hundred kilobytes at once would lie in memory that is fetched from the system and given back each
+    time, every page of it a fault, which costs more than what stands there.
+    """
+    if len(command) <= _PIECE:
+        return [pack(command)]
+    pieces: list[bytes | memoryview] = [b"*%d\r\n" % len(command)]
+    for at in range(0, len(command), _PIECE):
+        piece = pack(command[at : at + _PIECE])
+        pieces.append(memoryview(piece)[piece.index(b"\n") + 1 :])
+    return pieces
+
+
+def _new_reader() -> hiredis.Reader:
+    reader = hiredis.Reader()
+    reader.setmaxbuf(_KEPT)
+    return reader
+
+
 class Lost(Exception):
     """The connection went away: whether what was sent was carried out is not known."""
 
@@ -76,7 +103,7 @@ class Wire(asyncio.BufferedProtocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._reader = hiredis.Reader()
+        self._reader = _new_reader()
         self._waiting: deque[_Waiting] = deque()
         self._nonces = itertools.count(1)
         self._watchdog: asyncio.TimerHandle | None = None
@@ -85,7 +112,7 @@ class Wire(asyncio.BufferedProtocol):
         self._unread: list[bytes] = []
         self._buffer = memoryview(bytearray(_BUFFER))
         """What is read goes there: a new piece of that size for each read costs more than reading it."""
-        self._gathered: list[bytes] = []
+        self._gathered: list[bytes | memoryview] = []
         self._gatherings = 0
         self._former: tuple[str, ...] = ()
         """How the server knows the connection that this one replaces."""
@@ -117,7 +144,7 @@ class Wire(asyncio.BufferedProtocol):
             raise
         # From here on the socket is ours; redis-py's object is let go without being closed. Its writer is
         # kept: it would close the transport when it goes.
-        self._reader = hiredis.Reader()
+        self._reader = _new_reader()
         transport.set_protocol(self)
         self._writer, connection._reader, connection._writer = connection._writer, None, None
         transport.resume_reading()
@@ -160,7 +187,7 @@ class Wire(asyncio.BufferedProtocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-            self._reader = hiredis.Reader()
+            self._reader = _new_reader()
         self._fail()
 
     def hold(self) -> None:
@@ -198,17 +225,19 @@ class Wire(asyncio.BufferedProtocol):
                 replies = None
             done(replies)
 
-        self._write(packed + pack(("ECHO", echo)), count + 1, answered)
+        self._write([packed, pack(("ECHO", echo))], count + 1, answered)
 
-    def _write(self, packed: bytes, count: int, done: Callable[[list[Any] | None], None]) -> None:
+    def _write(
+        self, pieces: list[bytes | memoryview], count: int, done: Callable[[list[Any] | None], None]
+    ) -> None:
         if self._transport is None:
             asyncio.get_running_loop().call_soon(done, None)
             return
         self._waiting.append(_Waiting(count, self._loop.time(), done))
         if self._gatherings:
-            self._gathered.append(packed)
+            self._gathered += pieces
         else:
-            self._put(packed)
+            self._put(b"".join(pieces))
 
     def gather(self) -> None:
         """Hold what is written back until `let_go`, in the same turn of the event loop."""
@@ -341,7 +370,7 @@ class Wire(asyncio.BufferedProtocol):
                 self.close()
                 done(None)
 
-        self._write(pack((how, script, len(call.keys), *call.keys, nonce, *call.arguments)), 1, answered)
+        self._write(pieces_of((how, script, len(call.keys), *call.keys, nonce, *call.arguments)), 1, answered)
 
     def _refused(self, reply: hiredis.ReplyError) -> Refused:
         """What somebody is told; where another server has become the master, it is looked for."""
