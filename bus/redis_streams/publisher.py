@@ -11,7 +11,6 @@ import functools
 import itertools
 import logging
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from contracts.bus import DEFAULT_TIMEOUT
@@ -25,11 +24,13 @@ from ..rates import Rate
 from .background import keep_on
 from .errors import explained, may_pass, must_reconnect
 from .flight import Along, Flight
-from .item import DELAYED, HANDLING, REPEATED, Item, Place, unknown
+from .item import DELAYED, HANDLING, REPEATED, Item, Place
 from .layout import Keys
 from .link import Link
+from .outbox import Outbox
 from .packing import Fields, pack
 from .prompt import Prompt
+from .provisioning import Provisioning
 from .registry import Registry
 from .room import PAUSE, Room
 from .scripts import script
@@ -37,15 +38,8 @@ from .wire import Answer, Lost, Refused, ScriptCall
 
 log = logging.getLogger("plugbus.bus")
 
-_MOST = 500
-"""Events of one script call: Redis does nothing else meanwhile."""
-_MOST_BYTES = 192 << 10
-"""Of their data, about: while Redis works on one call, this process makes what goes into the next."""
 _LITTLE = 2_000
 """Bytes of an event that may be read in the call that publishes it: a script hashes all that it hands on."""
-_LAST = 0.04
-"""Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
-would leave open what is known now."""
 _ZERO, _NINE = ord("0"), ord("9")
 
 
@@ -67,18 +61,18 @@ class Publisher:
         self.longest = DEFAULT_TIMEOUT
         """Seconds: of all publishes so far; so long an id is remembered at least."""
         self._known_keys: dict[Place, tuple[str, ...]] = {}
-        self._queues: dict[Place, deque[Item]] = {}
+        self._outbox = Outbox(clock, link.address)
+        self._provisioning = Provisioning(link, registry, clock)
         self._flight: Flight | None = None
         """What was sent and is not answered."""
         self._is_scheduled = self._is_pausing = False
-        self._queued = self._answered_last = 0
-        """Events in the queues; events of the last flush that were answered."""
+        self._answered_last = 0
+        """Events of the last flush that were answered."""
         self._pauses: asyncio.TimerHandle | None = None
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._told: list[tuple[Prompt[Receipt], Receipt]] = []
         """Who is to be told what, when everything else that follows from an answer is done."""
-        self._making: dict[str, asyncio.Task[int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.read_along: Callable[[Place], Along | None] = lambda place: None
         """Who reads what is published there in the call that publishes it."""
@@ -101,23 +95,19 @@ class Publisher:
     async def close(self, error: Exception) -> None:
         """What still waits fails with `error`."""
         await self._room.close(error)
-        tasks = [task for task in (self._task, *self._making.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._provisioning.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
         for timer in (self._timer, self._pauses):
             if timer is not None:
                 timer.cancel()
         self._timer = None
-        for queue in self._queues.values():
-            for item in queue:
-                item.fail(error)
-        self._queues.clear()
+        self._outbox.fail(error)
 
     @property
     def is_idle(self) -> bool:
-        return not self._queues and not self._room.waiting
+        return not self._outbox.count and not self._room.waiting
 
     # --- from outside -------------------------------------------------------------------------------
 
@@ -126,7 +116,7 @@ class Publisher:
         topic = topic_of(message.type)
         count = self._registry.partitions(topic)
         if count is None:
-            count = await self._make_topic(topic, timeout, message)
+            count = await self._provisioning.partitions(topic, timeout, message.id)
         if count == 1:
             return topic, 0
         text = message.key if message.key is not None else f"{message.source}\n{message.id}"
@@ -161,42 +151,9 @@ class Publisher:
     def send(self, place: Place, item: Item) -> asyncio.Future[Receipt]:
         if self._room.waiting and self._room.takes(place, item):
             return item.future
-        queue = self._queues.get(place)
-        if queue is None:
-            queue = self._queues[place] = deque()
-        queue.append(item)
-        self._queued += 1
+        self._outbox.append(place, item)
         self._kick()
         return item.future
-
-    async def _make_topic(self, topic: str, timeout: float, message: Message) -> int:
-        deadline = self._clock.monotonic() + timeout
-        while True:
-            left = deadline - self._clock.monotonic()
-            try:
-                async with asyncio.timeout(max(0.0, left)):
-                    return await asyncio.shield(self._one_making(topic))
-            except TimeoutError:
-                raise unknown(message.id, "nothing was sent", self._link.address) from None
-            except Lost:
-                continue
-            except Refused as error:
-                if not may_pass(str(error)) or left <= 0:
-                    raise explained(error, where=f"topic {topic!r}") from None
-                await asyncio.sleep(PAUSE)
-
-    def _one_making(self, topic: str) -> asyncio.Task[int]:
-        """One for all who want it."""
-        task = self._making.get(topic)
-        if task is None or task.done():
-
-            async def make() -> int:
-                await self._link.ready(self._link.control)
-                return await self._registry.make_topic(topic)
-
-            task = self._making[topic] = asyncio.get_running_loop().create_task(make())
-            task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
-        return task
 
     # --- flushing -----------------------------------------------------------------------------------
 
@@ -212,7 +169,7 @@ class Publisher:
         if not self._wire.is_up:
             self._wanted.set()
             self._watch_deadlines()
-        elif self._queued >= self._answered_last:
+        elif self._outbox.count >= self._answered_last:
             self._flush()
         elif not self._is_scheduled:
             self._is_scheduled = True
@@ -235,7 +192,7 @@ class Publisher:
         self._kick()
 
     def _flush(self) -> None:
-        batches = self._gather()
+        batches = self._outbox.gather()
         if not batches:
             self._answered_last = 0
             return
@@ -299,7 +256,7 @@ class Publisher:
         if flight.must_pause:
             self._is_pausing = True
             self._pauses = self._loop.call_later(PAUSE, self._go_on)
-        elif self._queues:
+        elif self._outbox.count:
             self._kick()
 
     def _use(self, place: Place, items: list[Item], answer: Answer) -> bool:
@@ -314,28 +271,8 @@ class Publisher:
 
     def _go_on(self) -> None:
         self._is_pausing = False
-        if self._queues:
+        if self._outbox.count:
             self._kick()
-
-    def _gather(self) -> list[tuple[Place, list[Item]]]:
-        batches = []
-        for place in list(self._queues):
-            queue, items, size = self._queues[place], list[Item](), 0
-            share = _share(queue)
-            while queue and len(items) < _MOST and size < share:
-                item = queue.popleft()
-                if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
-                    item.give_up(self._link.address)
-                elif not item.future.done():  # nobody waits for it, and it was not sent: it need not be
-                    item.sent, item.why = True, None
-                    items.append(item)
-                    size += len(item.fields[2])
-            if not queue:
-                del self._queues[place]
-            if items:
-                batches.append((place, items))
-        self._queued = sum(map(len, self._queues.values()))
-        return batches
 
     def _call(self, place: Place, items: list[Item], along: Along | None = None) -> ScriptCall:
         limits = self._limits
@@ -385,18 +322,9 @@ class Publisher:
             self.on_taken(place, last)
         must_pause = bool(why) and self._refused(place, items[len(answer) - 1 :], why)
         if place in self._room.waiting:
-            self._stand_behind(place)
+            # Who was next waits in his turn, before who comes later.
+            self._outbox.hand_over(place, self._room.takes)
         return must_pause
-
-    def _stand_behind(self, place: Place) -> None:
-        """Who was to be sent next to a partition that is full waits in his turn, before who comes later."""
-        queue = self._queues.get(place, ())
-        left = deque(item for item in queue if not self._room.takes(place, item))
-        self._queued -= len(queue) - len(left)
-        if left:
-            self._queues[place] = left
-        else:
-            self._queues.pop(place, None)
 
     def _count(self, topic: str, number: int) -> None:
         count, now, rate = self.counts.get(topic, 0), self._clock.monotonic(), self._rates.get(topic)
@@ -432,11 +360,7 @@ class Publisher:
         if self._clock.monotonic() >= item.deadline:
             item.give_up(self._link.address)
             return
-        queue = self._queues.get(place)
-        if queue is None:
-            queue = self._queues[place] = deque()
-        queue.appendleft(item)
-        self._queued += 1
+        self._outbox.put_back(place, item)
 
     async def _retry(self, place: Place, items: list[Item]) -> int:
         """Once more, of a partition that was full: how many it has taken, from the first on."""
@@ -475,15 +399,9 @@ class Publisher:
         self._timer = None
         now, waits = self._clock.monotonic(), False
         flying = () if self._flight is None else self._flight.items()
-        for item in itertools.chain(flying, *self._queues.values()):
+        for item in itertools.chain(flying, self._outbox):
             if item.deadline <= now and not item.future.done():
                 item.give_up(self._link.address)
             waits = waits or not item.future.done()
         if self._room.look_at_deadlines(now) or waits:
             self._watch_deadlines()
-
-
-def _share(queue: Iterable[Item]) -> float:
-    """Bytes of data for the next call: what is too much for one goes in equal parts."""
-    total = sum(len(item.fields[2]) for item in itertools.islice(queue, _MOST))
-    return max(1.0, total / max(1, -(-total // _MOST_BYTES)))

@@ -1,0 +1,94 @@
+"""What waits to be sent, by partition, in the order in which it came."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+
+from ..clock import Clock
+from .flight import Batch
+from .item import Item, Place
+
+_MOST = 500
+"""Events of one script call: Redis does nothing else meanwhile."""
+_MOST_BYTES = 192 << 10
+"""Of their data, about: while Redis works on one call, this process makes what goes into the next."""
+_LAST = 0.04
+"""Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
+would leave open what is known now."""
+
+
+def count_for_call(items: Collection[Item]) -> int:
+    """How many of them, from the first on, go into one call; what is too much for one goes in equal parts."""
+    sizes = [len(item.fields[2]) for item in itertools.islice(items, _MOST)]
+    total = sum(sizes)
+    if total <= _MOST_BYTES:
+        return len(sizes)
+    share = total / -(-total // _MOST_BYTES)
+    return sum(before < share for before in itertools.accumulate(sizes[:-1], initial=0))
+
+
+class Outbox:
+    """See above. `address`: of the server, for people."""
+
+    def __init__(self, clock: Clock, address: str) -> None:
+        self._clock = clock
+        self._address = address
+        self._queues: dict[Place, deque[Item]] = {}
+        self.count = 0
+        """Events in all of them."""
+
+    def __iter__(self) -> Iterator[Item]:
+        return itertools.chain.from_iterable(self._queues.values())
+
+    def append(self, place: Place, item: Item) -> None:
+        self._queue(place).append(item)
+        self.count += 1
+
+    def put_back(self, place: Place, item: Item) -> None:
+        """In front of its queue: it was sent, and is to be sent again."""
+        self._queue(place).appendleft(item)
+        self.count += 1
+
+    def gather(self) -> list[Batch]:
+        """What goes out next, one batch for each partition. What nobody waits for any more goes nowhere."""
+        batches = list[Batch]()
+        for place, queue in list(self._queues.items()):
+            items = list[Item]()
+            for _ in range(count_for_call(queue)):
+                item = queue.popleft()
+                if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
+                    item.give_up(self._address)
+                elif not item.future.done():  # nobody waits for it, and it was not sent: it need not be
+                    item.sent, item.why = True, None
+                    items.append(item)
+            if not queue:
+                del self._queues[place]
+            if items:
+                batches.append((place, items))
+        self._recount()
+        return batches
+
+    def hand_over(self, place: Place, takes: Callable[[Place, Item], bool]) -> None:
+        """What is next there goes to who takes it, in turn; what he does not take stays."""
+        left = deque(item for item in self._queues.pop(place, ()) if not takes(place, item))
+        if left:
+            self._queues[place] = left
+        self._recount()
+
+    def fail(self, error: Exception) -> None:
+        """All of it, and it is empty."""
+        for item in self:
+            item.fail(error)
+        self._queues.clear()
+        self.count = 0
+
+    def _queue(self, place: Place) -> deque[Item]:
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = deque()
+        return queue
+
+    def _recount(self) -> None:
+        self.count = sum(map(len, self._queues.values()))
