@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from contracts.bus import BusLimits, SubscriptionSpec
-from contracts.errors import BusError, ErrorInfo
+from contracts.errors import ErrorInfo
 from contracts.event import Event
 from contracts.message import Message
 
@@ -29,6 +29,7 @@ from .announcing import RedisAnnouncer
 from .bell import Bell
 from .caretaking import bound_dormant
 from .catalog import TYPES, SharedCatalog
+from .data_loss import DataLoss
 from .delayed import Delayed
 from .ephemeral import EphemeralPlace
 from .errors import explained, may_pass
@@ -36,10 +37,10 @@ from .groups import Groups
 from .hosting import RedisHosting
 from .inbox import Inbox
 from .intake import Intake
-from .layout import FIRST, SYSTEM, Keys, entry_of, order_of, position_of
+from .layout import FIRST, SYSTEM, Keys, entry_of, order_of, owner_of, position_of
 from .link import LONGEST_PAUSE, Link
 from .members import Members
-from .ownership import Ownership, owner_of
+from .ownership import Ownership
 from .packing import Damaged, Undecodable, pack, packed
 from .place import Holding, RedisPlace
 from .publisher import Publisher
@@ -104,14 +105,12 @@ class Core:
         self.groups = Groups(self)
         self._spawned: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._anew: asyncio.Task[None] | None = None
-        """Declares everything again, after all data were lost."""
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
         self._cared = 0.0
         self.is_closed = False
         self.registry.on_change = self._changed
-        self.registry.on_loss = self._data_lost
+        self.registry.on_loss = DataLoss(self).noticed
         self.bell.letters = self.inbox.deliver
         self.publisher.read_along = self.reader.read_along
         self.publisher.on_sent = self.reader.expect
@@ -545,49 +544,6 @@ class Core:
                     await wire.ask("UNLINK", *found)
         finally:
             self.link.close()
-
-    # --- the worst --------------------------------------------------------------------------------------
-
-    def _data_lost(self) -> None:
-        """Redis is another one, or was emptied: said once, and everything is declared anew."""
-        if self._anew is not None and not self._anew.done():
-            return
-        for hosting in self.hosted:
-            hosting.is_known = False  # nobody has dropped its group: it is to be declared again
-        log.critical(
-            "the data in Redis at %s, namespace %r, are gone; events that were confirmed and not handled are"
-            " lost. Groups and topics are made anew", self.link.address, self.keys.namespace,
-        )  # fmt: skip
-        self._anew = self.spawn(self._begin_anew(), "plugbus:redis:anew")
-
-    async def _begin_anew(self) -> None:
-        topics = list(self.registry.view.topics)
-        for hosting in self.hosted:
-            for holding in list(hosting.holdings.values()):
-                hosting.give_up(holding)
-        self.publisher.ends.clear()
-        while True:
-            try:
-                await self.link.ready(self.link.control)
-                await self._declare_all(topics)
-            except (Lost, Refused, BusError) as error:
-                if self.is_closed or (isinstance(error, BusError) and error.is_final):
-                    raise
-                log.debug("beginning anew: %s", error)
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-    async def _declare_all(self, topics: list[str]) -> None:
-        await self.registry.enter()
-        self.catalog.forget()
-        for hosting in list(self.hosted):
-            if not hosting.is_ending:
-                await self.registry.declare(hosting.spec)
-        for topic in topics:
-            await self.registry.make_topic(topic)
-        await self.members.beat()
-        await self.registry.tell("replicas")
 
 
 def _position(part: GroupPartition, order: int) -> str:

@@ -20,9 +20,9 @@ from contracts.patterns import topic_of
 
 from ..tidings import tell_dropped
 from .layout import order_of
-from .ownership import stored_message
 from .packing import StoredMessage, pack, packed
 from .scripts import script
+from .unreadable import stored_message
 
 if TYPE_CHECKING:
     from .core import Core

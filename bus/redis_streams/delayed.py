@@ -6,9 +6,9 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from .ownership import stored_message
 from .place import RedisPlace
 from .scripts import script
+from .unreadable import stored_message
 from .wire import Lost, Refused
 
 if TYPE_CHECKING:

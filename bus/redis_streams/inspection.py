@@ -14,8 +14,7 @@ import hiredis
 from contracts.bus import GroupInfo, TopicInfo
 
 from ..group_state import state_of
-from .layout import order_of, sequence_of
-from .ownership import owner_of
+from .layout import order_of, owner_of, sequence_of
 from .registry import GroupRecord
 from .scripts import script
 from .trimming import selects

@@ -147,3 +147,8 @@ def sequence_of(entry: bytes) -> int:
 def position_of(topic: str, p: int, entry: bytes) -> str:
     """What a receipt says."""
     return f"{topic}/{p}:{entry.decode()}"
+
+
+def owner_of(value: bytes | None) -> str:
+    """Who owns, by what stands in Redis: epoch and replica; empty: nobody."""
+    return "" if value is None else value.decode().partition(" ")[2]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .background import keep_on
 from .errors import may_pass
-from .layout import FIRST, order_of, sequence_of
-from .packing import StoredMessage, Undecodable, is_intact, unpack, unpacked
+from .layout import order_of, owner_of
 from .place import Holding, RedisPlace
 from .placement import only, spread
-from .replaying import restore_replay
+from .recovery import Gone, Recovery
 from .scripts import script
 from .wire import Lost, Refused
 
@@ -24,21 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plugbus.bus")
 
-_PAGE = 200
 _PATIENCE = 1.5
 """Seconds that a partition which is to move waits for what runs."""
 _AGAIN = 0.05
 """Seconds until what Redis would not do now is tried again."""
 _AFTER_MISTAKE = 1.0
 """The same after a mistake of ours."""
-
-
-class Gone(Exception):
-    """It is somebody else's meanwhile."""
-
-    def __init__(self, owner: bytes | None = None) -> None:
-        super().__init__(owner_of(owner))
-        self.owner = owner
 
 
 class Ownership:
@@ -48,6 +37,7 @@ class Ownership:
         self._core = core
         self._wire = core.link.control
         self._keys = core.keys
+        self._recovery = Recovery(core)
         self._wanted = asyncio.Event()
         self._tasks: dict[tuple[RedisHosting, int], asyncio.Task[None]] = {}
         self._debts: dict[tuple[str, int], None] = {}
@@ -287,9 +277,9 @@ class Ownership:
         record = view.groups.get(hosting.spec.group)
         if record is None:
             raise Gone
-        await self._load_settled(hosting, p)
+        await self._recovery.load_settled(hosting, p)
         topics = [topic for topic in view.topics_of(record.spec.patterns) if view.topics[topic] > p]
-        places = [await self._read_place(hosting, holding, topic, in_order=in_order) for topic in topics]
+        places = [await self._recovery.read_place(holding, topic, in_order=in_order) for topic in topics]
         if holding.is_lost:
             raise Gone
         # No await from here on: what starts before it is ours for certain would be started again.
@@ -302,34 +292,11 @@ class Ownership:
         """Topics that were born, or that its patterns have come to select."""
         for topic, count in counts.items():
             if count > holding.p and topic not in holding.places:
-                place = await self._read_place(hosting, holding, topic, in_order=True)
+                place = await self._recovery.read_place(holding, topic, in_order=True)
                 if holding.is_lost:
                     return
                 self._open_place(hosting, holding, place)
                 self._core.owned(hosting, holding)
-
-    async def _read_place(
-        self, hosting: RedisHosting, holding: Holding, topic: str, *, in_order: bool
-    ) -> RedisPlace:
-        """As it stands in Redis. Nothing of it is started yet."""
-        core, options = self._core, hosting.spec.options
-        place = core.new_place(holding, topic, options.order)
-        if hosting.is_ephemeral:
-            place.last = await self._end_of(topic, holding.p) if not hosting.has_begun else b"0-0"
-            place.number_read = sequence_of(place.last)
-            return place
-        now, now_ms = core.clock.monotonic(), core.members.server_ms(core.clock.monotonic())
-        waiting = await self._read_lot(hosting, holding, topic)
-        taken, last, _ = await self._read_taken(hosting, holding, place)
-        peak = await self._wire.ask("HGET", self._keys.tally(place.group, place.number), "peak")
-        await restore_replay(core, hosting, place)
-        place.peak = int(peak or 0)
-        place.uncount("peak", place.peak)
-        place.last = last
-        place.number_read = 0 if last == FIRST else None
-        place.restore_lot(waiting, now, now_ms)
-        place.restore_taken(taken, in_order=in_order)
-        return place
 
     def _open_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
         """It is ours: what waits in it may be started."""
@@ -342,87 +309,6 @@ class Ownership:
         self._debts.pop((place.group, place.number), None)
         hosting.replay()
         hosting.arm()
-
-    async def _end_of(self, topic: str, p: int) -> bytes:
-        try:
-            info = await self._wire.ask("XINFO", "STREAM", self._keys.stream(topic, p))
-        except Refused:
-            return b"0-0"
-        found = dict(zip(info[::2], info[1::2], strict=True))
-        end: bytes = found[b"last-generated-id"]
-        return end
-
-    async def _read_taken(
-        self, hosting: RedisHosting, holding: Holding, place: RedisPlace
-    ) -> tuple[list[tuple[StoredMessage, str | None]], bytes, list[bytes]]:
-        """What was read and not settled, the last entry that was read, and the names of what is pending."""
-        found, names, behind = list[tuple[StoredMessage, str | None]](), list[bytes](), FIRST
-        while True:
-            answer = await self._wire.call(
-                script("recover"), place.names.taken, place.group, holding.fence, behind, _PAGE
-            )
-            if answer[0] == b"error":
-                await self._core.remake(place)
-                continue
-            if answer[0] == b"lost":
-                raise Gone(answer[1])
-            with self._core.registry.as_written():
-                for entry in (answer[1], *(one[0] for one in answer[2])):
-                    order_of(entry)
-            self._core.intake.tell_gone(place, sum(not fields for _, fields, _ in answer[2]))
-            for entry, fields, note in answer[2]:
-                behind = entry
-                if not fields or fields[0] == b"t":
-                    names.append(entry)
-                message = await self._wanted_message(hosting, place, entry, fields)
-                if message is not None:
-                    found.append((message, note))
-            if len(answer[2]) < _PAGE:
-                return found, answer[1], names
-
-    async def _wanted_message(
-        self, hosting: RedisHosting, place: RedisPlace, entry: bytes, fields: list[bytes] | None
-    ) -> StoredMessage | None:
-        if not fields or (fields[0] == b"t" and not hosting.selects(fields[1]) and is_intact(fields)):
-            place.skip([entry])
-            return None
-        return await self._core.intake.read_again(place, entry, fields)
-
-    async def _read_lot(
-        self, hosting: RedisHosting, holding: Holding, topic: str
-    ) -> list[tuple[bytes, dict[str, Any], StoredMessage]]:
-        group, p, keys, cursor = hosting.spec.group, holding.p, self._keys, b"0"
-        found: dict[bytes, tuple[bytes, dict[str, Any], StoredMessage]] = {}
-        while True:
-            answer = await self._wire.call(
-                script("fill"), (keys.own(p), keys.lot(group, topic, p), keys.slips(group, topic, p)),
-                group, holding.fence, cursor,
-            )  # fmt: skip
-            if answer[0] == b"lost":
-                raise Gone(answer[1])
-            for name, slip, text in answer[2]:
-                if text is not None:
-                    found[name] = (name, json.loads(slip), stored_message(text, name))
-            cursor = answer[1]
-            if cursor == b"0":
-                return list(found.values())
-
-    async def _load_settled(self, hosting: RedisHosting, p: int) -> None:
-        """For dedupe: what was settled by those who owned it before."""
-        if hosting.settled is None:
-            return
-        now = self._core.clock.monotonic()
-        for turn in (0, 1):
-            cursor = b"0"
-            while True:
-                cursor, flat = await self._wire.ask(
-                    "HSCAN", self._keys.done(hosting.spec.group, p, turn), cursor, "COUNT", 1_000
-                )
-                for name in flat[::2]:
-                    source, _, id = name.decode().partition("\n")
-                    hosting.settled.add(source, id, now)
-                if cursor == b"0":
-                    break
 
     # --- looking up, after a connection was lost or a lease was over -----------------------------------
 
@@ -481,7 +367,7 @@ class Ownership:
         if holding.is_lost:
             return
         known = place.held()  # before and after: what is settled meanwhile is known as well
-        taken, last, names = await self._read_taken(hosting, holding, place)
+        taken, last, names = await self._recovery.read_taken(place)
         held = known | place.held()
         if place.early is not None and place.early in names:
             held.add(place.early)
@@ -539,19 +425,3 @@ class Ownership:
             self.owe(hosting, p)
             await self._wire.call(script("release"), (self._keys.own(p),), group, fence)
             self._debts.pop((group, p), None)
-
-
-def owner_of(value: bytes | None) -> str:
-    """Who owns, by what stands in Redis: epoch and replica; empty: nobody."""
-    return "" if value is None else value.decode().partition(" ")[2]
-
-
-def stored_message(text: bytes, name: bytes) -> StoredMessage:
-    """A message that lies outside of its stream. What cannot be read is shown as it is."""
-    from .unreadable import unreadable
-
-    try:
-        fields, entry = unpacked(text)
-        return unpack(fields, entry)
-    except (Undecodable, ValueError):
-        return unreadable(text, name)

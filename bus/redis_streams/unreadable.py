@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from .layout import order_of
-from .packing import StoredMessage
+from .packing import StoredMessage, Undecodable, unpack, unpacked
 
 SOURCE = "/bus/unreadable"
 _TYPE = "unreadable"
@@ -39,3 +39,12 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return f"base64:{base64.b64encode(value).decode()}"
+
+
+def stored_message(text: bytes, name: bytes) -> StoredMessage:
+    """A message that lies outside of its stream. What cannot be read is shown as it is."""
+    try:
+        fields, entry = unpacked(text)
+        return unpack(fields, entry)
+    except (Undecodable, ValueError):
+        return unreadable(text, name)

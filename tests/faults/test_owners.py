@@ -24,8 +24,7 @@ from fault_tools.workers import (
 
 from bus.conformance.backend import needs
 from bus.conformance.rig import now
-from bus.redis_streams.layout import Keys
-from bus.redis_streams.ownership import owner_of
+from bus.redis_streams.layout import Keys, owner_of
 from contracts.bus import EventBus
 from contracts.errors import BusError
 
