@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from ..clock import Clock
 from .flight import Batch
@@ -12,21 +12,11 @@ from .item import Item, Place
 
 _MOST = 500
 """Events of one script call: Redis does nothing else meanwhile."""
-_MOST_BYTES = 192 << 10
-"""Of their data, about: while Redis works on one call, this process makes what goes into the next."""
+_MOST_BYTES = 4 << 20
+"""Of their data, about. With less, much data would wait for one answer after another."""
 _LAST = 0.04
 """Seconds before its deadline in which what was refused is not tried again: an answer that comes too late
 would leave open what is known now."""
-
-
-def count_for_call(items: Collection[Item]) -> int:
-    """How many of them, from the first on, go into one call; what is too much for one goes in equal parts."""
-    sizes = [len(item.fields[2]) for item in itertools.islice(items, _MOST)]
-    total = sum(sizes)
-    if total <= _MOST_BYTES:
-        return len(sizes)
-    share = total / -(-total // _MOST_BYTES)
-    return sum(before < share for before in itertools.accumulate(sizes[:-1], initial=0))
 
 
 class Outbox:
@@ -55,14 +45,15 @@ class Outbox:
         """What goes out next, one batch for each partition. What nobody waits for any more goes nowhere."""
         batches = list[Batch]()
         for place, queue in list(self._queues.items()):
-            items = list[Item]()
-            for _ in range(count_for_call(queue)):
+            items, size = list[Item](), 0
+            while queue and len(items) < _MOST and size < _MOST_BYTES:
                 item = queue.popleft()
                 if item.why is not None and item.deadline - self._clock.monotonic() < _LAST:
                     item.give_up(self._address)
                 elif not item.future.done():  # nobody waits for it, and it was not sent: it need not be
                     item.sent, item.why = True, None
                     items.append(item)
+                    size += len(item.fields[2])
             if not queue:
                 del self._queues[place]
             if items:

@@ -327,7 +327,7 @@ class Ownership:
                     await self._core.link.ready(self._wire)
                     await self._renew(hosting, holding)
                     for place in list(holding.places.values()):
-                        await self._look_up_place(hosting, holding, place)
+                        await self._look_up_place(holding, place)
                 except Lost:
                     continue
                 except Refused as error:  # e.g. that it is loading
@@ -357,7 +357,7 @@ class Ownership:
             if answer[0] == b"lost":
                 raise Gone(answer[1])
 
-    async def _look_up_place(self, hosting: RedisHosting, holding: Holding, place: RedisPlace) -> None:
+    async def _look_up_place(self, holding: Holding, place: RedisPlace) -> None:
         if place.is_ephemeral:
             place.is_dry = False
             return

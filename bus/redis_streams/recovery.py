@@ -37,7 +37,7 @@ class Taken(NamedTuple):
     last: bytes
     """The last entry that was read, settled or not."""
     names: list[bytes]
-    """Of all that is pending, also what nobody wants."""
+    """Of what is pending and ours, or deleted; also of what nobody wants."""
 
 
 class Recovery:

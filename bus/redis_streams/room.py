@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -12,10 +11,11 @@ from contracts.errors import BusFull
 
 from ..clock import Clock
 from .item import HANDLING, Item, Place
-from .outbox import count_for_call
 
 PAUSE = 0.02
 """Seconds between two looks whether there is room again."""
+_MOST = 500
+"""Events that are tried at once."""
 _GRACE = 0.25
 """Seconds over its deadline after which whoever looks for room is not waited for: Redis has gone away."""
 
@@ -132,8 +132,7 @@ class Room:
                 await asyncio.sleep(max(0.0, min(PAUSE, left)))
 
     async def _try_again(self, place: Place, waiting: deque[Item]) -> None:
-        some = itertools.islice(waiting, count_for_call(waiting))
-        items = [item for item in some if not item.future.done()]
+        items = [item for item in list(waiting)[:_MOST] if not item.future.done()]
         taken = await self._retry(place, items)
         for item in items[:taken]:
             waiting.remove(item)

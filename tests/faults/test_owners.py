@@ -243,7 +243,7 @@ async def test_who_is_cleared_away_while_it_wakes_takes_nothing_with_it(work: Be
         stopped_at, in_hand = now(), in_flight(work)
         for key in "abcdef":
             await work.publish(bus, next(n), key=key)
-        await (changed_hands(work, epochs) if pause is None else asyncio.sleep(pause))
+        await (changed_hands(work, his) if pause is None else asyncio.sleep(pause))
         woke_at = now()
         sleeper.go_on(is_long=False)
         await work.rig.quiet(bus)
@@ -284,9 +284,9 @@ async def test_who_is_back_before_he_is_taken_over_keeps_what_he_has(work: Bench
     work.judge()
 
 
-async def changed_hands(work: Bench, epochs: list[Any]) -> None:
-    """Return when somebody has taken a partition over since they were so."""
-    await work.rig.until(lambda: epochs_of(work) != epochs, "a partition to change hands")
+async def changed_hands(work: Bench, epochs: set[Any]) -> None:
+    """Return when somebody has taken over a partition of which this was the ownership."""
+    await work.rig.until(lambda: not epochs <= set(epochs_of(work)), "a partition to change hands")
 
 
 def epochs_of(work: Bench) -> list[Any]:
