@@ -8,47 +8,51 @@
 --         Where a group reads along, behind them what `fetch` would say.
 -- An event is written before its id is remembered: a script that fails half-way must not leave an id
 -- without an event. What failed is told as `!` and the error; nothing behind it is written.
-local call, pcall, find, format = redis.call, redis.pcall, string.find, string.format
-local ARGV, stream, numbers = ARGV, KEYS[1], KEYS[2]  -- locals: reading a global costs a lookup for each event
+local call, pcall, format, tonumber, type = redis.call, redis.pcall, string.format, tonumber, type
+local ARGV, KEYS = ARGV, KEYS  -- locals: reading a global costs a lookup each time
+local stream, numbers = KEYS[1], KEYS[2]
 local limit, window, count, longest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local state = call('HMGET', numbers, 'n', 'ms', 'turn', 'count', 'began')
 local n, ms = tonumber(state[1] or 0), math.max(now, tonumber(state[2] or 0))
 local turn, known, began = tonumber(state[3] or 0), tonumber(state[4] or 0), tonumber(state[5] or now)
+local is_begun = state[5]
 
 -- The window: a generation that is old, or full, becomes the former one. A clock that jumps forward drops
 -- only what was the former one already; one that jumps back begins anew to count the age.
 local age = now - began
-if age < 0 then began, age = now, 0 end
+if age < 0 then began, age, is_begun = now, 0, false end
 if age >= math.max(window, longest) or (known >= count and age >= longest) then
-  turn, known, began = 1 - turn, 0, now
+  turn, known, began, is_begun = 1 - turn, 0, now, false
   call('UNLINK', KEYS[3 + turn])
 end
 local current, former = KEYS[3 + turn], KEYS[4 - turn]
 
 local length = call('XLEN', stream)
 local answer, said, fresh, named, seen = {ARGV[1]}, 1, {}, 0, {}
-local prefix = format('%.0f-', ms)
+local stamp = format('%.0f', ms)
 
 local function failed(done) return type(done) == 'table' and done.err end
 
-local function append(at)
-  return pcall('XADD', stream, prefix .. format('%.0f', n + 1),
-    't', ARGV[at + 2], 'h', ARGV[at + 3], 'd', ARGV[at + 4], 'b', ARGV[at + 5])
-end
-
-local function remember(name, what)
-  fresh[named + 1], fresh[named + 2] = name, what
-  named, known, seen[name] = named + 2, known + 1, what
+-- Somebody else has written to the stream, or the clock went back while our number was lost.
+local function pass_what_is_there()
+  local info = call('XINFO', 'STREAM', stream)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then ms = math.max(ms, tonumber(string.match(info[i + 1], '^%d+'))) end
+  end
+  ms = ms + 1
+  stamp = format('%.0f', ms)
 end
 
 local at, last = 7, #ARGV - (KEYS[7] and 3 or 0)
 while at <= last do
-  local name, flags = ARGV[at], tonumber(ARGV[at + 1])
-  local is_repeated, is_admitted, is_kept_back = flags % 2 == 1, flags % 4 >= 2, flags % 8 >= 4
-  local word = seen[name]
-  if is_repeated and not word then word = call('HGET', current, name) or call('HGET', former, name) end
+  local name, flags, word, is_admitted, is_kept_back = ARGV[at], ARGV[at + 1], nil, false, false
+  if flags ~= '0' then  -- most are plain, and every step less is felt in each of them
+    flags = tonumber(flags)
+    is_admitted, is_kept_back = flags % 4 >= 2, flags % 8 >= 4
+    if flags % 2 == 1 then word = seen[name] or call('HGET', current, name) or call('HGET', former, name) end
+  end
   if word then
     word = '=' .. word
   elseif is_kept_back then
@@ -62,35 +66,38 @@ while at <= last do
     end
     call('ZADD', KEYS[5], format('%.0f', due), name)
     word = 'd'
-    remember(name, word)
+    fresh[named + 1], fresh[named + 2], seen[name] = name, word, word
+    named = named + 2
   elseif length >= (is_admitted and 2 * limit or limit) then
     word = 'full'
   else
-    local done = append(at)
-    if failed(done) and find(done.err, 'equal or smaller', 1, true) then
-      -- somebody else has written to the stream, or the clock went back while our number was lost
-      local info = call('XINFO', 'STREAM', stream)
-      for i = 1, #info, 2 do
-        if info[i] == 'last-generated-id' then ms = math.max(ms, tonumber(string.match(info[i + 1], '^%d+'))) end
-      end
-      ms = ms + 1
-      prefix = format('%.0f-', ms)
-      done = append(at)
+    local done
+    for _ = 1, 2 do
+      done = pcall('XADD', stream, stamp .. '-' .. (n + 1),
+        't', ARGV[at + 2], 'h', ARGV[at + 3], 'd', ARGV[at + 4], 'b', ARGV[at + 5])
+      if not failed(done) or not string.find(done.err, 'equal or smaller', 1, true) then break end
+      pass_what_is_there()
     end
     if failed(done) then
       answer[said + 1] = '!' .. done.err
       break
     end
     n, length, word = n + 1, length + 1, done
-    remember(name, word)
+    fresh[named + 1], fresh[named + 2] = name, word
+    named = named + 2
+    if flags ~= '0' then seen[name] = word end
   end
   said = said + 1
   answer[said] = word
   at = at + (is_kept_back and 7 or 6)
 end
 if named > 0 then
-  call('HSET', numbers, 'n', format('%.0f', n), 'ms', format('%.0f', ms), 'turn', turn,
-    'count', known, 'began', format('%.0f', began))
+  known = known + named / 2
+  if is_begun then
+    call('HSET', numbers, 'n', n, 'ms', stamp, 'count', known)
+  else
+    call('HSET', numbers, 'n', n, 'ms', stamp, 'count', known, 'turn', turn, 'began', format('%.0f', began))
+  end
   call('HSET', current, unpack(fresh))
 end
 if KEYS[7] then
