@@ -94,6 +94,19 @@ async def test_one_ends_the_others_while_they_are_being_told(bus: RedisBus) -> N
     assert (await publish(bus, 99)).position  # and the bus goes on
 
 
+async def test_who_waits_behind_many_that_were_cancelled_is_sent(bus: RedisBus) -> None:
+    """What nobody wants any more takes nobody's turn: more of it lies there than goes into one call."""
+    publishes = (bus.publish(Made(number=number), source="/confirming", key="one") for number in range(650))
+    tasks = [asyncio.create_task(publish) for publish in publishes]
+    await asyncio.sleep(0)  # the first is under way, the others wait for its answer
+    for task in tasks[1:601]:
+        task.cancel()
+    async with asyncio.timeout(3):
+        receipts = await asyncio.gather(tasks[0], *tasks[601:])
+    assert len({receipt.position for receipt in receipts}) == 50
+    assert all(task.cancelled() for task in tasks[1:601])
+
+
 async def test_one_closes_the_bus_while_the_others_are_being_told(bus: RedisBus) -> None:
     async def publisher(number: int) -> Receipt:
         receipt = await publish(bus, number)
