@@ -39,10 +39,6 @@ class Flight:
     def is_over(self) -> bool:
         return not self._open
 
-    def add_along(self, place: Place, along: Along | None) -> None:
-        if along is not None:
-            self.alongs[place] = along
-
     def land(self, place: Place) -> list[Item]:
         """The call for `place` is answered, or lost. Empty where that was known."""
         return self._open.pop(place, [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 
 from ..clock import Clock
@@ -25,7 +25,7 @@ class Outbox:
     def __init__(self, clock: Clock, address: str) -> None:
         self._clock = clock
         self._address = address
-        self._queues: dict[Place, deque[Item]] = {}
+        self._queues = defaultdict[Place, deque[Item]](deque)
         self.count = 0
         """Events in all of them."""
 
@@ -33,12 +33,12 @@ class Outbox:
         return itertools.chain.from_iterable(self._queues.values())
 
     def append(self, place: Place, item: Item) -> None:
-        self._queue(place).append(item)
+        self._queues[place].append(item)
         self.count += 1
 
     def put_back(self, place: Place, item: Item) -> None:
         """In front of its queue: it was sent, and is to be sent again."""
-        self._queue(place).appendleft(item)
+        self._queues[place].appendleft(item)
         self.count += 1
 
     def gather(self) -> list[Batch]:
@@ -58,15 +58,16 @@ class Outbox:
                 del self._queues[place]
             if items:
                 batches.append((place, items))
-        self._recount()
+        self.count = sum(map(len, self._queues.values()))
         return batches
 
     def hand_over(self, place: Place, takes: Callable[[Place, Item], bool]) -> None:
         """What is next there goes to who takes it, in turn; what he does not take stays."""
-        left = deque(item for item in self._queues.pop(place, ()) if not takes(place, item))
+        queue = self._queues.pop(place, deque())
+        left = deque(item for item in queue if not takes(place, item))
         if left:
             self._queues[place] = left
-        self._recount()
+        self.count -= len(queue) - len(left)
 
     def fail(self, error: Exception) -> None:
         """All of it, and it is empty."""
@@ -74,12 +75,3 @@ class Outbox:
             item.fail(error)
         self._queues.clear()
         self.count = 0
-
-    def _queue(self, place: Place) -> deque[Item]:
-        queue = self._queues.get(place)
-        if queue is None:
-            queue = self._queues[place] = deque()
-        return queue
-
-    def _recount(self) -> None:
-        self.count = sum(map(len, self._queues.values()))

@@ -201,13 +201,15 @@ class Publisher:
         self._wire.gather()  # who reads what is sent here asks for it in the same write
         try:
             for place, items in batches:
+                along = None
                 if len(items) == 1 and len(items[0].fields[2]) <= _LITTLE:
-                    flight.add_along(place, self.read_along(place))
+                    along = self.read_along(place)
+                    if along is not None:
+                        flight.alongs[place] = along
                 self._wire.submit_script(
-                    self._call(place, items, flight.alongs.get(place)),
-                    functools.partial(self._answered, flight, place),
+                    self._call(place, items, along), functools.partial(self._answered, flight, place)
                 )
-            self.on_sent(place for place, _ in batches if place not in flight.alongs)
+            self.on_sent([place for place, _ in batches if place not in flight.alongs])
         except Exception:
             log.exception("publishing: a mistake; what is under way is sent again over a new connection")
             self._wire.close()
