@@ -34,6 +34,7 @@ class Intake:
         self._monotonic = core.clock.monotonic
 
     def fetched(self, place: RedisPlace, answer: Answer) -> None:
+        """What `fetch.lua` has said, or where nothing is owned `range.lua`."""
         holding = place.holding
         if isinstance(answer, Refused) or answer[0] == b"error":
             text = str(answer) if isinstance(answer, Refused) else answer[1].decode()

@@ -33,6 +33,7 @@ class Outbox:
         return itertools.chain.from_iterable(self._queues.values())
 
     def append(self, place: Place, item: Item) -> None:
+        """Behind what waits there."""
         self._queues[place].append(item)
         self.count += 1
 

@@ -27,16 +27,14 @@ log = logging.getLogger("plugbus.bus")
 Command = tuple[bytes | str | int, ...]
 _BUFFER = 256 << 10
 """Bytes that are read at once."""
-CONNECT = 4.0
-"""Seconds for one try to connect."""
-_UNKNOWN = "NOSCRIPT"
-pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
-
-
 _PIECE = 60
 """Words of a command that are packed at once."""
 _KEPT = 4 << 20
 """Bytes that hiredis keeps for what it reads, instead of giving them back after each large reply."""
+CONNECT = 4.0
+"""Seconds for one try to connect."""
+_UNKNOWN = "NOSCRIPT"
+pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows one argument
 
 
 def pieces_of(command: Command) -> list[bytes | memoryview]:
