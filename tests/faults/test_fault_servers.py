@@ -66,6 +66,19 @@ def test_a_paused_server_keeps_connections_and_answers_nobody(own: Server) -> No
         assert not own.is_running
 
 
+def test_a_server_whose_port_is_taken_looks_for_another(server: Server) -> None:
+    """The first time only: later it is known under the one that it has."""
+    second = Server(server.binary)
+    second.port = server.port
+    with second:
+        assert second.port != server.port
+        assert second.command("INFO", "server")["process_id"] == second.pid
+        second.stop()
+        second.port = server.port
+        with pytest.raises(ServerFailed, match="already in use"):
+            second.start()
+
+
 def test_a_server_that_does_not_start_says_why() -> None:
     """What it logged is in the error, and nothing is left of it."""
     server = Server(config={"no-such-setting": 1})

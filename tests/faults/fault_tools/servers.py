@@ -29,6 +29,7 @@ PATIENCE = 20.0
 """Seconds in which a server answers after its start, and ends after being asked to."""
 _TICK = 0.005
 _PORTS = range(20_000, 32_000)
+_TAKEN = "Address already in use"
 _OPEN: set[Server] = set()
 
 _WITH_US = """
@@ -115,6 +116,8 @@ class Server:
             "save": "", "appendonly": "no", "loglevel": "notice", **self._needed(), **(config or {}),
         }  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_up = False
+        """Others may count on its port."""
         _OPEN.add(self)
 
     def _needed(self) -> dict[str, str]:
@@ -281,11 +284,15 @@ class Server:
         while not self._is_ready():
             if not self.is_running:
                 self._process = None
-                raise ServerFailed(f"{self.binary} did not start\n{self.log[-2000:]}")
+                if self._was_up or _TAKEN not in self.log[-500:]:
+                    raise ServerFailed(f"{self.binary} did not start\n{self.log[-2000:]}")
+                self.port = free_port()  # somebody was faster
+                self._launch()
             if time.monotonic() > deadline:
                 self.kill()
                 raise ServerFailed(f"{self.binary} did not answer in {PATIENCE} s\n{self.log[-2000:]}")
             yield
+        self._was_up = True
 
     def _is_ready(self) -> bool:
         """Whether it answers, and not somebody else who took the port in the meantime."""
