@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import subprocess
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 import redis
 import redis.asyncio
+from fault_tools.backend import RedisBackend
 from fault_tools.servers import Server, ServerFailed, binaries, shared_server, version_of
+
+from bus.conformance import Backend
+from contracts.bus import BusLimits
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 5.0
@@ -109,6 +114,36 @@ def test_a_shared_server_is_the_same_for_all_and_empty_for_each(server: Server) 
         assert connection.recv(1) == b""
     assert server.command("DBSIZE") == 0
     assert server.command("SCRIPT", "EXISTS", sha) == [False]
+
+
+async def test_siblings_restart_their_server_once(own: Server) -> None:
+    """When all that are there have asked for it, each time; who is closed is not waited for, and who is alone
+    waits for nobody."""
+    with own:
+        backend = RedisBackend(BusLimits(), own)
+        slow, fast, faster = [await backend.sibling(BusLimits()) for _ in range(3)]
+        starts = own.log.count("Ready to accept")
+
+        async def restarted(*who: Backend) -> int:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(one.restart() for one in who))
+            return own.log.count("Ready to accept") - starts
+
+        asking = asyncio.gather(fast.restart(), faster.restart())
+        await asyncio.sleep(QUIET)
+        assert not asking.done()
+        assert await restarted(slow) == 1
+        await asyncio.wait_for(asking, PATIENCE)
+        assert await restarted(fast, slow, faster) == 2
+        asking = asyncio.gather(fast.restart(), faster.restart())
+        await asyncio.sleep(QUIET)
+        await slow.close()
+        await asyncio.wait_for(asking, PATIENCE)
+        await fast.close()
+        assert await restarted(faster) == 4
+        assert await restarted(backend) == 5
+        await faster.close()
+        await backend.close()
 
 
 def test_no_server_outlives_a_process_that_was_killed() -> None:

@@ -26,7 +26,7 @@ from bus.redis_streams.layout import Keys
 from contracts.bus import BusLimits, EventBus, RetryPolicy, RetryRule
 from contracts.errors import BusError
 
-from .backend import RedisBackend
+from .backend import RedisBackend, Siblings
 from .controls import end
 from .servers import Server
 from .worker import Circumstances, Doer, Job
@@ -335,7 +335,7 @@ def in_flight(work: Bench) -> int:
 
 def namespace_on(server: Server, **limits: Any) -> RedisBackend:
     """One of many on a server."""
-    return RedisBackend(BusLimits(**limits), server, is_sibling=True)
+    return RedisBackend(BusLimits(**limits), server, among=Siblings(server))
 
 
 # --- the control --------------------------------------------------------------------------------------------
