@@ -47,14 +47,15 @@ end
 
 local at, last = 7, #ARGV - (KEYS[7] and 3 or 0)
 while at <= last do
-  local name, flags, word, is_admitted, is_kept_back = ARGV[at], ARGV[at + 1], nil, false, false
+  local name, flags, is_new = ARGV[at], ARGV[at + 1], true
+  local word, is_admitted, is_kept_back
   if flags ~= '0' then  -- most are plain, and every step less is felt in each of them
     flags = tonumber(flags)
     is_admitted, is_kept_back = flags % 4 >= 2, flags % 8 >= 4
     if flags % 2 == 1 then word = seen[name] or call('HGET', current, name) or call('HGET', former, name) end
   end
   if word then
-    word = '=' .. word
+    word, is_new = '=' .. word, false
   elseif is_kept_back then
     local due = ARGV[at + 6]
     due = string.sub(due, 1, 1) == '+' and now + tonumber(due) or tonumber(due)
@@ -66,10 +67,8 @@ while at <= last do
     end
     call('ZADD', KEYS[5], format('%.0f', due), name)
     word = 'd'
-    fresh[named + 1], fresh[named + 2], seen[name] = name, word, word
-    named = named + 2
   elseif length >= (is_admitted and 2 * limit or limit) then
-    word = 'full'
+    word, is_new = 'full', false
   else
     local done
     for _ = 1, 2 do
@@ -83,6 +82,8 @@ while at <= last do
       break
     end
     n, length, word = n + 1, length + 1, done
+  end
+  if is_new then
     fresh[named + 1], fresh[named + 2] = name, word
     named = named + 2
     if flags ~= '0' then seen[name] = word end
