@@ -16,7 +16,7 @@ from fault_tools.servers import Server, binaries, binary
 from bus.redis_streams import RedisBus
 from bus.redis_streams.link import STALL
 from contracts.bus import BusLimits
-from contracts.errors import BusClosed
+from contracts.errors import BusClosed, BusError
 from contracts.event import Event, Receipt
 
 NUMBER: ContextVar[int] = ContextVar("number")
@@ -32,9 +32,14 @@ class MadeElsewhere(Event, type="elsewhere.made"):
 
 
 @pytest.fixture(scope="module", params=[label for label, _ in binaries()])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
+def one_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with Server(binary(request.param)) as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture
+def url(one_server: Server) -> str:
+    return one_server.url
 
 
 @pytest.fixture
@@ -105,6 +110,26 @@ async def test_who_waits_behind_many_that_were_cancelled_is_sent(bus: RedisBus) 
         receipts = await asyncio.gather(tasks[0], *tasks[601:])
     assert len({receipt.position for receipt in receipts}) == 50
     assert all(task.cancelled() for task in tasks[1:601])
+
+
+@pytest.mark.parametrize("end", [lambda bus: bus.close(0), lambda bus: bus.kill()], ids=["close", "kill"])
+async def test_who_waits_to_be_sent_is_told_when_the_bus_ends(
+    bus: RedisBus, one_server: Server, end: Callable[[RedisBus], Coroutine[Any, Any, None]]
+) -> None:
+    """There and then: there is nobody any more who could send it, and nobody who would see his deadline."""
+    made = (Made(number=number) for number in range(PUBLISHERS))
+    publishes = (bus.publish(one, source="/confirming", key="one", timeout=60) for one in made)
+    one_server.pause()
+    try:
+        tasks = [asyncio.create_task(publish) for publish in publishes]
+        await asyncio.sleep(0)  # the first is under way, the others wait for its answer
+        async with asyncio.timeout(10):
+            await end(bus)
+            told = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        one_server.resume()
+    assert all(isinstance(one, BusError) for one in told)
+    assert [type(one) for one in told[1:]] == [BusClosed] * (PUBLISHERS - 1)
 
 
 async def test_one_closes_the_bus_while_the_others_are_being_told(bus: RedisBus) -> None:
