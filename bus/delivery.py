@@ -169,24 +169,21 @@ class DeliveryLoop:
                 part = delivery.part
                 if not delivery.is_open:
                     continue
-                if (
-                    part.irregular
-                    and (  # `is_sure`, written out
-                        type(delivery) is not StraightDelivery
-                        or part.held_back
-                        or part.lease.until < monotonic()
-                    )
-                    and not admit(delivery)
+                now = monotonic()
+                if part.irregular and (  # `is_sure`, written out
+                    type(delivery) is not StraightDelivery or part.held_back or part.lease.until < now
                 ):
-                    continue
-                if note is not None and type(delivery) is not StraightDelivery:
-                    lane.deadline = NEVER  # of the attempt before: none runs while this is written down
-                    if not await note(delivery):
+                    if not admit(delivery):
                         continue
-                    self._sweeper.arm_once()
+                    if note is not None and type(delivery) is not StraightDelivery:
+                        lane.deadline = NEVER  # of the attempt before: none runs while this is written down
+                        if not await note(delivery):
+                            continue
+                        self._sweeper.arm_once()
+                        now = monotonic()
                 lane.delivery = delivery
                 begin(delivery)
-                delivery.deadline = lane.deadline = monotonic() + timeout
+                delivery.deadline = lane.deadline = now + timeout
                 try:
                     result = await handler(delivery)
                 except BaseException as error:  # noqa: BLE001 - `raised` raises again what means the lane

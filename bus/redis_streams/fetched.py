@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .layout import order_of
-from .packing import Damaged, StoredMessage, Undecodable, fields_of, is_intact, unpack
+from .packing import Damaged, StoredMessage, Undecodable, is_intact, unpack
 
 
 class OutOfLine(Exception):
@@ -27,28 +26,13 @@ class Sorted(NamedTuple):
     """A message among them has an expiry."""
 
 
-def sort_out(  # noqa: C901 - one loop: each call less is felt
-    entries: list[Any], number: int, selects: Callable[[bytes], bool]
-) -> Sorted:
+def sort_out(entries: list[Any], number: int, selects: Callable[[bytes], bool]) -> Sorted:
     """`number`: of the event before them; 0: not known. Raises `OutOfLine`."""
-    # This runs for each event: what it calls, it calls for what is out of the ordinary. Neighbours mostly
-    # share their millisecond and their kind.
+    _look_at_numbers(entries, number)
+    # This runs for each event: what it calls, it calls for what is out of the ordinary.
     messages, skipped, gone, has_expiry = list[StoredMessage](), list[bytes](), 0, False
-    kind, is_wanted, millisecond, base = b"", False, b"", 0
+    add, kind, is_wanted = messages.append, b"", False  # neighbours mostly share their kind
     for at, (entry, fields) in enumerate(entries):
-        when, _, said = entry.partition(b"-")
-        try:
-            if when != millisecond:
-                millisecond, base = when, order_of(when + b"-0")
-            order = base + int(said)
-        except ValueError as error:
-            raise OutOfLine from error
-        if not fields or fields[0] != b"t":
-            number = 0  # of a stranger, who numbers as he likes
-        elif number:
-            number += 1
-            if order != base + number:
-                raise OutOfLine
         if not fields:
             skipped.append(entry)
             gone += 1
@@ -60,10 +44,29 @@ def sort_out(  # noqa: C901 - one loop: each call less is felt
             if not is_wanted and is_intact(fields):
                 skipped.append(entry)
                 continue
-            message = unpack(fields_of(fields), entry, order)
+            message = unpack(fields, entry)
         except (Damaged, Undecodable):
             return Sorted(messages, skipped, gone, entries[at:], has_expiry)
-        messages.append(message)
+        add(message)
         if message.expires_ns is not None:
             has_expiry = True
     return Sorted(messages, skipped, gone, [], has_expiry)
+
+
+def _look_at_numbers(entries: list[Any], number: int) -> None:
+    """Those of ours count on from `number`. Raises `OutOfLine`."""
+    if not entries:
+        return
+    halves = b"-".join([entry for entry, _ in entries]).split(b"-")
+    if len(halves) != 2 * len(entries) or not b"".join(halves).isdigit():
+        raise OutOfLine
+    numbers = list(map(int, halves[1::2]))
+    if not number or numbers == list(range(number + 1, number + 1 + len(entries))):
+        return
+    for (_, fields), found in zip(entries, numbers, strict=True):
+        if not fields or fields[0] != b"t":
+            number = 0  # of a stranger, who numbers as he likes
+        elif number:
+            number += 1
+            if found != number:
+                raise OutOfLine

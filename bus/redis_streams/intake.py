@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import explained, must_reconnect
 from .fetched import OutOfLine, Sorted, sort_out
 from .layout import entry_of, order_of, sequence_of
-from .packing import Damaged, StoredMessage, Undecodable, fields_of, unpack
+from .packing import Damaged, StoredMessage, Undecodable, unpack
 from .place import RedisPlace
 from .scripts import script
 from .wire import Answer, Lost, Refused
@@ -205,7 +205,7 @@ class Intake:
         error: Damaged | Undecodable | None = None
         for is_last in (False, True):
             try:
-                return unpack(fields_of(fields), entry)
+                return unpack(fields, entry)
             except (Damaged, Undecodable) as found:
                 error = found
             if not is_last:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 import time
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
+from zlib import crc32
 
 from pydantic_core import from_json
 
@@ -27,6 +27,7 @@ from .layout import order_of
 Fields = tuple[bytes, bytes, bytes, bytes]
 """The values of `t`, `h`, `d`, `b`."""
 
+_NAMES = (b"t", b"h", b"d", b"b")
 _SECOND = 1_000_000_000
 _CHECKSUM = re.compile(rb"[0-9a-f]{8}")
 _kinds: dict[bytes, tuple[str, int]] = {}
@@ -35,12 +36,6 @@ _is_plain = re.compile(
     rb'\{"id":"[ !#-\[\]-~]+","source":"[ !#-\[\]-~]+","time":"[-0-9T:]{19}\.[0-9]{9}Z"\}'
 ).fullmatch
 """The attributes of most events, as `pack_plain` writes them: that they can be read is seen at a glance."""
-_LATER = frozenset(
-    (
-        "id", "source", "time_ns", "key", "subject", "correlationid", "causationid", "extra",
-    )
-)  # fmt: skip
-"""What of a message is read from its attributes."""
 _new = object.__new__
 _KNOWN = frozenset(
     ("id", "source", "time", "subject", "partitionkey", "correlationid", "causationid", "expirytime")
@@ -68,13 +63,11 @@ class StoredMessage(Message):
     _head: bytes
     """Its attributes, as they came."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Of a slot that is not filled yet."""
-        if name == "trace":
-            self.trace = None
-            return None
-        if name not in _LATER:
-            raise AttributeError(name)
+    def read(self) -> None:
+        """Fill what was left empty."""
+        self.sequence = order_of(self.entry)
+        if not hasattr(self, "_head"):
+            return
         head = from_json(self._head)
         self.id, self.source = head["id"], head["source"]
         try:
@@ -83,14 +76,49 @@ class StoredMessage(Message):
             self.time_ns = (self.sequence >> 64) * 1_000_000
         self.key = self.subject = self.correlationid = self.causationid = None
         self.extra = None
-        return getattr(self, name)
+
+
+class _Later:
+    """A slot of `Message` that a `StoredMessage` fills when it is first read.
+
+    One for each such slot, rather than one `__getattr__`, for which Python would look up every attribute of
+    every message, also those that are there, in its slow way.
+    """
+
+    def __init__(self, name: str) -> None:
+        slot = getattr(Message, name)
+        self._read, self._write = slot.__get__, slot.__set__
+
+    def __get__(self, message: StoredMessage, kind: object = None) -> Any:
+        try:
+            return self._read(message)
+        except AttributeError:
+            message.read()
+            return self._read(message)
+
+    def __set__(self, message: StoredMessage, value: object) -> None:
+        self._write(message, value)
+
+
+for _name in (
+    "id",
+    "source",
+    "time_ns",
+    "key",
+    "subject",
+    "correlationid",
+    "causationid",
+    "extra",
+    "sequence",
+):
+    setattr(StoredMessage, _name, _Later(_name))
 
 
 def pack(message: Message) -> Fields:
     kind = kind_of(message.type, message.version)
     head = _head(message).encode()
     data = message.data
-    line = b"%08x" % zlib.crc32(kind + head + data)
+    line = b"%08x" % crc32(kind + head + data)
     if message.depth or message.trace is not None:
         path = json.dumps(message.path) if message.path else "[]"
         line += f" {message.depth} {path}".encode()
@@ -105,28 +133,37 @@ def is_intact(entry: Sequence[bytes]) -> bool:
         kind, head, data, line = fields_of(entry)
     except Undecodable:
         return False
-    return not _CHECKSUM.match(line) or line[:8] == b"%08x" % zlib.crc32(kind + head + data)
+    return not _CHECKSUM.match(line) or line[:8] == b"%08x" % crc32(kind + head + data)
 
 
-def unpack(fields: Fields, entry: bytes, order: int | None = None) -> StoredMessage:
-    """`order`: of the entry, where that is known. Raises `Damaged` or `Undecodable`."""
-    kind, head, data, line = fields
-    if line[:8] != b"%08x" % zlib.crc32(kind + head + data):
+def unpack(fields: Sequence[bytes], entry: bytes) -> StoredMessage:
+    """`fields`: names and values, as Redis gives them. Raises `Damaged` or `Undecodable`."""
+    # This runs for each event, so `fields_of` is written out.
+    try:
+        t, kind, h, head, d, data, b, line = fields
+    except ValueError:
+        raise _foreign(fields) from None
+    if t != b"t" or h != b"h" or d != b"d" or b != b"b":
+        raise _foreign(fields)
+    is_short = len(line) == 8
+    try:
+        is_right = int(line if is_short else line[:8], 16) == crc32(kind + head + data)
+    except ValueError:
+        is_right = False
+    if not is_right:
         if not _CHECKSUM.match(line):
             raise Undecodable(f"its bus line is {line[:40]!r}")
         raise Damaged("its checksum is wrong")
-    type_name, version = _kinds.get(kind) or parse_kind(kind)
     message = _new(StoredMessage)
-    message.type, message.version = type_name, version
+    message.type, message.version = _kinds.get(kind) or parse_kind(kind)
     message.event, message._data = None, data
     message.entry = entry
-    message.sequence = order_of(entry) if order is None else order
     if _is_plain(head):
         message._head, message.expires_ns = head, None
     else:
         _fill(message, _parsed(head))
-    if len(line) == 8:
-        message.depth, message.path = 0, ()
+    if is_short:
+        message.depth, message.path, message.trace = 0, (), None
     else:
         message.depth, message.path, message.trace = _chain(line)
     return message
@@ -152,11 +189,19 @@ def kind_of(name: str, version: int) -> bytes:
 
 def fields_of(entry: Sequence[bytes]) -> Fields:
     """The four values of an entry as Redis gives it. Raises `Undecodable` for other fields."""
-    if len(entry) == 8:
-        t, kind, h, head, d, data, b, line = entry
-        if t == b"t" and h == b"h" and d == b"d" and b == b"b":
-            return kind, head, data, line
-    raise Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
+    if tuple(entry[::2]) != _NAMES:
+        raise _foreign(entry)
+    _, kind, _, head, _, data, _, line = entry
+    return kind, head, data, line
+
+
+def named(fields: Fields) -> list[bytes]:
+    """The inverse of `fields_of`."""
+    return [word for pair in zip(_NAMES, fields, strict=True) for word in pair]
+
+
+def _foreign(entry: Sequence[bytes]) -> Undecodable:
+    return Undecodable(f"its fields are {b', '.join(entry[::2])[:200]!r}, not t, h, d, b")
 
 
 def packed(fields: Fields, entry: bytes) -> bytes:
@@ -230,7 +275,7 @@ def pack_plain(
 ) -> Fields:
     """The same for what most events are: nothing but its source, and an id that needs no escaping."""
     head = f'{{"id":"{id}","source":{quoted(source)},"time":"{write_time(time_ns)}"}}'.encode()
-    line = b"%08x" % zlib.crc32(kind + head + data)
+    line = b"%08x" % crc32(kind + head + data)
     return kind, head, data, line if trace is None else b"%b 0 []\n%b" % (line, trace.encode())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.message import Message
 
 from .layout import entry_of, order_of, sequence_of
-from .packing import StoredMessage, fields_of, unpack
+from .packing import StoredMessage, unpack
 from .scripts import script
 from .wire import Lost, Refused
 
@@ -120,7 +120,7 @@ class RedisReplay:
             self._read = entry
             if fields[0] == b"t" and hosting.selects(fields[1]):
                 try:
-                    self._buffer.append(unpack(fields_of(fields), entry))
+                    self._buffer.append(unpack(fields, entry))
                 except Exception:  # noqa: BLE001 - it is among the dead letters of the group already
                     self.left, self._settled_left = self.left - 1, self._settled_left - 1
         if len(entries) < _PAGE:

@@ -16,7 +16,7 @@ from contracts.patterns import matches
 from ..checks import nanoseconds
 from ..topics import may_select
 from .layout import FIRST, sequence_of
-from .packing import StoredMessage, fields_of, parse_kind, unpack
+from .packing import StoredMessage, parse_kind, unpack
 from .positions import OLDEST, Cursors, read_position, write_position
 from .scripts import script
 from .unreadable import raw_of, unreadable
@@ -262,7 +262,7 @@ class RedisTail:
 
 def _read(fields: list[bytes], entry: bytes) -> StoredMessage:
     try:
-        return unpack(fields_of(fields), entry)
+        return unpack(fields, entry)
     except Exception:  # noqa: BLE001 - shown as far as it can be read
         return unreadable(raw_of(fields), entry, kind=fields[1])
 

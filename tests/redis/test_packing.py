@@ -15,6 +15,7 @@ from bus.redis_streams.packing import (
     Fields,
     Undecodable,
     fields_of,
+    named,
     pack,
     pack_plain,
     packed,
@@ -58,7 +59,7 @@ ATTRIBUTES = ("id", "source", "type", "version", "time_ns", "key", "subject", "e
 def test_a_message_is_read_as_it_was_written(depth: int, path: tuple[str, ...], **attributes: object) -> None:
     """Whatever characters its attributes have, and whatever bytes its data are."""
     written = message(depth=depth, path=path if depth else (), **attributes)
-    again = unpack(pack(written), ENTRY)
+    again = unpack(named(pack(written)), ENTRY)
     for name in ATTRIBUTES:
         assert getattr(again, name) == getattr(written, name), name
     assert (again.entry, again.sequence) == (ENTRY, order_of(ENTRY))
@@ -71,17 +72,17 @@ def test_a_message_is_read_as_it_was_written(depth: int, path: tuple[str, ...], 
 def test_the_span_that_has_sent_it_travels_along(depth: int, trace: str) -> None:
     """With or without a chain before it, into the lot and out again; an event without one has none."""
     written = message(depth=depth, path=("a.b", "c.d") if depth else (), trace=trace)
-    again = unpack(pack(written), ENTRY)
+    again = unpack(named(pack(written)), ENTRY)
     assert (again.trace, again.depth, again.path) == (trace, depth, written.path)
     fields, entry = unpacked(packed(pack(written), ENTRY))
-    assert unpack(fields, entry).trace == trace
-    assert unpack(pack(message()), ENTRY).trace is None
+    assert unpack(named(fields), entry).trace == trace
+    assert unpack(named(pack(message())), ENTRY).trace is None
 
 
 def test_foreign_attributes_stay() -> None:
     """Extensions, trace context, another content type."""
     extra = {"tenant": "blue", "rank": 3, "traceparent": "00-a-b-01", "datacontenttype": "text/plain"}
-    assert unpack(pack(message(extra=extra)), ENTRY).extra == extra
+    assert unpack(named(pack(message(extra=extra))), ENTRY).extra == extra
 
 
 def test_the_short_form_is_the_long_one() -> None:
@@ -109,7 +110,7 @@ def altered(at: int, value: bytes) -> Fields:
 def test_what_was_changed_on_the_way_is_noticed(fields: Fields, error: type[Exception]) -> None:
     """A checksum that is wrong may be damage; one that is none is somebody else's."""
     with pytest.raises(error):
-        unpack(fields, ENTRY)
+        unpack(named(fields), ENTRY)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_half_an_event_cannot_be_read(head: str) -> None:
 
     kind, raw = b"orders.item@1", head.encode()
     with pytest.raises(Undecodable):
-        unpack((kind, raw, b"{}", b"%08x" % zlib.crc32(kind + raw + b"{}")), ENTRY)
+        unpack(named((kind, raw, b"{}", b"%08x" % zlib.crc32(kind + raw + b"{}"))), ENTRY)
 
 
 def test_other_fields_are_foreign() -> None:
@@ -132,6 +133,8 @@ def test_other_fields_are_foreign() -> None:
     for wrong in ([], [b"a", b"1"], [b"h", b"1", b"t", b"2", b"d", b"3", b"b", b"4"]):
         with pytest.raises(Undecodable):
             fields_of(wrong)
+        with pytest.raises(Undecodable):
+            unpack(wrong, ENTRY)
     assert json.loads(raw_of([b"a", b"1", b"b", b"\xff"])) == {"a": "1", "b": "base64:/w=="}
     assert raw_of([b"t", b"1", b"h", b"2", b"d", b"3", b"b", b"4"]) == b"3"
     shown = unreadable(b"raw", ENTRY, kind=b"orders.item@7")
@@ -194,7 +197,7 @@ def test_a_day_that_does_not_exist_is_the_one_on_which_it_came() -> None:
     """Whoever knows the checksum and not the calendar holds nobody up."""
     head = b'{"id":"a","source":"/s","time":"2026-02-31T25:61:61.000000000Z"}'
     kind = b"orders.item@1"
-    found = unpack((kind, head, b"{}", b"%08x" % zlib.crc32(kind + head + b"{}")), b"7-1")
+    found = unpack(named((kind, head, b"{}", b"%08x" % zlib.crc32(kind + head + b"{}"))), b"7-1")
     assert (found.id, found.source, found.time_ns, found.key) == ("a", "/s", 7_000_000, None)
 
 
@@ -211,6 +214,6 @@ def test_attributes_are_there_whichever_is_asked_for_first() -> None:
         "extra",
         "depth",
     ):
-        assert getattr(unpack(pack(written), ENTRY), name) == getattr(written, name)
+        assert getattr(unpack(named(pack(written)), ENTRY), name) == getattr(written, name)
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = unpack(pack(written), ENTRY).nonsense  # type: ignore[attr-defined]
+        _ = unpack(named(pack(written)), ENTRY).nonsense  # type: ignore[attr-defined]
