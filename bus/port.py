@@ -23,7 +23,8 @@ class Port(Protocol):
     measures: Measures
     """Of the replica."""
     records_starts: bool
-    """Whether `begin` must be awaited before what was out of line is started."""
+    """Whether `begin` must be awaited before what was out of line is started; then its partitions are
+    `irregular`."""
 
     @property
     def settled(self) -> Settled | None:

@@ -36,15 +36,25 @@ def test_what_nobody_wants_is_left_out_and_counts_all_the_same() -> None:
     assert sort_out([entry(1, "stock.low"), entry(2)], 0, wants_orders).messages[0].id == "id-2"
 
 
+def test_nothing_is_nothing() -> None:
+    assert sort_out([], 4, wants_orders) == ([], [], 0, [], False)
+
+
 def test_an_expiry_is_noticed() -> None:
     assert sort_out([entry(1), entry(2, expires_ns=2_000_000_007)], 0, wants_orders).has_expiry
 
 
 @pytest.mark.parametrize(
     "entries",
-    [[entry(5), entry(7)], [entry(6)], [entry(4)], [[b"7-5x", entry(5)[1]]], [[b"no name", entry(5)[1]]]],
-    ids=["one is missing", "the first is missing", "once more", "not a number", "no name"],
-)
+    [
+        [entry(5), entry(7)], [entry(6)], [entry(4)], [entry(5), entry(5)], [[b"7-5x", entry(5)[1]]],
+        [[b"7-+5", entry(5)[1]]], [[b"7-5-6", entry(5)[1]]], [[b"no name", entry(5)[1]]],
+    ],
+    ids=[
+        "one is missing", "the first is missing", "once more", "twice", "not a number", "a sign",
+        "three numbers", "no name",
+    ],
+)  # fmt: skip
 def test_numbers_that_do_not_follow_are_refused(entries: list[Any]) -> None:
     with pytest.raises(OutOfLine):
         sort_out(entries, 4, wants_orders)
