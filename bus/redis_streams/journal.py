@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .layout import Names
@@ -123,7 +123,7 @@ class Journal:
         """The next call, or the one that is not confirmed again; None: there is nothing to say."""
         if self.unconfirmed is None:
             self.is_plain = not (self._moves or self._late or self._marks or self._done or self._progress)
-            operations = [*self._settlements(), *self._rest(counts)]
+            operations = self._settlements() + self._rest(counts)
             if operations:
                 self._number += 1
                 self.unconfirmed = [self._topic, self._number, *limits, *operations]
@@ -155,29 +155,32 @@ class Journal:
             self._again(call[at - _BEFORE :], counts)
         return whys, counts
 
-    def _settlements(self) -> Iterator[Word]:
+    def _settlements(self) -> list[Word]:
         acks, self.acks = self.acks, []
-        yield from _blocks("ack", acks)
+        words = _blocks("ack", acks)
         moves, self._moves = self._moves, []
         for move in moves:
-            yield from move
+            words += move
         late, self._late = self._late, []
-        yield from _blocks("ack", [name for op, name in late if op == "ack"])
+        words += _blocks("ack", [name for op, name in late if op == "ack"])
         for op, name in late:
             if op == "leave":
-                yield from (op, name)
+                words += (op, name)
+        return words
 
-    def _rest(self, counts: dict[str, int]) -> Iterator[Word]:
+    def _rest(self, counts: dict[str, int]) -> list[Word]:
+        words = list[Word]()
         marks, self._marks = self._marks, {}
         for entry, note in marks.items():
-            yield from ("mark", entry, note)
+            words += ("mark", entry, note)
         done, self._done = self._done, []
-        yield from _blocks("done", done)
+        words += _blocks("done", done)
         progress, self._progress = self._progress, None
         if progress is not None:
-            yield from ("replay", self._topic, progress)
+            words += ("replay", self._topic, progress)
         for name, by in counts.items():
-            yield from ("count", name, by)
+            words += ("count", name, by)
+        return words
 
     def _again(self, words: list[Any], counts: dict[str, int]) -> None:
         """The operation that begins here was not carried out."""
@@ -206,9 +209,9 @@ class Journal:
                 raise AssertionError(f"no operation begins with {words[:1]}")
 
 
-def _blocks(operation: str, names: Sequence[bytes | str]) -> Iterator[Word]:
+def _blocks(operation: str, names: Sequence[bytes | str]) -> list[Word]:
+    words = list[Word]()
     for at in range(0, len(names), _BLOCK):
         block = names[at : at + _BLOCK]
-        yield operation
-        yield len(block)
-        yield from block
+        words += (operation, len(block), *block)
+    return words
