@@ -114,8 +114,9 @@ of the wall clock, and turned back at the start.
 
 **Closing.** `close` stops reading, lets handlers and calls that run finish within the grace time (they may
 still publish), cancels the rest (they are delivered again to whoever comes next), and leaves no task
-behind. Afterwards every method raises `BusClosed`, but `close` and those that only look. A handler that
-removes, drains or closes what it runs in is not waited for.
+behind. Afterwards every method raises `BusClosed`, but `close` and those that only look; a publish that is
+still under way then raises `PublishUnknown` if the backend may have taken the event. A handler that removes,
+drains or closes what it runs in is not waited for.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ class Stress(Suite):
         siblings = [await backend.sibling(limits_of(test)) for _ in range(self.parallel)]
         rigs = [Rig(sibling) for sibling in siblings]
         try:
-            await asyncio.gather(*(test(rig) for rig in rigs))
+            async with asyncio.TaskGroup() as group:  # who fails ends the others
+                for rig in rigs:
+                    group.create_task(test(rig))
         finally:
             for rig in rigs:
                 await rig.end(alone=False)

@@ -58,6 +58,10 @@ class Item:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def end(self, error: Exception, address: str) -> None:
+        """The bus is closed: it fails with `error`, unless Redis may have taken it."""
+        self.fail(unknown(self.id, "the bus was closed", address) if self.sent else error)
+
     def give_up(self, address: str) -> None:
         """Its time is over. `address`: of the server, for people."""
         why = self.why

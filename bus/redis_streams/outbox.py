@@ -70,9 +70,9 @@ class Outbox:
             self._queues[place] = left
         self.count -= len(queue) - len(left)
 
-    def fail(self, error: Exception) -> None:
-        """All of it, and it is empty."""
+    def close(self, error: Exception) -> None:
+        """All of it fails, and it is empty."""
         for item in self:
-            item.fail(error)
+            item.end(error, self._address)
         self._queues.clear()
         self.count = 0

@@ -93,7 +93,7 @@ class Publisher:
         )
 
     async def close(self, error: Exception) -> None:
-        """What still waits fails with `error`."""
+        """What still waits fails: with `error`, or as unknown where Redis may have taken it."""
         await self._room.close(error)
         await self._provisioning.close()
         if self._task is not None:
@@ -103,7 +103,7 @@ class Publisher:
             if timer is not None:
                 timer.cancel()
         self._timer = None
-        self._outbox.fail(error)
+        self._outbox.close(error)
 
     @property
     def is_idle(self) -> bool:

@@ -42,9 +42,9 @@ class Room:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def close(self, error: Exception) -> None:
-        """What still waits fails with `error`."""
+        """What still waits fails: with `error`, or as unknown where Redis may have taken it."""
         for _, item in self._all():
-            item.fail(error)
+            item.end(error, self._address)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -146,12 +147,13 @@ async def test_siblings_restart_their_server_once(own: Server) -> None:
         await backend.close()
 
 
-def test_no_server_outlives_a_process_that_was_killed() -> None:
-    """Not even one that had no chance to clean up: on Linux the kernel ends it."""
+def test_no_server_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
+    """Not even one that had no chance to clean up: on Linux the kernel ends it. (Its folder it leaves.)"""
     program = "from fault_tools.servers import Server; print(Server().start().port, flush=True); input()"
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own program
-        [sys.executable, "-c", program], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        [sys.executable, "-c", program],
+        cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
     with process:
         assert process.stdout is not None
         port = int(process.stdout.readline())

@@ -10,7 +10,7 @@ from bus.clock import SystemClock
 from bus.redis_streams.item import Item, Place
 from bus.redis_streams.outbox import Outbox
 from bus.redis_streams.prompt import Prompt
-from contracts.errors import BusClosed, BusError, BusFull
+from contracts.errors import BusClosed, BusError, BusFull, PublishUnknown
 from contracts.event import Receipt
 
 ORDERS, BILLS = ("orders", 0), ("bills", 3)
@@ -175,10 +175,12 @@ async def test_what_is_handed_over_goes_in_turn_and_the_rest_stays(outbox: Outbo
 
 
 async def test_all_that_wait_are_told_that_it_is_over(outbox: Outbox) -> None:
-    """Who has gone is not; nothing is left."""
-    first, gone, last = [*fill(outbox, ORDERS, 1, 2), *fill(outbox, BILLS, 3)]
+    """Who has gone is not; what was sent, and came back without an answer, may be in Redis."""
+    first, gone, sent, last = [*fill(outbox, ORDERS, 1, 2, 3), *fill(outbox, BILLS, 4)]
     gone.future.cancel()
-    outbox.fail(BusClosed("the bus is closed"))
+    sent.sent = True
+    outbox.close(BusClosed("the bus is closed"))
     assert gone.future.cancelled()
-    assert [type(one.future.exception()) for one in (first, last)] == [BusClosed, BusClosed]
+    ends = [type(one.future.exception()) for one in (first, sent, last)]
+    assert ends == [BusClosed, PublishUnknown, BusClosed]
     assert (waiting(outbox), gathered(outbox)) == ([], [])

@@ -61,11 +61,11 @@ while at <= last do
     due = string.sub(due, 1, 1) == '+' and now + tonumber(due) or tonumber(due)
     local kept = pcall(
       'HSET', KEYS[6], name, cmsgpack.pack({ARGV[6], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]}))
+    if not failed(kept) then kept = pcall('ZADD', KEYS[5], format('%.0f', due), name) end
     if failed(kept) then
       answer[said + 1] = '!' .. kept.err
       break
     end
-    call('ZADD', KEYS[5], format('%.0f', due), name)
     word = 'd'
   elseif length >= (is_admitted and 2 * limit or limit) then
     word, is_new = 'full', false
