@@ -230,6 +230,7 @@ class DeliveryLoop:
                         if not await note(delivery):
                             continue
                         self._sweeper.arm_once()
+                        now = monotonic()
                 delivery.deadline = lane.deadline = now + timeout
                 try:
                     result = await handler(delivery)

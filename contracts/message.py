@@ -339,9 +339,7 @@ def event_from_message(message: Message, model: type[E]) -> E:
     event = message.event
     if type(event) is model:
         return event
-    data: bytes | str | None = message._data
-    if data is None:
-        data = message.data
+    data: bytes | str = message.data
     wanted = model.__event_version__
     if message.version != wanted and model.__event_type__ == message.type:
         data = _lift(message, model, wanted)

@@ -39,7 +39,7 @@ def sort_out(entries: list[Any], number: int, selects: Callable[[bytes], bool]) 
             continue
         if fields[1] != kind:
             kind = fields[1]
-            is_wanted = fields[0] != b"t" or selects(kind)
+            is_wanted = selects(kind)
         try:
             if not is_wanted and is_intact(fields):
                 skipped.append(entry)
@@ -54,11 +54,14 @@ def sort_out(entries: list[Any], number: int, selects: Callable[[bytes], bool]) 
 
 
 def _look_at_numbers(entries: list[Any], number: int) -> None:
-    """Those of ours count on from `number`. Raises `OutOfLine`."""
+    """All have names, and those of ours count on from `number`. Raises `OutOfLine`."""
     if not entries:
         return
-    halves = b"-".join([entry for entry, _ in entries]).split(b"-")
-    if len(halves) != 2 * len(entries) or not b"".join(halves).isdigit():
+    # All at once, which costs a third of looking at one after the other.
+    names = b" ".join([entry for entry, _ in entries])
+    halves = names.replace(b"-", b" ").split()
+    dashes = b" ".join([b"-"] * len(entries))
+    if names.translate(None, b"0123456789") != dashes or len(halves) != 2 * len(entries):
         raise OutOfLine
     numbers = list(map(int, halves[1::2]))
     if not number or numbers == list(range(number + 1, number + 1 + len(entries))):

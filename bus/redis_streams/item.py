@@ -21,7 +21,9 @@ Place = tuple[str, int]
 class Item:
     """One event on its way."""
 
-    __slots__ = ("deadline", "due", "fields", "flags", "future", "id", "is_refused", "name", "sent", "why")
+    __slots__ = (
+        "deadline", "due", "fields", "flags", "future", "id", "is_lost", "is_refused", "name", "sent", "why",
+    )  # fmt: skip
 
     def __init__(
         self, id: str, source: str, fields: Fields, flags: int, deadline: float,
@@ -39,11 +41,26 @@ class Item:
         self.due = due
         self.future = future
         self.sent = False
-        """It may be in Redis already."""
+        """It may be in Redis already: it is on its way, or it is lost."""
+        self.is_lost = False
+        """An answer to it was lost, and none has come since that would tell."""
         self.is_refused = False
         """There was no room for it at twice the limit; room was looked for since."""
         self.why: BusError | None = None
         """Why Redis has not taken it."""
+
+    def lose(self) -> None:
+        """The answer to it is lost."""
+        self.flags |= REPEATED
+        self.sent = self.is_lost = True
+
+    def is_not_there(self) -> None:
+        """Redis has looked for it."""
+        self.sent = self.is_lost = False
+
+    def was_refused(self) -> None:
+        """Unseen: what was sent before may be there."""
+        self.sent = self.is_lost
 
     def confirm(self, place: Place, said: bytes) -> None:
         """`said`: its entry, or `d` (kept back); behind `=` where it is a repetition."""
@@ -53,6 +70,10 @@ class Item:
         entry = said if is_first else said[1:]
         position = "delayed" if entry == b"d" else position_of(*place, entry)
         self.future.set_result(Receipt(self.id, position, duplicate=not is_first))
+
+    def refuse(self, error: Exception, address: str) -> None:
+        """Redis takes it no more: `error`, unless it may have taken it before."""
+        self.fail(unknown(self.id, "the answer was lost", address) if self.is_lost else error)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -65,7 +86,7 @@ class Item:
     def give_up(self, address: str) -> None:
         """Its time is over. `address`: of the server, for people."""
         why = self.why
-        if why is not None:
+        if why is not None and not self.sent:
             self.fail(BusFull(why.message, where=why.where, fix=why.fix))
         else:
             why_not = "the answer was lost" if self.sent else "Redis cannot be reached"
@@ -75,7 +96,7 @@ class Item:
 def unknown(id: str, why: str, address: str) -> PublishUnknown:
     """What a publisher is told who does not know whether his event was taken."""
     return PublishUnknown(
-        f"event {id!r} was not confirmed in time: {why}",
+        f"event {id!r} was not confirmed: {why}",
         event_id=id,
         where=address,
         fix="publish it again with the same id: it will be one event",

@@ -373,7 +373,8 @@ class Ownership:
             held.add(place.early)
             self._core.intake.found_early(place)
         orphans = [message for message, _ in taken if message.entry not in held]
-        self._core.intake.look_for_missed(place, [entry for entry in names if entry not in held], last)
+        # Not `held`: what nobody here wants, or can read, `read_taken` has just settled.
+        self._core.intake.look_for_missed(place, [entry for entry in names if entry not in known], last)
         for message in orphans:
             place.backlog.append(message)
         if order_of(last) > order_of(place.last):

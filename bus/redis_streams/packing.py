@@ -63,10 +63,10 @@ class StoredMessage(Message):
     _head: bytes
     """Its attributes, as they came."""
 
-    def read(self) -> None:
-        """Fill what was left empty."""
-        self.sequence = order_of(self.entry)
-        if not hasattr(self, "_head"):
+    def _fill_in(self, name: str) -> None:
+        """What was left empty, `name` among it."""
+        if name == "sequence":
+            self.sequence = order_of(self.entry)
             return
         head = from_json(self._head)
         self.id, self.source = head["id"], head["source"]
@@ -79,7 +79,7 @@ class StoredMessage(Message):
 
 
 class _Later:
-    """A slot of `Message` that a `StoredMessage` fills when it is first read.
+    """A slot of `Message` that a `StoredMessage` fills in when it is first read.
 
     One for each such slot, rather than one `__getattr__`, for which Python would look up every attribute of
     every message, also those that are there, in its slow way.
@@ -87,14 +87,17 @@ class _Later:
 
     def __init__(self, name: str) -> None:
         slot = getattr(Message, name)
-        self._read, self._write = slot.__get__, slot.__set__
+        self._name, self._read, self._write = name, slot.__get__, slot.__set__
 
-    def __get__(self, message: StoredMessage, kind: object = None) -> Any:
+    def __get__(self, message: StoredMessage | None, kind: object = None) -> Any:
+        if message is None:
+            return self
         try:
             return self._read(message)
         except AttributeError:
-            message.read()
-            return self._read(message)
+            pass
+        message._fill_in(self._name)
+        return self._read(message)
 
     def __set__(self, message: StoredMessage, value: object) -> None:
         self._write(message, value)
@@ -189,7 +192,7 @@ def kind_of(name: str, version: int) -> bytes:
 
 def fields_of(entry: Sequence[bytes]) -> Fields:
     """The four values of an entry as Redis gives it. Raises `Undecodable` for other fields."""
-    if tuple(entry[::2]) != _NAMES:
+    if len(entry) != 8 or tuple(entry[::2]) != _NAMES:
         raise _foreign(entry)
     _, kind, _, head, _, data, _, line = entry
     return kind, head, data, line

@@ -69,6 +69,8 @@ class Publisher:
         self._answered_last = 0
         """Events of the last flush that were answered."""
         self._pauses: asyncio.TimerHandle | None = None
+        self._ended: Exception | None = None
+        """What whoever publishes from now on is told."""
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._told: list[tuple[Prompt[Receipt], Receipt]] = []
@@ -102,7 +104,7 @@ class Publisher:
         for timer in (self._timer, self._pauses):
             if timer is not None:
                 timer.cancel()
-        self._timer = None
+        self._timer, self._is_pausing, self._ended = None, False, error
         self._outbox.close(error)
 
     @property
@@ -166,7 +168,9 @@ class Publisher:
         """
         if self._flight is not None or self._is_pausing:
             return
-        if not self._wire.is_up:
+        if self._ended is not None:
+            self._outbox.close(self._ended)
+        elif not self._wire.is_up:
             self._wanted.set()
             self._watch_deadlines()
         elif self._outbox.count >= self._answered_last:
@@ -228,7 +232,7 @@ class Publisher:
                 answer = None
         if answer is None:
             for item in reversed(items):
-                item.flags |= REPEATED
+                item.lose()
                 self._put_back(place, item)
         else:
             flight.answered += len(items)
@@ -347,11 +351,11 @@ class Publisher:
             self._wire.close()
         if may_pass(text):
             for item in reversed(items):
-                item.sent = False
+                item.was_refused()
                 self._put_back(place, item, explained(text, where=f"topic {place[0]!r}"))
             return True
         for item in items:
-            item.fail(explained(text, where=f"topic {place[0]!r}"))
+            item.refuse(explained(text, where=f"topic {place[0]!r}"), self._link.address)
         return False
 
     def _put_back(self, place: Place, item: Item, why: BusError | None = None) -> None:
@@ -373,14 +377,16 @@ class Publisher:
             [answer] = await self._wire.run([self._call(place, items)])
         except Lost:
             for item in items:
-                item.flags |= REPEATED
+                item.lose()
             return 0
         for item in items:
-            item.sent = False  # it is known now; what was taken is confirmed
+            item.was_refused()
         if isinstance(answer, Refused):
             return 0
         taken = 0
         for item, said in zip(items, answer, strict=False):
+            if said == b"full":
+                item.is_not_there()
             if said == b"full" or said[:1] == b"!":
                 break
             item.confirm(place, said)

@@ -69,7 +69,7 @@ class Room:
 
     def none_for(self, place: Place, item: Item) -> None:
         """Redis has said that the partition is full."""
-        item.sent = False
+        item.is_not_there()
         if item.flags & HANDLING:  # what it waited for might be itself
             self._refusing[item] = place
             self._spawn(self._refuse(place, item))

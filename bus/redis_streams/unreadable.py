@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from .layout import order_of
-from .packing import StoredMessage, Undecodable, named, unpack, unpacked
+from .packing import Damaged, StoredMessage, Undecodable, named, unpack, unpacked
 
 SOURCE = "/bus/unreadable"
 _TYPE = "unreadable"
@@ -45,6 +45,7 @@ def stored_message(text: bytes, name: bytes) -> StoredMessage:
     """A message that lies outside of its stream. What cannot be read is shown as it is."""
     try:
         fields, entry = unpacked(text)
+        order_of(entry)  # that it is a name: it is read later
         return unpack(named(fields), entry)
-    except (Undecodable, ValueError):
+    except (Damaged, Undecodable, ValueError):
         return unreadable(text, name)

@@ -82,6 +82,24 @@ async def test_an_immutable_event_is_handed_over_itself(rig: Any, bus: Any, item
     assert seen[0] is published
 
 
+async def test_a_handler_may_have_a_model_of_its_own(rig: Any, bus: Any, item: Any) -> None:
+    """As a plugin has that knows another's events by their type alone."""
+
+    class Thing(Event, type="orders.item"):
+        n: int
+
+    seen = []
+
+    async def handle(event: PluginEvent) -> None:
+        seen.append(event.as_(Thing))
+
+    await rig.on(bus, handle)
+    for n in range(3):  # the first of a type is published in a form of its own
+        await bus.publish(item(n=n), source="/test")
+    await bus.quiet()
+    assert seen == [Thing(n=0), Thing(n=1), Thing(n=2)]
+
+
 async def test_a_mutable_event_is_a_snapshot_for_each_handler(rig: Any, bus: Any) -> None:
     """Changing a list field after publishing, or in one handler, is seen by no other."""
     seen = []

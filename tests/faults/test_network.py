@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 from collections.abc import AsyncIterator
 
 import psutil
 import pytest
-from fault_tools.faults import CutAfter, CutBefore, CutWaiting, CutWithin, Delay, Fault, Hold, Stall
+from fault_tools.faults import CutAfter, CutBefore, CutWaiting, CutWithin, Delay, Fault, Hold, Refuse, Stall
 from fault_tools.network import (
     DIRECT,
     ProxiedNaiveBackend,
@@ -73,6 +74,28 @@ async def test_a_lost_publish_reply(rig: Rig, server: Server, proxy: FaultProxy)
     await rig.quiet(bus)
     assert stored(server) == 5
     assert probe.numbers == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("end", ["its deadline", "the bus is closed"])
+@pytest.mark.parametrize("refusal", ["BUSY Redis is busy running a script.", "NOPERM this user may not"])
+@needs(lease=1.0)
+async def test_a_lost_publish_reply_and_then_a_refusal(
+    rig: Rig, server: Server, proxy: FaultProxy, refusal: str, end: str
+) -> None:
+    """The refusal says nothing of the first sending: nobody is told that the event is not there."""
+    bus = await rig.open()
+    await rig.publish(bus, 0, key="k")
+    lost = proxy.on(None, CutAfter(), where=appends)
+    refused = proxy.on(None, Refuse(refusal), where=appends, times=None)
+    publishing = asyncio.create_task(
+        rig.publish(bus, 1, key="k", timeout=1.0 if end == "its deadline" else 60)
+    )
+    await rig.until(lambda: lost.fired.is_so and refused.fired.is_so)
+    if end == "the bus is closed":
+        await rig.close(bus, grace=0)
+    with pytest.raises(PublishUnknown):
+        await publishing
+    assert stored(server) == 2
 
 
 @needs(lease=1.0)
@@ -192,6 +215,48 @@ async def test_a_lost_fetch_reply(rig: Rig, server: Server, proxy: FaultProxy) -
         assert now() - began < SOON
     await rig.until(lambda: pending(server) == 0)
     rig.judge()
+
+
+@needs(lease=2.0)
+async def test_a_lost_fetch_reply_with_events_that_nobody_wants(
+    rig: Rig, server: Server, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are not missed when it is looked what there was."""
+    bus, publisher = await rig.open(), await rig.open(DIRECT)
+    probe = await rig.on(bus, None, "orders.item")
+    await rig.publish(publisher, 0)
+    await until_done(rig, probe, 0)
+    lost = proxy.on(None, CutAfter(), where=reads)
+    wanted = rig.publish(publisher, 1)
+    await asyncio.gather(*(rig.publish(publisher, n, type="orders.other") for n in (7, 8)), wanted)
+    await happened(rig, lost)
+    await rig.publish(publisher, 9, type="orders.other")
+    await rig.publish(publisher, 2)
+    await until_done(rig, probe, 1, 2)
+    await rig.until(lambda: pending(server) == 0)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("dedupe", [False, True], ids=["plain", "with policies"])
+@needs(lease=1.0)
+async def test_writing_a_start_down_takes_none_of_its_time(rig: Rig, proxy: FaultProxy, dedupe: bool) -> None:
+    """What its owner has left is started when that is written; the handler has its whole timeout then."""
+    gone, publisher, left = await rig.open(DIRECT), await rig.open(f"{DIRECT}2"), list[float]()
+    gate = Gate()
+    await rig.on(gone, gate, timeout=5.0, dedupe=dedupe)
+    await rig.publish(publisher, 0)
+    await rig.until(lambda: gate.waiting)
+    await rig.crash(gone)
+    late = proxy.on(None, Delay(0.5), where=settles)
+
+    async def handle(event: PluginEvent) -> None:
+        assert event.deadline is not None
+        left.append(event.deadline - now())
+
+    await rig.subscribe(await rig.open(), handle, timeout=5.0, dedupe=dedupe)
+    await rig.until(lambda: left)
+    assert late.fired.is_so
+    assert left[0] > 4.8
 
 
 @needs(lease=2.0, partitions=8)

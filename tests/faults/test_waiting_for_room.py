@@ -89,3 +89,27 @@ async def test_who_waits_for_room_is_told_that_the_bus_is_closed(rig: Rig) -> No
     await rig.close(bus, grace=0)
     with pytest.raises(BusClosed):
         await waiting
+
+
+@needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
+async def test_who_may_have_found_room_when_the_bus_is_closed(rig: Rig, proxy: FaultProxy) -> None:
+    """His event may be there; that of who comes behind him is not."""
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 0, 1)
+    full = proxy.on(None, Fault(), where=appends)
+    first = asyncio.create_task(rig.publish(bus, 2, timeout=60))
+    await rig.until(lambda: full.fired.is_so)
+    await rig.pause()
+    again = proxy.on(None, Hold(), where=lambda exchange: any(arg.endswith(b"-2") for arg in exchange.args))
+    await bus.drop_group("shop.handle")
+    await rig.until(lambda: again.fired.is_so)
+    behind = asyncio.create_task(rig.publish(bus, 3, timeout=60))
+    await rig.pause()
+    await rig.close(bus, grace=0)
+    with pytest.raises(PublishUnknown):
+        await first
+    with pytest.raises(BusClosed):
+        await behind
+    again.release()
+    rig.groups.clear()

@@ -132,6 +132,25 @@ async def test_who_waits_to_be_sent_is_told_when_the_bus_ends(
     assert [type(one) for one in told] == [PublishUnknown] + [BusClosed] * (PUBLISHERS - 1)
 
 
+async def test_who_publishes_on_while_the_bus_is_closed_is_told_at_once(bus: RedisBus) -> None:
+    """Not at his deadline, which nobody watches any more."""
+    told = list[type[BaseException]]()
+
+    async def publisher(number: int) -> None:
+        while len(told) < 10 * PUBLISHERS:
+            try:
+                await publish(bus, number)
+            except (BusClosed, PublishUnknown) as error:
+                told.append(type(error))
+
+    tasks = [asyncio.create_task(publisher(number)) for number in range(PUBLISHERS)]
+    await publish(bus, 0)
+    async with asyncio.timeout(5):  # a publish has 30 s
+        await bus.close(0)
+        await asyncio.gather(*tasks)
+    assert told.count(PublishUnknown) <= PUBLISHERS
+
+
 async def test_one_closes_the_bus_while_the_others_are_being_told(bus: RedisBus) -> None:
     async def publisher(number: int) -> Receipt:
         receipt = await publish(bus, number)

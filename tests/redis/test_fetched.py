@@ -49,10 +49,12 @@ def test_an_expiry_is_noticed() -> None:
     [
         [entry(5), entry(7)], [entry(6)], [entry(4)], [entry(5), entry(5)], [[b"7-5x", entry(5)[1]]],
         [[b"7-+5", entry(5)[1]]], [[b"7-5-6", entry(5)[1]]], [[b"no name", entry(5)[1]]],
+        [[b"7-", entry(5)[1]]], [[b"-5", entry(5)[1]]], [[b"7-5-6", entry(5)[1]], [b"7", entry(6)[1]]],
+        [[b"5-", entry(5)[1]], [b"-6", entry(6)[1]]],
     ],
     ids=[
         "one is missing", "the first is missing", "once more", "twice", "not a number", "a sign",
-        "three numbers", "no name",
+        "three numbers", "no name", "half a name", "the other half", "three and one", "two halves",
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_follow_are_refused(entries: list[Any]) -> None:
@@ -73,6 +75,8 @@ def test_what_was_deleted_unsettled_is_acknowledged_and_counted() -> None:
     found = sort_out([entry(5), [b"7-6", None], entry(7)], 4, wants_orders)
     assert (found.skipped, found.gone) == ([b"7-6"], 1)
     assert [message.id for message in found.messages] == ["id-5", "id-7"]
+    unnumbered = sort_out([entry(5), [b"8-0", None], entry(6, ms=9)], 4, wants_orders)
+    assert [message.id for message in unnumbered.messages] == ["id-5", "id-6"]
 
 
 def test_what_is_damaged_holds_back_what_follows() -> None:

@@ -34,6 +34,20 @@ def test_what_is_plainly_acknowledged_comes_first() -> None:
     ]  # fmt: skip
 
 
+def test_many_are_acknowledged_by_several_operations() -> None:
+    """A script hands on a few thousand arguments at most."""
+    journal, names = Journal("orders"), [b"1-%d" % n for n in range(1_203)]
+    journal.ack_all(names)
+    call, sizes, found = call_of(journal), [], []
+    while call:
+        operation, size, *call = call
+        assert operation == "ack"
+        sizes.append(size)
+        found += call[:size]
+        del call[:size]
+    assert (sizes, found) == ([500, 500, 203], names)
+
+
 def test_a_call_is_the_same_until_it_is_confirmed() -> None:
     """With its number; what is noted meanwhile goes into the next."""
     journal = Journal("orders")

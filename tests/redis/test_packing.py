@@ -13,8 +13,10 @@ from bus.redis_streams.layout import Keys, entry_of, order_of, position_of, sequ
 from bus.redis_streams.packing import (
     Damaged,
     Fields,
+    StoredMessage,
     Undecodable,
     fields_of,
+    is_intact,
     named,
     pack,
     pack_plain,
@@ -25,7 +27,7 @@ from bus.redis_streams.packing import (
     write_time,
 )
 from bus.redis_streams.positions import read_position, read_receipt, write_position
-from bus.redis_streams.unreadable import raw_of, unreadable
+from bus.redis_streams.unreadable import raw_of, stored_message, unreadable
 from contracts.errors import InvalidOption
 from contracts.message import Message
 
@@ -130,11 +132,15 @@ def test_half_an_event_cannot_be_read(head: str) -> None:
 def test_other_fields_are_foreign() -> None:
     """Only four, in their order; what is shown of others is all of them."""
     assert fields_of([b"t", b"1", b"h", b"2", b"d", b"3", b"b", b"4"]) == (b"1", b"2", b"3", b"4")
-    for wrong in ([], [b"a", b"1"], [b"h", b"1", b"t", b"2", b"d", b"3", b"b", b"4"]):
+    right = named(pack(message()))
+    assert named(fields_of(right)) == right
+    others = [[*right[:at], b"x", *right[at + 1 :]] for at in (0, 2, 4, 6)]
+    for wrong in ([], [b"a", b"1"], right[:7], [*right, b"x"], [*right, b"x", b"1"], *others):
         with pytest.raises(Undecodable):
             fields_of(wrong)
         with pytest.raises(Undecodable):
             unpack(wrong, ENTRY)
+        assert not is_intact(wrong)
     assert json.loads(raw_of([b"a", b"1", b"b", b"\xff"])) == {"a": "1", "b": "base64:/w=="}
     assert raw_of([b"t", b"1", b"h", b"2", b"d", b"3", b"b", b"4"]) == b"3"
     shown = unreadable(b"raw", ENTRY, kind=b"orders.item@7")
@@ -202,18 +208,30 @@ def test_a_day_that_does_not_exist_is_the_one_on_which_it_came() -> None:
 
 
 def test_attributes_are_there_whichever_is_asked_for_first() -> None:
+    """Of one that was just read; what somebody has set is not read any more."""
     written = Message("a1", "/s", "orders.item", 3, 1_764_312_345_123_456_789, None, b"{}")
+    written.sequence = order_of(ENTRY)
     for name in (
-        "id",
-        "source",
-        "time_ns",
-        "key",
-        "subject",
-        "expires_ns",
-        "correlationid",
-        "extra",
-        "depth",
-    ):
+        "id", "source", "time_ns", "key", "subject", "expires_ns", "correlationid", "causationid", "extra",
+        "depth", "path", "trace", "sequence",
+    ):  # fmt: skip
         assert getattr(unpack(named(pack(written)), ENTRY), name) == getattr(written, name)
+        assert hasattr(StoredMessage, name)
+    found = unpack(named(pack(written)), ENTRY)
+    found.sequence = 7
+    assert (found.id, found.sequence) == ("a1", 7)
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = unpack(named(pack(written)), ENTRY).nonsense  # type: ignore[attr-defined]
+        _ = found.nonsense  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"}", ENTRY, b"orders.item"], ids=["attributes", "data", "name", "type"]
+)
+def test_what_is_damaged_outside_of_its_stream_is_shown_as_it_is(damage: bytes) -> None:
+    """In the lot, or among dead letters: one bit, wherever it is."""
+    text = packed(pack(message(data=b"[1}")), ENTRY)
+    at = text.index(damage) + len(damage) - 1
+    text = text[:at] + bytes([text[at] ^ 64]) + text[at + 1 :]
+    shown = stored_message(text, ENTRY)
+    assert (shown.id, shown.data, shown.sequence) == (ENTRY.decode(), text, order_of(ENTRY))
+    assert stored_message(packed(pack(message()), ENTRY), ENTRY).id == "e1"
