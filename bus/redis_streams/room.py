@@ -37,6 +37,8 @@ class Room:
         self._retry = retry
         self._send = send
         self.waiting: dict[Place, deque[Item]] = {}
+        self._holders: dict[Place, str] = {}
+        """Who was found to hold a partition that is waited for."""
         self._refusing: dict[Item, Place] = {}
         """What is admitted up to twice the limit, while it is looked whether there is really no room."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -114,19 +116,20 @@ class Room:
         finally:
             for item in self.waiting.pop(place, ()):
                 self._give_up(place, item)
+            self._holders.pop(place, None)
 
     async def _look_again(self, place: Place, waiting: deque[Item]) -> None:
-        holder = ""
         while waiting:
             found = await self._look(*place)
-            holder = found or holder
-            if not found:
+            if found:
+                self._holders[place] = found
+            else:
                 await self._try_again(place, waiting)
             now = self._clock.monotonic()
             for item in list(waiting):
                 if item.deadline <= now or item.future.done():
                     waiting.remove(item)
-                    self._give_up(place, item, holder)
+                    self._give_up(place, item)
             if waiting:
                 left = min(item.deadline for item in waiting) - self._clock.monotonic()
                 await asyncio.sleep(max(0.0, min(PAUSE, left)))
@@ -137,11 +140,11 @@ class Room:
         for item in items[:taken]:
             waiting.remove(item)
 
-    def _give_up(self, place: Place, item: Item, group: str = "") -> None:
+    def _give_up(self, place: Place, item: Item, holder: str = "") -> None:
         if item.sent:  # there was room perhaps: the answer to that has not come
             item.give_up(self._address)
         else:
-            item.fail(self._error(place, group))
+            item.fail(self._error(place, holder or self._holders.get(place, "")))
 
     def _error(self, place: Place, group: str) -> BusFull:
         topic = place[0]

@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bus" / "conformance")
 
 from fault_tools.backend import RedisBackend
 from fault_tools.faults import Refuse
+from fault_tools.form import IS_LONG, LONGEST
 from fault_tools.network import backend_for, load_scripts
 from fault_tools.proxy import FaultProxy
 from fault_tools.servers import Server, binaries, binary, shared_server
@@ -26,6 +27,12 @@ from fault_tools.workers import Bench, Nursery
 from bus.conformance import Backend, limits_for
 from bus.conformance.rig import Rig
 from bus.redis_streams import bell, link, publisher
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long form takes its time."""
+    for item in items if IS_LONG else ():
+        item.add_marker(pytest.mark.timeout(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from fault_tools.faults import CutAfter, CutBefore, Delay, Fault
-from fault_tools.network import DIRECT, When, fails_on_naive, happened, long
+from fault_tools.form import IS_LONG, long
+from fault_tools.network import DIRECT, When, fails_on_naive, happened
 from fault_tools.proxy import FaultProxy
-from fault_tools.storage_systems import IS_LONG, Store, check_log
+from fault_tools.storage_systems import Store, check_log
 
 from bus.conformance.backend import needs
 from bus.conformance.probe import Gate

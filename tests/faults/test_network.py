@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import psutil
 import pytest
 from fault_tools.faults import CutAfter, CutBefore, CutWaiting, CutWithin, Delay, Fault, Hold, Refuse, Stall
+from fault_tools.form import long
 from fault_tools.network import (
     DIRECT,
     ProxiedNaiveBackend,
@@ -23,7 +24,6 @@ from fault_tools.network import (
     handled,
     happened,
     keep_publishing,
-    long,
     pending,
     publish_all,
     publish_until,

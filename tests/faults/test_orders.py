@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from fault_tools.controls import Control, fails_on_naive
+from fault_tools.form import IS_LONG
 from fault_tools.servers import Server
 from fault_tools.storage_systems import dead_are, is_parked
 from fault_tools.worker import Doer
 from fault_tools.worker_points import OPERATIONS
-from fault_tools.workers import IS_LONG, Bench, Body, Nursery, Worker, namespace_on, passes_on_naive, retries
+from fault_tools.workers import Bench, Body, Nursery, Worker, namespace_on, passes_on_naive, retries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -268,7 +269,8 @@ async def test_a_key_that_fails_is_in_nobody_s_way(work: Bench) -> None:
     handler = await work.host(bus, concurrency=4, retry=retries(60.0 if IS_LONG else 3.0, attempts=2))
     usual = await p99_of_others(work, bus, handler, range(1, 301))
     await work.publish(bus, 10_000, "fail 9", key="hot")
-    await asyncio.gather(*(work.publish(bus, 10_000 + n, key="hot") for n in range(1, hot)))
+    publishes = (work.publish(bus, 10_000 + n, key="hot", timeout=300) for n in range(1, hot))
+    await asyncio.gather(*publishes)
 
     async def is_parked() -> bool:
         return (await rig.info(bus)).parked == hot
@@ -338,7 +340,8 @@ async def test_a_publisher_that_is_too_fast_waits(work: Bench) -> None:
     [topic] = await bus.topics()
     assert topic.peak <= 200
     assert set(range(count)) <= set(handler.numbers)
-    assert {(error.group, GROUP in error.fix) for error in refused} == {(GROUP, True)}
+    told = {(error.group, GROUP in error.fix) for error in refused}
+    assert (GROUP, True) in told <= {(GROUP, True), ("", False)}  # where that was not known in time
     rig.judge()
 
 

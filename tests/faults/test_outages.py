@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from fault_tools.form import IS_LONG
 from fault_tools.servers import Server, binaries, binary
-from fault_tools.workers import IS_LONG, Bench, in_flight, owners
+from fault_tools.workers import Bench, in_flight, owners
 
 from bus.conformance.backend import needs
 from bus.conformance.rig import now

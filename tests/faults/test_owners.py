@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_tools.form import IS_LONG
 from fault_tools.servers import Server
 from fault_tools.worker import KILLED
 from fault_tools.workers import (
-    IS_LONG,
     Bench,
     Body,
     Nursery,
@@ -310,13 +310,13 @@ def consumers(work: Bench) -> set[int]:
 async def test_a_slow_handler_keeps_what_it_has(work: Bench) -> None:
     """One runs for three leases, 200 wait behind it in its process, another replica stands by: one start
     each, one delivery each, no change of owners, nothing refused [B10 B11 F13 F14]."""
-    a, b = await work.rig.open("a"), await work.rig.open("b")
-    first = await work.host(a)
+    a, b, options = await work.rig.open("a"), await work.rig.open("b"), {"timeout": 300.0}
+    first = await work.host(a, **options)
     await work.publish(a, 0, f"sleep {120 if IS_LONG else 3 * SHORT}", key="k0")
     await work.rig.until(lambda: first.starts)
     for n in range(1, 201):
         await work.publish(a, n, key=f"k{n % 10}")
-    second = await work.host(b)
+    second = await work.host(b, **options)
     owner, counts = await owners(work, a), set[int]()
     while first.running:
         await work.rig.pause(1)

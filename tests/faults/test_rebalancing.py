@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from fault_tools.workers import IS_LONG, Bench, Worker, owners, owners_are
+from fault_tools.form import IS_LONG
+from fault_tools.workers import Bench, Worker, owners, owners_are
 
 from bus.conformance.backend import needs
 from bus.conformance.handover import One, Two

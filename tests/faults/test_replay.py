@@ -6,8 +6,9 @@ import asyncio
 from statistics import quantiles
 from typing import Any
 
+from fault_tools.form import IS_LONG
 from fault_tools.own_servers import own_backend, own_rig, server_of_its_own  # noqa: F401 - fixtures
-from fault_tools.storage_systems import GROUP, IS_LONG
+from fault_tools.storage_systems import GROUP
 
 from bus.conformance.backend import needs
 from bus.conformance.rig import Rig, now

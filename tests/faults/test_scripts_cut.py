@@ -26,15 +26,14 @@ from fault_tools.faults import (
     Stall,
     WrongLength,
 )
+from fault_tools.form import IS_LONG, long
 from fault_tools.network import (
     DIRECT,
-    IS_LONG,
     ProxiedBackend,
     When,
     arrived,
     calls,
     happened,
-    long,
     pending,
     streams,
 )

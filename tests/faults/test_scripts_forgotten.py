@@ -8,12 +8,12 @@ import logging
 
 import pytest
 from fault_tools.faults import CutAfter, CutBefore, Fault, Hold
+from fault_tools.form import long
 from fault_tools.network import (
     calls,
     happened,
     keep_publishing,
     load_scripts,
-    long,
     pending,
     publish_all,
     stored,

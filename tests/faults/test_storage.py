@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_tools.form import IS_LONG
 from fault_tools.own_servers import (  # noqa: F401 - fixtures
     DURABLE,
     VERSIONS,
@@ -22,7 +23,7 @@ from fault_tools.own_servers import (  # noqa: F401 - fixtures
     server_of_its_own,
 )
 from fault_tools.servers import Server, binary
-from fault_tools.storage_systems import GROUP, IS_LONG, Store, backend_on, check_log, dead_are, said
+from fault_tools.storage_systems import GROUP, Store, backend_on, check_log, dead_are, said
 
 from bus.conformance import limits_for
 from bus.conformance.backend import needs

@@ -10,6 +10,7 @@ from bus.conformance import Backend
 from bus.redis_streams import RedisBus
 from contracts.bus import BusLimits, EventBus, Features
 
+from .form import IS_LONG
 from .servers import Server
 
 
@@ -58,6 +59,7 @@ class RedisBackend(Backend):
     features = Features(persistent=True, shared=True)
     tick = 0.05
     lateness = 1.0
+    patience = 300.0 if IS_LONG else Backend.patience
 
     _numbers = itertools.count()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, ParamSpec
 
@@ -29,8 +28,6 @@ from .faults import Fault, as_bytes
 from .proxy import Exchange, FaultProxy, Rule
 from .servers import Server
 
-IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
-"""Whether tests take the time and the counts that the matrix names, or the short form of the same."""
 DIRECT = "direct"
 """Replicas whose names begin with it speak to the server itself, not through the proxy."""
 NAIVE_PATIENCE = 3.0
@@ -45,11 +42,6 @@ NAIVE_ERRORS = (
 
 P = ParamSpec("P")
 Choice = Callable[[Exchange], bool]
-
-
-def long(short: int, full: int) -> int:
-    """A count or a time: of the normal run, and with PLUGBUS_FAULTS=long."""
-    return full if IS_LONG else short
 
 
 # --- the buses ----------------------------------------------------------------------------------------------

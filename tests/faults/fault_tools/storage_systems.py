@@ -6,7 +6,6 @@ They run on ours; as a control the same bodies run on the naive bus (`controls.p
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -23,8 +22,6 @@ from .backend import RedisBackend
 from .servers import Server
 
 GROUP = "shop.handle"
-IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
-"""Whether tests take the time that the matrix names, or the short form of the same."""
 SCREEN = 24
 """Lines that one message may have at most."""
 

@@ -32,8 +32,6 @@ from .servers import Server
 from .worker import Circumstances, Doer, Job
 
 FAULTS = Path(__file__).resolve().parents[1]
-IS_LONG = os.environ.get("PLUGBUS_FAULTS") == "long"
-"""Whether tests take the time and the counts that the matrix names, or the short form of the same."""
 GRACE = 10.0
 """Seconds in which the nursery ends."""
 SHOWN = 2_000
