@@ -44,8 +44,8 @@ async def test_at_the_limit_publishers_wait_and_nothing_is_lost(rig: Rig, store:
 
 
 @fails_on_naive(
-    CONTROLS, at="assert await bus.count_dead_letters() <= 20",
-    because="dead letters are kept without bound",
+    CONTROLS, at=("for probe in probes) == 900", "assert await bus.count_dead_letters() <= 20"),
+    because="keys of which one fails may stand still, and dead letters are kept without bound",
 )  # fmt: skip
 @needs(retain=50, retain_seconds=0.5, young_seconds=0, lease=1.0, dead_letters=20, partitions=2)
 async def test_nothing_grows_without_bound(rig: Rig, store: Store) -> None:
