@@ -52,9 +52,9 @@ class Intake:
         else:
             entries = answer[1][0][1] if answer[1] else []
         place.is_dry = len(entries) < place.wanted
-        if place.early is not None:
-            entries = self._without_early(place, place.early, entries)
         try:
+            if place.early is not None:
+                entries = self._without_early(place, place.early, entries)
             rest = self._add(place, entries) if entries else []
         except OutOfLine:
             place.fetching = False
@@ -106,9 +106,11 @@ class Intake:
             place.early = news[0][0]
 
     def _without_early(self, place: RedisPlace, early: bytes, entries: list[Any]) -> list[Any]:
-        """What of a fetch was not handed on before."""
+        """What of a fetch was not handed on before. Raises `OutOfLine`."""
         self.found_early(place)
-        return entries[1:] if entries and entries[0][0] == early else entries  # else somebody has deleted it
+        if entries and entries[0][0] != early:
+            raise OutOfLine  # somebody has deleted it, or its name was changed on its way
+        return entries[1:]
 
     def found_early(self, place: RedisPlace) -> None:
         """What was handed on ahead of its fetch is pending by now, or gone.

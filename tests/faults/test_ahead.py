@@ -6,6 +6,7 @@ Whatever becomes of that fetch: it is started once, and in the end nothing of it
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import pytest
@@ -23,7 +24,7 @@ from fault_tools.network import (
     streams,
     until_done,
 )  # fmt: skip
-from fault_tools.proxy import FaultProxy
+from fault_tools.proxy import Exchange, FaultProxy
 from fault_tools.servers import Server
 from fault_tools.storage_systems import Store
 
@@ -129,6 +130,37 @@ async def test_what_waits_or_is_dead_does_so_once(
     await settled(rig, server, pair[1])
     assert probe.starts == [(0, 1), (1, 1), (2, 1), (2, 2)]
     assert [letter.envelope.id for letter in await pair[1].dead_letters()] == [probe.events[1].id]
+
+
+class _Renamed(Fault):
+    """The name of the first entry is changed on its way; and it comes late."""
+
+    async def reply(self, exchange: Exchange, raw: bytes) -> None:
+        exchange.fire()
+        await exchange.released(None)
+        await exchange.deliver(
+            re.sub(rb"(\d{13}-)(\d+)", lambda name: name[1] + b"%d" % (int(name[2]) ^ 1), raw, count=1)
+        )
+
+
+@needs(lease=2.0)
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_its_fetch_brings_it_under_another_name(
+    rig: Rig, pair: tuple[EventBus, EventBus], server: Server, proxy: FaultProxy, has_ended: bool
+) -> None:
+    """Though it is the name of the next: it is the same, and is not started again."""
+    gate = Gate()
+    probe = await begun(rig, *pair, lambda n, attempt: None if has_ended or n == 0 else gate())
+    renamed = proxy.on(None, _Renamed(), where=reads)  # the second event is said to be the third
+    await rig.publish(pair[1], 1)
+    await rig.until(lambda: renamed.fired.is_so and 1 in (probe.done if has_ended else probe.numbers))
+    renamed.release()
+    await rig.pause()
+    gate.open()
+    await rig.publish(pair[1], 2)
+    await until_done(rig, probe, 1, 2)
+    await settled(rig, server, pair[1])
+    assert probe.numbers == [0, 1, 2]
 
 
 @needs(lease=2.0)
