@@ -174,7 +174,8 @@ async def memory(url: str, partitions: int, events: int) -> Result:
         await eventually(untrimmed)
         stored = _stored(server)
     await side.close()
-    # In the first quarter the window of ids fills; it holds what came lately, so that it goes up and down.
+    # In the first quarter the window of ids fills, two generations of five seconds or more; it holds what
+    # came lately, so that it goes up and down.
     quarter = events // 4
     first, last = (_most(looks, end - quarter, end) for end in (2 * quarter, events))
     return {

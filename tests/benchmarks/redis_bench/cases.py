@@ -68,7 +68,7 @@ class Amounts:
     backlog: int = 30_000
     idle: float = 10.0
     work: int = 6_000
-    memory: int = 1_000_000
+    memory: int = 3_000_000
     limit: int = 200_000
 
 
