@@ -23,8 +23,9 @@ from fault_tools.servers import Server, free_port
 PLUGBUS = "import plugbus; plugbus.main()"
 DEADLINE = 60.0
 SECRET = "example-secret"
-REPOSITORIES = 4
-DELIVERIES = 40
+REPOSITORIES = 8
+"""One in each partition, so that whoever has a share of those has one of these."""
+DELIVERIES = 20
 """To each repository."""
 BODY = json.loads((Path(__file__).resolve().parents[1] / "data/github/workflow_run__failed.json").read_text())
 
