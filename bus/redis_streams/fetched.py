@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .packing import Damaged, StoredMessage, Undecodable, is_intact, unpack
+from .packing import Damaged, StoredMessage, Undecodable, is_intact, unpack_named
 
 
 class OutOfLine(Exception):
@@ -44,7 +44,7 @@ def sort_out(entries: list[Any], number: int, selects: Callable[[bytes], bool]) 
             if not is_wanted and is_intact(fields):
                 skipped.append(entry)
                 continue
-            message = unpack(fields, entry)
+            message = unpack_named(fields, entry)
         except (Damaged, Undecodable):
             return Sorted(messages, skipped, gone, entries[at:], has_expiry)
         add(message)

@@ -141,6 +141,15 @@ def is_intact(entry: Sequence[bytes]) -> bool:
 
 def unpack(fields: Sequence[bytes], entry: bytes) -> StoredMessage:
     """`fields`: names and values, as Redis gives them. Raises `Damaged` or `Undecodable`."""
+    try:
+        order_of(entry)
+    except ValueError:
+        raise Undecodable(f"its name is {entry[:80]!r}") from None
+    return unpack_named(fields, entry)
+
+
+def unpack_named(fields: Sequence[bytes], entry: bytes) -> StoredMessage:
+    """The same of an entry whose name was looked at: its `sequence` is read later."""
     # This runs for each event, so `fields_of` is written out.
     try:
         t, kind, h, head, d, data, b, line = fields

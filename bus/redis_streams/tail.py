@@ -15,7 +15,7 @@ from contracts.patterns import matches
 
 from ..checks import nanoseconds
 from ..topics import may_select
-from .layout import FIRST, order_of, sequence_of
+from .layout import FIRST, sequence_of
 from .packing import StoredMessage, parse_kind, unpack
 from .positions import OLDEST, Cursors, read_position, write_position
 from .scripts import script
@@ -262,7 +262,6 @@ class RedisTail:
 
 def _read(fields: list[bytes], entry: bytes) -> StoredMessage:
     try:
-        order_of(entry)  # that it is a name: it is read later
         return unpack(fields, entry)
     except Exception:  # noqa: BLE001 - shown as far as it can be read
         return unreadable(raw_of(fields), entry, kind=fields[1])

@@ -45,7 +45,6 @@ def stored_message(text: bytes, name: bytes) -> StoredMessage:
     """A message that lies outside of its stream. What cannot be read is shown as it is."""
     try:
         fields, entry = unpacked(text)
-        order_of(entry)  # that it is a name: it is read later
         return unpack(named(fields), entry)
-    except (Damaged, Undecodable, ValueError):
+    except (Damaged, Undecodable):
         return unreadable(text, name)

@@ -224,6 +224,13 @@ def test_attributes_are_there_whichever_is_asked_for_first() -> None:
         _ = found.nonsense  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", [b"", b"7", b"7-", b"-1", b"q7-1", b"7-1-1"])
+def test_what_has_no_name_cannot_be_read(name: bytes) -> None:
+    """At once, and not when its place is asked for."""
+    with pytest.raises(Undecodable, match="its name"):
+        unpack(named(pack(message())), name)
+
+
 @pytest.mark.parametrize(
     "damage", [b"{", b"}", ENTRY, b"orders.item"], ids=["attributes", "data", "name", "type"]
 )
