@@ -93,6 +93,14 @@ class Attempts:
             return False
         return True
 
+    async def note(self, lane: Lane, delivery: Delivery) -> bool:
+        """Have what was out of line written down; whether it is still ours to start."""
+        lane.deadline = NEVER  # of the attempt before: none runs meanwhile
+        if not await self._port.begin(delivery):
+            return False
+        self._sweeper.arm_once()
+        return True
+
     # --- attempts ---------------------------------------------------------------------------------
 
     async def hold_up(self, lane: Lane, delivery: Delivery, why: bool | Exception | None) -> Again | None:
@@ -125,7 +133,7 @@ class Attempts:
     async def _start(self, lane: Lane, delivery: Delivery) -> Again | None:
         count_suspect(delivery)
         lane.delivery = delivery
-        if self._records and delivery.entry is not None and not await self._port.begin(delivery):
+        if self._records and delivery.entry is not None and not await self.note(lane, delivery):
             return None
         delivery.deadline = lane.deadline = self._monotonic() + lane.timeout
         try:

@@ -51,7 +51,6 @@ class DeliveryLoop:
         meter: Meter | None = None,
     ) -> None:  # fmt: skip
         self._port = port
-        self._note_start = port.begin if port.records_starts else None
         self._spec = spec
         self._handler = handler
         self._clock = clock
@@ -61,6 +60,7 @@ class DeliveryLoop:
         self._guard = Guard.of(port, spec, where, clock, waits)
         self._settler = Settler(port, spec, publish, clock, random, self._guard, meter)
         self._attempts = Attempts(port, spec, handler, self._settler, self._guard, clock, sweeper, waits)
+        self._note = self._attempts.note if port.records_starts else None
         self._lanes = [Lane(spec.options.timeout) for _ in range(spec.options.concurrency)]
         self._idle: list[asyncio.Future[None]] = []
         self._stopping = False
@@ -158,7 +158,7 @@ class DeliveryLoop:
         group. It goes by batches: a generator of deliveries alone would cost a tenth of each.
         """
         timeout, acknowledge = lane.timeout, self._port.acknowledge
-        monotonic, begin, note = self._clock.monotonic, CURRENT.set, self._note_start
+        monotonic, begin, note = self._clock.monotonic, CURRENT.set, self._note
         batches, admit = self._batches(self._attempts.admit)
         for batch in batches:
             if batch is None:
@@ -176,10 +176,8 @@ class DeliveryLoop:
                     if not admit(delivery):
                         continue
                     if note is not None and type(delivery) is not StraightDelivery:
-                        lane.deadline = NEVER  # of the attempt before: none runs while this is written down
-                        if not await note(delivery):
+                        if not await note(lane, delivery):
                             continue
-                        self._sweeper.arm_once()
                         now = monotonic()
                 lane.delivery = delivery
                 begin(delivery)
@@ -203,7 +201,7 @@ class DeliveryLoop:
     async def _run_guarded(self, lane: Lane, guard: Guard) -> None:  # noqa: C901, PLR0912 - one loop, as above
         """The same for a subscription with policies."""
         timeout, settler, attempts = lane.timeout, self._settler, self._attempts
-        monotonic, begin, check, note = self._clock.monotonic, CURRENT.set, guard.check, self._note_start
+        monotonic, begin, check, note = self._clock.monotonic, CURRENT.set, guard.check, self._note
         worked = settler.worked if guard.hears else self._port.acknowledge
         batches, admit = self._batches(attempts.may_start)
         for batch in batches:
@@ -226,10 +224,8 @@ class DeliveryLoop:
                 if part.irregular:
                     count_suspect(delivery)
                     if note is not None and type(delivery) is not StraightDelivery:
-                        lane.deadline = NEVER  # of the attempt before: none runs while this is written down
-                        if not await note(delivery):
+                        if not await note(lane, delivery):
                             continue
-                        self._sweeper.arm_once()
                         now = monotonic()
                 delivery.deadline = lane.deadline = now + timeout
                 try:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
+from typing import cast
 
 import psutil
 import pytest
@@ -41,7 +42,7 @@ from bus.conformance.probe import Gate
 from bus.conformance.rig import Item, Rig, now
 from bus.redis_streams import link
 from contracts.bus import EventBus, SubscriptionSpec
-from contracts.errors import PublishUnknown
+from contracts.errors import BusClosed, PublishUnknown
 from contracts.event import Event, EventData, EventResult
 from contracts.message import PluginEvent
 
@@ -96,6 +97,27 @@ async def test_a_lost_publish_reply_and_then_a_refusal(
     with pytest.raises(PublishUnknown):
         await publishing
     assert stored(server) == 2
+
+
+@needs(lease=1.0)
+async def test_who_publishes_on_while_a_bus_is_closed_that_was_refused(rig: Rig, proxy: FaultProxy) -> None:
+    """It was about to try again a little later: he is told at once."""
+    bus, told = await rig.open(), list[type[Exception]]()
+    await rig.publish(bus, 0)
+    refused = proxy.on(None, Refuse("BUSY Redis is busy running a script."), where=appends, times=None)
+
+    async def publish_on() -> None:
+        while len(told) < 100:
+            try:
+                await bus.publish(Item(n=1), source=SOURCE, timeout=60)
+            except (BusClosed, PublishUnknown) as error:
+                told.append(type(error))
+
+    publishing = [asyncio.create_task(publish_on()) for _ in range(10)]
+    await rig.until(lambda: refused.fired.is_so)
+    async with asyncio.timeout(10):
+        await rig.close(bus, grace=0)
+        await asyncio.gather(*publishing)
 
 
 @needs(lease=1.0)
@@ -240,23 +262,32 @@ async def test_a_lost_fetch_reply_with_events_that_nobody_wants(
 @pytest.mark.parametrize("dedupe", [False, True], ids=["plain", "with policies"])
 @needs(lease=1.0)
 async def test_writing_a_start_down_takes_none_of_its_time(rig: Rig, proxy: FaultProxy, dedupe: bool) -> None:
-    """What its owner has left is started when that is written; the handler has its whole timeout then."""
-    gone, publisher, left = await rig.open(DIRECT), await rig.open(f"{DIRECT}2"), list[float]()
-    gate = Gate()
-    await rig.on(gone, gate, timeout=5.0, dedupe=dedupe)
-    await rig.publish(publisher, 0)
-    await rig.until(lambda: gate.waiting)
+    """What its owner has left is started when that is written, however late: then the handler has its whole
+    timeout, and no more."""
+    gone, publisher, left = await rig.open(DIRECT), await rig.open(f"{DIRECT}2"), list[tuple[int, float]]()
+    gate, is_cancelled = Gate(), False
+    await rig.on(gone, gate, timeout=30.0, dedupe=dedupe, concurrency=3)
+    await rig.publish(publisher, 0, 1, 2)
+    await rig.until(lambda: gate.waiting == 3)
     await rig.crash(gone)
-    late = proxy.on(None, Delay(0.5), where=settles)
+    proxy.on(None, Delay(1.2), where=settles, times=None)
 
     async def handle(event: PluginEvent) -> None:
+        nonlocal is_cancelled
         assert event.deadline is not None
-        left.append(event.deadline - now())
+        number = cast("dict[str, int]", event.data)["n"]
+        left.append((number, event.deadline - now()))
+        if number == 0 and not is_cancelled:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                is_cancelled = True
+                raise
 
-    await rig.subscribe(await rig.open(), handle, timeout=5.0, dedupe=dedupe)
-    await rig.until(lambda: left)
-    assert late.fired.is_so
-    assert left[0] > 4.8
+    await rig.subscribe(await rig.open(), handle, timeout=1.0, dedupe=dedupe)
+    await rig.until(lambda: is_cancelled and {1, 2} <= {number for number, _ in left})
+    assert sorted(number for number, _ in left if number) == [1, 2]
+    assert min(seconds for _, seconds in left) > 0.8
 
 
 @needs(lease=2.0, partitions=8)

@@ -174,6 +174,18 @@ async def test_what_is_handed_over_goes_in_turn_and_the_rest_stays(outbox: Outbo
     assert gathered(outbox) == [(ORDERS, ["1", "2", "4"])]
 
 
+@pytest.mark.parametrize("has_looked", [False, True])
+async def test_whether_it_may_be_there_is_known_when_redis_has_looked(has_looked: bool) -> None:
+    """Its answer was lost, the last was a refusal; between them its partition was full, or not."""
+    one, closed = item(1), BusClosed("the bus is closed")
+    one.lose()
+    if has_looked:
+        one.is_not_there()
+    one.was_refused()
+    one.end(closed, "redis://here")
+    assert type(one.future.exception()) is (BusClosed if has_looked else PublishUnknown)
+
+
 async def test_all_that_wait_are_told_that_it_is_over(outbox: Outbox) -> None:
     """Who has gone is not; what was sent, and came back without an answer, may be in Redis."""
     first, gone, sent, last = [*fill(outbox, ORDERS, 1, 2, 3), *fill(outbox, BILLS, 4)]
