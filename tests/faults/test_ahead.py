@@ -6,7 +6,6 @@ Whatever becomes of that fetch: it is started once, and in the end nothing of it
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +18,7 @@ from fault_tools.network import (
     one_by_one,
     pending,
     reads,
+    renamed,
     settled,
     settles,
     streams,
@@ -138,9 +138,7 @@ class _Renamed(Fault):
     async def reply(self, exchange: Exchange, raw: bytes) -> None:
         exchange.fire()
         await exchange.released(None)
-        await exchange.deliver(
-            re.sub(rb"(\d{13}-)(\d+)", lambda name: name[1] + b"%d" % (int(name[2]) ^ 1), raw, count=1)
-        )
+        await exchange.deliver(renamed(raw))
 
 
 @needs(lease=2.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 
 import pytest
 from fault_tools.faults import Corrupt, Drop, Duplicate, Fault, FlipByte, WrongLength
@@ -19,6 +18,7 @@ from fault_tools.network import (
     pending,
     publish_until,
     reads,
+    renamed,
     settles,
     stored,
 )
@@ -108,14 +108,12 @@ class _FlipName(Fault):
 
     async def reply(self, exchange: Exchange, raw: bytes) -> None:
         rule = exchange.rule
-        found = re.search(rb"\d{13}-\d+", raw)
-        if rule is None or not rule.is_active or found is None:
+        garbled = renamed(raw)
+        if rule is None or not rule.is_active or garbled == raw:
             await exchange.deliver(raw)
             return
         rule.remove()
-        await exchange.deliver(
-            raw[: found.end() - 1] + bytes([raw[found.end() - 1] ^ 1]) + raw[found.end() :]
-        )
+        await exchange.deliver(garbled)
         exchange.fire()
 
 

@@ -12,7 +12,23 @@ from fault_tools.storage_systems import Store
 
 from bus.conformance.backend import needs
 from bus.conformance.rig import Rig, now
+from contracts.bus import EventBus
 from contracts.errors import BusClosed, BusFull, PublishUnknown
+from contracts.event import Receipt
+
+
+async def one_waits(
+    rig: Rig, proxy: FaultProxy, *, timeout: float
+) -> tuple[EventBus, asyncio.Task[list[Receipt]]]:
+    """A topic with a limit of two, held by a group; and who publishes a third event, 2, and was refused."""
+    bus = await rig.open()
+    await bus.declare_group(rig.spec())
+    await rig.publish(bus, 0, 1)
+    full = proxy.on(None, Fault(), where=appends)
+    waiting = asyncio.create_task(rig.publish(bus, 2, timeout=timeout))
+    await rig.until(lambda: full.fired.is_so)
+    await rig.pause()
+    return bus, waiting
 
 
 @needs(limit=4, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
@@ -63,13 +79,7 @@ async def test_a_handler_does_not_wait_past_its_deadline_for_room(rig: Rig, prox
 @needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
 async def test_who_found_room_in_the_end_and_was_not_told(rig: Rig, store: Store, proxy: FaultProxy) -> None:
     """His event may be there: he is not told that the topic is full."""
-    bus = await rig.open()
-    await bus.declare_group(rig.spec())
-    await rig.publish(bus, 0, 1)
-    full = proxy.on(None, Fault(), where=appends)
-    waiting = asyncio.create_task(rig.publish(bus, 2, timeout=1.0))
-    await rig.until(lambda: full.fired.is_so)
-    await rig.pause()
+    bus, waiting = await one_waits(rig, proxy, timeout=1.0)
     again = proxy.on(None, Delay(), where=appends)
     await bus.drop_group("shop.handle")
     with pytest.raises(PublishUnknown):
@@ -94,13 +104,7 @@ async def test_who_waits_for_room_is_told_that_the_bus_is_closed(rig: Rig) -> No
 @needs(limit=2, retain=1, retain_seconds=0.1, young_seconds=0, lease=2.0)
 async def test_who_may_have_found_room_when_the_bus_is_closed(rig: Rig, proxy: FaultProxy) -> None:
     """His event may be there; that of who comes behind him is not."""
-    bus = await rig.open()
-    await bus.declare_group(rig.spec())
-    await rig.publish(bus, 0, 1)
-    full = proxy.on(None, Fault(), where=appends)
-    first = asyncio.create_task(rig.publish(bus, 2, timeout=60))
-    await rig.until(lambda: full.fired.is_so)
-    await rig.pause()
+    bus, first = await one_waits(rig, proxy, timeout=60)
     again = proxy.on(None, Hold(), where=lambda exchange: any(arg.endswith(b"-2") for arg in exchange.args))
     await bus.drop_group("shop.handle")
     await rig.until(lambda: again.fired.is_so)

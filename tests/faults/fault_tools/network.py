@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, ParamSpec
 
@@ -156,6 +157,11 @@ def _carries_out(exchange: Exchange, name: str) -> bool:
         if exchange.name == "EXEC"
         else exchange.name == name and not exchange.is_queued
     )
+
+
+def renamed(raw: bytes) -> bytes:
+    """A reply with one bit flipped in the name of its first entry; one without entries as it is."""
+    return re.sub(rb"\d{13}-\d+", lambda name: name[0][:-1] + bytes([name[0][-1] ^ 1]), raw, count=1)
 
 
 class When(Fault):
